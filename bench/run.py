@@ -1,0 +1,338 @@
+"""Measure the line on this machine: `make bench`. Nothing here is a test; nothing timed is asserted.
+
+One run starts a stack of its own in a network namespace of its own, and measures in that order:
+
+    up            `kci up --detach`, warm cache, until it says ready (and the node's start -> Ready)
+    floor         the same pods on a node that only writes the status: scheduler + API server alone
+    start         create -> Ready on a watch, one pod at a time at random phases, default pod (token volume)
+    exit          SIGKILL of the container's process -> `state.terminated` on a watch
+    delete        delete with default grace -> object gone (the process exits at once on TERM)
+    burst         50 pods at once until all are Ready
+    memory        resident memory and CPU of our own programs, idle
+
+Milliseconds; nearest-rank percentiles. The result is a JSON file in bench/results and a table.
+A real kubelet on the reference machine: start 537 / 566 / 592, exit 536 / 991 / 1032 (p50 / p90 / p99).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import datetime
+import json
+import math
+import os
+import pathlib
+import platform
+import random
+import signal
+import sys
+import tempfile
+import time
+import uuid
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "tests" / "e2e"))
+
+import line as lines  # noqa: E402
+
+from kci.kit import tasks  # noqa: E402
+from kci.kube import client as kube_client  # noqa: E402
+from kci.kube import config as kube_config  # noqa: E402
+from kci.kube import resources  # noqa: E402
+
+CLONE_NEWNET = 0x40000000
+FLOOR_NODE = "bench-floor"
+
+
+def percentiles(samples_ms: list[float]) -> dict[str, float]:
+    ordered = sorted(samples_ms)
+
+    def rank(share: float) -> float:
+        return round(ordered[max(0, math.ceil(share * len(ordered)) - 1)], 1)
+
+    return {
+        "n": len(ordered),
+        "p50": rank(0.5),
+        "p90": rank(0.9),
+        "p99": rank(0.99),
+        "max": round(ordered[-1], 1),
+    }
+
+
+class Watcher:
+    """All pods of the default namespace, as a user's watch sees them, with the time of each sight."""
+
+    def __init__(self, client: kube_client.Client) -> None:
+        self._client = client
+        self._changed = asyncio.Event()
+        self.pods: dict[str, object] = {}
+
+    async def run(self) -> None:
+        listing = await self._client.list_all(resources.PODS, namespace="default")
+        async for event in self._client.watch(
+            resources.PODS, namespace="default", resource_version=listing.resource_version, timeout_s=3000
+        ):
+            if event.object is None:
+                continue
+            name = event.object.metadata.name
+            if event.type.name == "DELETED":
+                self.pods.pop(name, None)
+            elif event.type.name in {"ADDED", "MODIFIED"}:
+                self.pods[name] = event.object
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+
+    async def until(self, look, *, timeout_s: float = 60.0) -> float:
+        """Wait until `look(pods)` holds; the monotonic time of that moment."""
+        async with asyncio.timeout(timeout_s):
+            while not look(self.pods):
+                await self._changed.wait()
+        return time.monotonic()
+
+
+def is_ready(pods, name: str) -> bool:
+    pod = pods.get(name)
+    return pod is not None and any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions)
+
+
+def is_terminated(pods, name: str) -> bool:
+    pod = pods.get(name)
+    return pod is not None and any(s.state.terminated for s in pod.status.container_statuses)
+
+
+async def create(client, body) -> float:
+    started = time.monotonic()
+    await client.create(resources.PODS, body, namespace="default")
+    return started
+
+
+async def bench_start(client, watcher, *, count: int, body) -> tuple[list[float], list[float]]:
+    """Start times and delete times of pods made one at a time, at random phases of any clock."""
+    starts, deletes = [], []
+    for number in range(count):
+        name = f"start-{uuid.uuid4().hex[:6]}-{number}"
+        await asyncio.sleep(random.random())  # the phase
+        began = await create(client, body(name))
+        starts.append((await watcher.until(lambda pods, name=name: is_ready(pods, name)) - began) * 1000)
+        await asyncio.sleep(random.random() / 2)
+        began = time.monotonic()
+        await client.delete(resources.PODS, name, namespace="default")
+        deletes.append((await watcher.until(lambda pods, name=name: name not in pods) - began) * 1000)
+    return starts, deletes
+
+
+def find_process(mark: str) -> int:
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if mark.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                    return int(entry.name)
+            except OSError:
+                continue
+    raise LookupError(mark)
+
+
+async def bench_exit(client, watcher, *, count: int) -> list[float]:
+    """A process that the bench's own pod runs is killed; how long until a watch shows it."""
+    times = []
+    for number in range(count):
+        name, mark = f"exit-{uuid.uuid4().hex[:6]}-{number}", str(random.randint(10**6, 10**7))
+        await create(client, lines.pod(name, container={"command": ["sleep", mark]}, restartPolicy="Never"))
+        await watcher.until(lambda pods, name=name: is_ready(pods, name))
+        await asyncio.sleep(random.random())
+        pid = await asyncio.to_thread(find_process, mark)
+        began = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        times.append((await watcher.until(lambda pods, name=name: is_terminated(pods, name)) - began) * 1000)
+        await client.delete(resources.PODS, name, namespace="default")
+        await watcher.until(lambda pods, name=name: name not in pods)
+    return times
+
+
+async def bench_burst(client, watcher, *, count: int) -> dict[str, float]:
+    names = [f"burst-{uuid.uuid4().hex[:6]}-{number}" for number in range(count)]
+    began = time.monotonic()
+    await tasks.wait_all(
+        [create(client, lines.pod(name, container={"command": ["sleep", "3600"]})) for name in names],
+        name="burst",
+    )
+    times = []
+    for done in range(1, count + 1):
+        moment = await watcher.until(
+            lambda pods, done=done: sum(is_ready(pods, n) for n in names) >= done, timeout_s=180
+        )
+        times.append((moment - began) * 1000)
+    for name in names:
+        await client.delete(resources.PODS, name, namespace="default", grace_period_s=1)
+    gone = await watcher.until(lambda pods: not any(n in pods for n in names), timeout_s=180)
+    return {
+        **percentiles(times),
+        "all_ready_ms": round(times[-1], 1),
+        "pods_per_s": round(count / times[-1] * 1000, 1),
+        "until_gone_s": round(gone - began, 1),
+    }
+
+
+async def floor_node(client) -> None:
+    """A node that does nothing but write the status of its pods once: what no node can beat."""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ready = {
+        "type": "Ready",
+        "status": "True",
+        "lastHeartbeatTime": now,
+        "lastTransitionTime": now,
+        "reason": "Bench",
+        "message": "",
+    }
+    resources_of_node = {"cpu": "100", "memory": "100Gi", "pods": "1000"}
+    await client.create(
+        resources.NODES,
+        {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": FLOOR_NODE, "labels": {"bench": "floor"}},
+            "status": {
+                "conditions": [ready],
+                "capacity": resources_of_node,
+                "allocatable": resources_of_node,
+            },
+        },
+    )
+    listing = await client.list_all(resources.PODS, field_selector=f"spec.nodeName={FLOOR_NODE}")
+    async for event in client.watch(
+        resources.PODS,
+        field_selector=f"spec.nodeName={FLOOR_NODE}",
+        resource_version=listing.resource_version,
+        timeout_s=3000,
+    ):
+        pod = event.object
+        if pod is None or event.type.name == "DELETED":
+            continue
+        meta = pod.metadata
+        if meta.deletion_timestamp is not None:
+            await client.delete(resources.PODS, meta.name, namespace=meta.namespace, grace_period_s=0)
+        elif pod.status.phase != "Running":
+            condition = {"status": "True", "lastTransitionTime": now}
+            patch = {
+                "metadata": {"uid": meta.uid},
+                "status": {
+                    "phase": "Running",
+                    "conditions": [{"type": "Ready", **condition}, {"type": "PodScheduled", **condition}],
+                },
+            }
+            await client.patch(
+                resources.PODS, meta.name, patch, namespace=meta.namespace, subresource="status"
+            )
+
+
+def floor_pod(name: str) -> dict:
+    body = lines.pod(name, container={"command": ["sleep", "3600"]})
+    body["spec"]["nodeSelector"] = {"bench": "floor"}
+    body["spec"]["tolerations"] = [{"operator": "Exists"}]
+    return body
+
+
+def memory_of(status: dict) -> dict[str, dict[str, float]]:
+    """Resident MiB, and share of a core over five idle seconds, of each part with a process."""
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def cpu_s(pid: int) -> float:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / ticks
+
+    parts = {part["name"]: part["pid"] for part in status["parts"] if part.get("pid")}
+    before = {name: cpu_s(pid) for name, pid in parts.items()}
+    time.sleep(5)
+    result = {}
+    for name, pid in parts.items():
+        rss = next(
+            int(row.split()[1])
+            for row in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+            if row.startswith("VmRSS")
+        )
+        result[name] = {
+            "rss_mib": round(rss / 1024, 1),
+            "cpu_percent": round((cpu_s(pid) - before[name]) / 5 * 100, 1),
+        }
+    return result
+
+
+async def measure(stack: lines.Line, count: int) -> dict:
+    config = kube_config.load(stack.kubeconfig)
+    async with kube_client.Client(config) as client:
+        watcher = Watcher(client)
+        async with tasks.background("watch", watcher.run()), tasks.background("floor", floor_node(client)):
+            await asyncio.sleep(1)
+            warm = lambda name: lines.pod(name, container={"command": ["sleep", "3600"]})  # noqa: E731
+            await bench_start(client, watcher, count=3, body=warm)
+            floor, _ = await bench_start(client, watcher, count=count // 2, body=floor_pod)
+            starts, deletes = await bench_start(client, watcher, count=count, body=warm)
+            exits = await bench_exit(client, watcher, count=max(10, count // 2))
+            burst = await bench_burst(client, watcher, count=50)
+            await client.delete(resources.NODES, FLOOR_NODE)
+    floor_ms, start_ms = percentiles(floor), percentiles(starts)
+    return {
+        "floor_ms": floor_ms,
+        "start_ms": start_ms,
+        "start_over_floor": round(start_ms["p50"] / floor_ms["p50"], 2),
+        "exit_ms": percentiles(exits),
+        "delete_ms": percentiles(deletes),
+        "burst_50": burst,
+    }
+
+
+def show(result: dict) -> None:
+    print(f"\nstack up {result['up_s']} s; {result['machine']}")
+    print(f"{'':10}{'n':>5}{'p50':>9}{'p90':>9}{'p99':>9}{'max':>9}  ms")
+    for name in ("floor_ms", "start_ms", "exit_ms", "delete_ms", "burst_50"):
+        row = result[name]
+        print(
+            f"{name.removesuffix('_ms'):10}{row['n']:>5}{row['p50']:>9}{row['p90']:>9}{row['p99']:>9}{row['max']:>9}"
+        )
+    print(
+        f"start / floor (p50): {result['start_over_floor']}; burst: {result['burst_50']['pods_per_s']} pods/s"
+    )
+    for name, row in result["idle"].items():
+        print(f"  {name:26}{row['rss_mib']:>8} MiB {row['cpu_percent']:>6} %")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=50, help="pods started one at a time")
+    arguments = parser.parse_args()
+    name = f"kci-bench-{uuid.uuid4().hex[:6]}"
+    stack = lines.Line(netns=name, state_dir=pathlib.Path(tempfile.gettempdir()) / name)
+    try:
+        stack.kci("up", "--detach", "--netns", name, timeout_s=1800)  # builds what is missing
+        stack.kci("down")
+        began = time.monotonic()
+        stack.kci("up", "--detach", "--netns", name)
+        up_s = round(time.monotonic() - began, 1)
+        status = json.loads(stack.kci("status", "-o", "json"))
+        with pathlib.Path(f"/run/netns/{name}").open() as namespace:
+            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+        result = {
+            "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "machine": f"{os.cpu_count()} cores, {platform.platform()}",
+            "up_s": up_s,
+            "parts": {part["name"]: part.get("started_in_s") for part in status["parts"]},
+            **asyncio.run(measure(stack, arguments.count)),
+            "idle": memory_of(status),
+        }
+    finally:
+        stack.kci("down", "--purge", check=False)
+    folder = REPOSITORY / "bench" / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{result['at'].replace(':', '')}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    show(result)
+    print(f"written: {path.relative_to(REPOSITORY)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""What the kcilet's workers need from the machine: one small protocol per driver, and their values.
+
+`ensure_` may be repeated; `remove_` and `stop_` are safe without the thing and safe twice.
+Every driver raises only the errors below; the text starts with "cannot …" and names the thing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import NewType, Protocol
+
+from kci.kit import secret
+from kci.kube import models
+from kci.link import types as link
+
+SandboxId = NewType("SandboxId", str)
+ContainerId = NewType("ContainerId", str)
+
+
+class DriverError(Exception):
+    """A driver could not do what was asked; trying again may help."""
+
+
+class NotFoundError(DriverError):
+    """The sandbox, container or image is not there."""
+
+
+class ImagePullError(DriverError):
+    """An image could not be had. `reason` is the kubelet's:
+    ErrImagePull, ErrImageNeverPull, InvalidImageName."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+class ContainerError(DriverError):
+    """A container could not be made or started. `reason` is the kubelet's:
+    CreateContainerConfigError, CreateContainerError, RunContainerError.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+# ---- runtime (CRI) ----------------------------------------------------------------------------
+
+
+class ContainerPhase(enum.Enum):
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+    UNKNOWN = "unknown"
+
+
+@dataclasses.dataclass(frozen=True)
+class SeenContainer:
+    """A container as the runtime reports it. Times are Unix nanoseconds, 0 if not reached."""
+
+    id: ContainerId
+    sandbox_id: SandboxId
+    name: str
+    attempt: int
+    phase: ContainerPhase
+    image: str = ""
+    image_id: str = ""
+    created_at_ns: int = 0
+    started_at_ns: int = 0
+    finished_at_ns: int = 0
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+    log_path: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class SeenSandbox:
+    id: SandboxId
+    pod_uid: models.PodUid
+    namespace: str
+    name: str
+    attempt: int
+    ready: bool
+    created_at_ns: int
+    address: str = ""
+    group_id: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class SeenPod:
+    """All the runtime holds of one pod UID: newest sandbox first, newest attempt of a container first."""
+
+    pod_uid: models.PodUid
+    sandboxes: tuple[SeenSandbox, ...] = ()
+    containers: tuple[SeenContainer, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeEvent:
+    """Something happened to a pod's sandbox or containers: look at that pod again."""
+
+    pod_uid: models.PodUid
+
+
+@dataclasses.dataclass(frozen=True)
+class DnsConfig:
+    servers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class SandboxSpec:
+    """All that RunPodSandbox needs."""
+
+    pod: models.Pod
+    group_id: str
+    attempt: int
+    hostname: str
+    log_directory: str
+    cgroup_parent: str
+    dns: DnsConfig
+    runtime_handler: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mount:
+    container_path: str
+    host_path: str
+    read_only: bool = False
+    propagation: str = "None"
+
+
+@dataclasses.dataclass(frozen=True)
+class ContainerSpec:
+    """All that CreateContainer needs; environment and mounts are resolved."""
+
+    pod: models.Pod
+    container: models.Container
+    attempt: int
+    image_id: str
+    env: Mapping[str, str]
+    mounts: Sequence[Mount]
+    # Pod-level ceilings that a container's own limits are clamped to; 0 = none.
+    cpu_milli_limit: int = 0
+    memory_mib_limit: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageRef:
+    """An image on this machine."""
+
+    id: str
+    user: str = ""
+    size_bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RegistryAuth:
+    server: str
+    username: str
+    password: secret.Secret
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeVersion:
+    name: str
+    version: str
+
+
+class Runtime(Protocol):
+    """A container runtime behind CRI v1. Knows only pods that carry this kcilet's label."""
+
+    async def version(self) -> RuntimeVersion: ...
+    async def list_pods(self) -> list[SeenPod]: ...
+    async def observe_pod(self, pod_uid: models.PodUid) -> SeenPod:
+        """The pod now, from the runtime itself; empty if it holds nothing of it."""
+        ...
+
+    def events(self) -> AsyncIterator[RuntimeEvent]:
+        """Endless; raises DriverError when the runtime goes away (list again, then ask again)."""
+        ...
+
+    async def find_image(self, image: str) -> ImageRef | None: ...
+    async def pull_image(self, image: str, auths: Sequence[RegistryAuth]) -> ImageRef:
+        """Raises ImagePullError."""
+        ...
+
+    async def run_sandbox(self, spec: SandboxSpec) -> SandboxId: ...
+    async def stop_sandbox(self, sandbox_id: SandboxId) -> None: ...
+    async def remove_sandbox(self, sandbox_id: SandboxId) -> None: ...
+    async def create_container(self, sandbox_id: SandboxId, spec: ContainerSpec) -> ContainerId:
+        """Raises ContainerError."""
+        ...
+
+    async def start_container(self, container_id: ContainerId) -> None:
+        """Raises ContainerError."""
+        ...
+
+    async def stop_container(self, container_id: ContainerId, grace_s: int) -> None: ...
+    async def remove_container(self, container_id: ContainerId) -> None: ...
+
+
+# ---- volumes -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class VolumeFile:
+    """A file of a volume: path relative to the volume's root, never leaving it."""
+
+    path: str
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclasses.dataclass(frozen=True)
+class ContentVolume:
+    """configMap, secret, downwardAPI or projected, resolved to files. Replaced as a whole, atomically
+    (kubelet's AtomicWriter: `..data` is a link that is swapped).
+    """
+
+    name: str
+    files: tuple[VolumeFile, ...]
+    # Secrets and tokens lie on a tmpfs.
+    in_memory: bool
+    fs_group: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EmptyDir:
+    name: str
+    in_memory: bool = False
+    size_limit_bytes: int | None = None
+    fs_group: int | None = None
+
+
+class Volumes(Protocol):
+    """Folders of a pod on this machine."""
+
+    async def ensure_volumes(
+        self, pod_uid: models.PodUid, volumes: Sequence[ContentVolume | EmptyDir]
+    ) -> None: ...
+    async def ensure_file(
+        self, pod_uid: models.PodUid, name: str, content: bytes, *, mode: int = 0o644
+    ) -> str:
+        """A file of our own for the pod (hosts, termination log); returns its host path.
+        Existing content is replaced in place.
+        """
+        ...
+
+    def host_path(self, pod_uid: models.PodUid, volume: str) -> str:
+        """The volume's root on the machine, to be mounted into containers."""
+        ...
+
+    async def ensure_sub_path(self, pod_uid: models.PodUid, volume: str, sub_path: str) -> str:
+        """The host path of a sub-path, made if missing, resolved beneath the volume's root without
+        following links out of it; DriverError otherwise.
+        """
+        ...
+
+    async def read_file(self, pod_uid: models.PodUid, name: str, *, limit: int) -> bytes:
+        """The last `limit` bytes of a file made by ensure_file; empty if absent or not a regular file."""
+        ...
+
+    async def remove_volumes(self, pod_uid: models.PodUid) -> None: ...
+    async def list_pods(self) -> list[models.PodUid]:
+        """Pods that have a folder here, for cleaning up after a crash."""
+        ...
+
+
+# ---- network, cgroups ---------------------------------------------------------------------------
+
+
+class Network(Protocol):
+    """Gives each pod the address the service chose. The CNI plugin asks this driver over its unix
+    socket when the runtime makes or ends a sandbox.
+    """
+
+    def expect(self, pod_uid: models.PodUid, interface: link.Interface) -> None:
+        """Say which interface a pod gets; before run_sandbox."""
+        ...
+
+    async def remove_network(self, pod_uid: models.PodUid) -> None:
+        """Remove the pod's link if the runtime did not."""
+        ...
+
+
+class Cgroups(Protocol):
+    """One parent cgroup per pod, v1 or v2, that holds the granted size."""
+
+    async def ensure_cgroup(
+        self, pod_uid: models.PodUid, *, cpu_milli: int, memory_mib: int, pids: int
+    ) -> str:
+        """Make it with its limits (0 = none); returns the path for `cgroup_parent`."""
+        ...
+
+    async def remove_cgroup(self, pod_uid: models.PodUid) -> None: ...
+
+
+# ---- streams --------------------------------------------------------------------------------------
+
+
+class ExecPeer(Protocol):
+    """The client's side of an exec: v5.channel.k8s.io messages (kit/channels.py). aiohttp's WebSocketResponse
+    fits; `receive` returns None once the client is gone.
+    """
+
+    async def send(self, message: bytes) -> None: ...
+    async def receive(self) -> bytes | None: ...
+
+
+class Streams(Protocol):
+    async def exec(self, container_id: ContainerId, options: link.ExecOptions, peer: ExecPeer) -> None:
+        """Run a command and carry its streams until it ends (the last message is the status) or the
+        peer is gone (then the command's streams are closed).
+        """
+        ...
+
+    def log(self, log_directory: str, container_name: str, options: link.LogOptions) -> AsyncIterator[bytes]:
+        """The log of the container's newest attempt (`previous`: the one before), out of the CRI's format.
+        NotFoundError if there is none. With `follow`, goes on over rotation until the container has
+        ended and no newer attempt follows within the pod's life.
+        """
+        ...

@@ -1,0 +1,102 @@
+"""What the service wants of a machine, and what the machine says it sees.
+
+HTTP/1.1 with JSON over the kcilet's unix socket; the kcilet listens, the service's engine calls:
+
+    PUT    /v1/groups                    Sync: the whole wanted set. A group that is not in it is removed;
+                                         until the first Sync after its start the kcilet removes nothing.
+    PUT    /v1/groups/{group_id}         WantedGroup: ensure it runs as said; an older generation is ignored
+    DELETE /v1/groups/{group_id}         wish to have it gone; its report says Gone when nothing is left
+    GET    /v1/reports                   endless JSON lines of GroupReport: all now, then each change;
+                                         an empty line each 15 s proves that the line is alive
+    GET    /v1/groups/{id}/containers/{name}/log    LogOptions as query; the log's bytes, chunked
+    GET    /v1/groups/{id}/containers/{name}/exec   ExecOptions as query; WebSocket, v5.channel.k8s.io
+    GET    /v1/version                   {"version": "..."}
+
+Errors are `{"error": {"code": ..., "message": ...}}` with codes NotFound (404), InvalidArgument (400),
+Unavailable (503). Losing or repeating a message does no harm: each carries a whole state.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from kci.contract import ids
+from kci.kube import models
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """The user's cluster, as an instance reaches it. The kubeconfig is a secret: never log this struct."""
+
+    cluster_id: str
+    kubeconfig: str
+
+    def __repr__(self) -> str:
+        return f"Cluster(cluster_id={self.cluster_id!r}, kubeconfig=****)"
+
+
+class Interface(msgspec.Struct, frozen=True, kw_only=True):
+    """The group's primary network interface, as the service allocated it."""
+
+    address: str
+    prefix_length: int
+    gateway: str
+    mac_address: str
+
+
+class WantedGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """A container group that should run on this machine (cluster mode)."""
+
+    group_id: ids.GroupId
+    generation: int
+    cluster: Cluster
+    namespace: str
+    pod_name: str
+    # Without a UID (a client that does not send the extension label) the first pod seen under
+    # the name is the group's pod for good.
+    pod_uid: str = ""
+    node_name: str = ""
+    # The granted size: the limit of the pod's cgroup.
+    cpu_milli: int = 0
+    memory_mib: int = 0
+    interface: Interface
+    cluster_dns: tuple[str, ...] = ()
+    cluster_domain: str = "cluster.local"
+    # DNS servers for pods with dnsPolicy Default (MachineDnsConfig in the API).
+    machine_dns: tuple[str, ...] = ()
+    machine_searches: tuple[str, ...] = ()
+    kube_proxy: bool = False
+
+
+class Sync(msgspec.Struct, frozen=True, kw_only=True):
+    groups: tuple[WantedGroup, ...]
+
+
+class Phase(enum.StrEnum):
+    """What the machine sees of a group. The service maps it to the API's Status in one place."""
+
+    PENDING = "Pending"
+    IMAGE_PULLING = "ImagePulling"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    GONE = "Gone"
+
+
+class GroupReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the machine has to say of a group now."""
+
+    group_id: ids.GroupId
+    # The wanted generation that this report answers.
+    generation: int
+    phase: Phase
+    address: str = ""
+    pod_uid: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+# Kubernetes' own options; the log's and exec's query carries them under these types' JSON names.
+LogOptions = models.PodLogOptions
+ExecOptions = models.PodExecOptions

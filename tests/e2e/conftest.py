@@ -1,0 +1,51 @@
+import os
+import pathlib
+import shutil
+import tempfile
+import uuid
+
+import leftovers
+import pytest
+from line import Line
+
+
+def why_not() -> str:
+    """Why this machine cannot run the line, or nothing."""
+    if os.geteuid() != 0:
+        return "the whole line needs root"
+    missing = [
+        program for program in ("containerd", "runc", "ip", "nsenter") if shutil.which(program) is None
+    ]
+    return f"not installed: {', '.join(missing)} (run `make test`)" if missing else ""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _machine_can_run_the_line():
+    reason = why_not()
+    if reason:
+        if os.environ.get("CI"):  # noqa: TID251  (tests have no settings)
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def new_line() -> Line:
+    name = f"kci-e2e-{uuid.uuid4().hex[:6]}"
+    return Line(netns=name, state_dir=pathlib.Path(tempfile.gettempdir()) / name)
+
+
+@pytest.fixture(scope="session")
+def line():
+    """One running stack for all tests that do not stop it; at the end nothing of it may be left."""
+    stack = new_line()
+    before = leftovers.machine()
+    try:
+        stack.kci("up", "--detach", "--netns", stack.netns)
+        yield stack
+    finally:
+        stack.kci("down", "--purge", check=False)
+        left = leftovers.processes(str(stack.state_dir), stack.netns)
+        after = leftovers.machine()
+    assert not left
+    for what, seen in after.items():
+        assert seen - before[what] == frozenset(), f"left behind: {what}"
+    assert not stack.state_dir.exists()

@@ -1,0 +1,50 @@
+"""What a stack could leave on a machine, taken before and after, to be compared."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+
+
+def _lines(*argv: str) -> frozenset[str]:
+    return frozenset(subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines())
+
+
+def processes(*marks: str) -> frozenset[str]:
+    """Command lines of running processes that name one of the marks (state dir, namespace)."""
+    found = set()
+    for entry in pathlib.Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if any(mark in words for mark in marks):
+            found.add(f"{entry.name} {words}")
+    return frozenset(found)
+
+
+def cgroups() -> frozenset[str]:
+    root = pathlib.Path("/sys/fs/cgroup")
+    hierarchies = (
+        [root]
+        if (root / "cgroup.controllers").exists()
+        else [path for path in root.iterdir() if path.is_dir()]
+    )
+    return frozenset(
+        str(child) for hierarchy in hierarchies for child in hierarchy.iterdir() if child.is_dir()
+    )
+
+
+def machine() -> dict[str, frozenset[str]]:
+    """Everything but processes, as seen from the machine's own namespaces."""
+    return {
+        "mounts": frozenset(pathlib.Path("/proc/self/mountinfo").read_text().splitlines()),
+        "network namespaces": frozenset(path.name for path in pathlib.Path("/run/netns").glob("*")),
+        "links": frozenset(path.name for path in pathlib.Path("/sys/class/net").iterdir()),
+        "routes": _lines("ip", "route", "show", "table", "all")
+        | _lines("ip", "-6", "route", "show", "table", "all"),
+        "nft tables": _lines("nft", "list", "tables"),
+        "cgroups": cgroups(),
+    }

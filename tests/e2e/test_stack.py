@@ -1,0 +1,79 @@
+"""`kci up`, `status`, `down`: what the operator types."""
+
+import json
+import pathlib
+import stat
+
+import leftovers
+import pytest
+from conftest import new_line
+from line import eventually, pod
+
+pytestmark = pytest.mark.e2e
+
+
+def test_status_names_every_part_and_where_things_are(line):
+    seen = json.loads(line.kci("status", "-o", "json"))
+    parts = {part["name"]: part for part in seen["parts"]}
+    assert {
+        "etcd",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "containerd",
+    } <= parts.keys()
+    assert all(
+        part["state"] == "running" and part["pid"] and pathlib.Path(part["log_file"]).exists()
+        for part in parts.values()
+        if part.get("pid")
+    )
+    env_file = pathlib.Path(seen["env_file"])
+    assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
+    assert {"KCI_ACCESS_KEY", "KCI_SECRET_KEY", "KCI_REGION", "KCI_ENDPOINT"} <= {
+        row.split("=")[0] for row in env_file.read_text().splitlines()
+    }
+    assert seen["node_name"] == "virtual-kubelet"
+    assert pathlib.Path(seen["kubeconfig"]) == line.kubeconfig
+
+
+def test_a_second_up_over_running_parts_changes_nothing(line):
+    before = json.loads(line.kci("status", "-o", "json"))
+    line.kci("up", "--detach", "--netns", line.netns)
+    after = json.loads(line.kci("status", "-o", "json"))
+    assert [part.get("pid") for part in after["parts"]] == [part.get("pid") for part in before["parts"]]
+
+
+def test_after_down_nothing_is_left_and_up_brings_the_cluster_and_its_pods_back():
+    stack = new_line()
+    before = leftovers.machine()
+    try:
+        stack.kci("up", "--detach", "--netns", stack.netns)
+        stack.apply(pod("stays", "echo hello; exec sleep 600"), pod("done", "exit 0", restartPolicy="Never"))
+        stack.wait_ready("pod/stays")
+        eventually(
+            lambda: stack.get("pod", "done")["status"]["phase"] == "Succeeded", what="the finished pod"
+        )
+        uid = stack.get("pod", "stays")["metadata"]["uid"]
+
+        stack.kci("down")
+        assert leftovers.processes(str(stack.state_dir), stack.netns) == frozenset()
+        now = leftovers.machine()
+        assert {what: seen - before[what] for what, seen in now.items()} == {
+            what: frozenset() for what in now
+        }
+
+        stack.kci("up", "--detach", "--netns", stack.netns)
+        eventually(
+            lambda: (
+                (seen := stack.get("pod", "stays"))["metadata"]["uid"] == uid
+                and seen["status"]["containerStatuses"][0]["state"].get("running")
+                and seen["status"]["containerStatuses"][0]["restartCount"] >= 1
+            ),
+            timeout_s=60,
+            what="the pod back by its restart policy",
+        )
+        assert stack.get("pod", "done")["status"]["phase"] == "Succeeded"
+    finally:
+        stack.kci("down", "--purge", check=False)
+    assert not stack.state_dir.exists()
+    assert leftovers.processes(str(stack.state_dir), stack.netns) == frozenset()

@@ -1,0 +1,70 @@
+import asyncio
+
+import pytest
+
+from kci.kit import tasks
+
+
+async def test_a_task_that_should_run_for_ever_and_ends_stops_the_group():
+    async def short():
+        pass
+
+    async def long():
+        await asyncio.Event().wait()
+
+    with pytest.raises(tasks.TaskEndedError, match="watcher"):
+        async with tasks.Tasks() as group:
+            group.start("other", long())
+            group.run_forever("watcher", short())
+
+
+async def test_the_first_error_of_many_is_raised_itself_and_cancels_the_others():
+    cancelled = asyncio.Event()
+
+    async def fails():
+        raise KeyError("x")
+
+    async def waits():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    with pytest.raises(KeyError):
+        await tasks.wait_all([waits(), fails()], name="pair")
+    assert cancelled.is_set()
+
+
+async def test_wait_all_keeps_order_and_bound():
+    running = highest = 0
+
+    async def step(number):
+        nonlocal running, highest
+        running += 1
+        highest = max(highest, running)
+        await asyncio.sleep(0)
+        running -= 1
+        return number
+
+    assert await tasks.wait_all([step(n) for n in range(20)], name="steps", limit=3) == list(range(20))
+    assert highest == 3
+
+
+async def test_latest_shows_the_newest_value_even_if_some_were_missed():
+    latest = tasks.Latest(0)
+    seen = []
+
+    async def follow():
+        async for value in latest.changes():
+            seen.append(value)
+            if value == 3:
+                return
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(5), tasks.Tasks() as group:
+        group.start("follow", follow())
+        await asyncio.sleep(0)
+        for value in (1, 2, 3):
+            latest.set(value)
+    assert seen[0] == 0
+    assert seen[-1] == 3
