@@ -74,12 +74,12 @@ class Watcher:
         async for event in self._client.watch(
             resources.PODS, namespace="default", resource_version=listing.resource_version, timeout_s=3000
         ):
-            if event.object is None:
+            if isinstance(event, kube_client.Bookmark):
                 continue
             name = event.object.metadata.name
-            if event.type.name == "DELETED":
+            if event.kind is kube_client.EventKind.DELETED:
                 self.pods.pop(name, None)
-            elif event.type.name in {"ADDED", "MODIFIED"}:
+            else:
                 self.pods[name] = event.object
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
@@ -207,8 +207,10 @@ async def floor_node(client) -> None:
         resource_version=listing.resource_version,
         timeout_s=3000,
     ):
+        if isinstance(event, kube_client.Bookmark):
+            continue
         pod = event.object
-        if pod is None or event.type.name == "DELETED":
+        if event.kind is kube_client.EventKind.DELETED:
             continue
         meta = pod.metadata
         if meta.deletion_timestamp is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NewType, Protocol
 
 from kci.kit import secret
@@ -29,7 +29,8 @@ class NotFoundError(DriverError):
 
 class ImagePullError(DriverError):
     """An image could not be had. `reason` is the kubelet's:
-    ErrImagePull, ErrImageNeverPull, InvalidImageName."""
+    ErrImagePull, ErrImageNeverPull, InvalidImageName.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         self.reason = reason
@@ -300,6 +301,19 @@ class Cgroups(Protocol):
     async def remove_cgroup(self, pod_uid: models.PodUid) -> None: ...
 
 
+# ---- logs ----------------------------------------------------------------------------------------
+
+
+class LogFolders(Protocol):
+    """The folders of pods' logs. The runtime makes and writes them; nobody else ever removes them."""
+
+    def log_directory(self, pod: models.Pod) -> str: ...
+    async def remove_logs(self, pod_uid: models.PodUid) -> None: ...
+    async def list_pods(self) -> list[models.PodUid]:
+        """Pods that have a folder here, for cleaning up after a crash."""
+        ...
+
+
 # ---- streams --------------------------------------------------------------------------------------
 
 
@@ -319,8 +333,15 @@ class Streams(Protocol):
         """
         ...
 
-    def log(self, log_directory: str, container_name: str, options: link.LogOptions) -> AsyncIterator[bytes]:
-        """The log of the container's newest attempt (`previous`: the one before), out of the CRI's format.
+    def log(
+        self,
+        log_directory: str,
+        container_name: str,
+        options: link.LogOptions,
+        *,
+        attempt: int | None = None,
+    ) -> AsyncIterator[bytes]:
+        """The log of one attempt, by default the newest (`previous`: the one before), out of CRI's format.
         NotFoundError if there is none. With `follow`, goes on over rotation until the container has
         ended and no newer attempt follows within the pod's life.
         """

@@ -124,6 +124,11 @@ class SeccompProfile(Model, frozen=True):
     localhost_profile: str = ""
 
 
+class AppArmorProfile(Model, frozen=True):
+    type: str = ""
+    localhost_profile: str = ""
+
+
 class SecurityContext(Model, frozen=True):
     privileged: bool | None = None
     run_as_user: int | None = None
@@ -134,6 +139,7 @@ class SecurityContext(Model, frozen=True):
     capabilities: Capabilities | None = None
     seccomp_profile: SeccompProfile | None = None
     proc_mount: str | None = None
+    app_armor_profile: AppArmorProfile | None = None
 
 
 class Sysctl(Model, frozen=True):
@@ -149,6 +155,8 @@ class PodSecurityContext(Model, frozen=True):
     fs_group: int | None = None
     fs_group_change_policy: str | None = None
     seccomp_profile: SeccompProfile | None = None
+    app_armor_profile: AppArmorProfile | None = None
+    supplemental_groups_policy: str | None = None
     sysctls: tuple[Sysctl, ...] = ()
 
 
@@ -320,6 +328,7 @@ class PodSpec(Model, frozen=True):
     security_context: PodSecurityContext | None = None
     image_pull_secrets: tuple[LocalObjectReference, ...] = ()
     hostname: str = ""
+    hostname_override: str | None = None
     subdomain: str = ""
     set_hostname_as_fqdn: bool | None = msgspec.field(default=None, name="setHostnameAsFQDN")
     host_aliases: tuple[HostAlias, ...] = ()

@@ -1,0 +1,49 @@
+# What people and CI call. Each verb but `fix`, `lock` and `help` sets up first what it needs.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+CODE := src tests bench scripts
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate
+
+.PHONY: help install up down test check fix bench docs lock
+
+help: ## list the verbs
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+install: ## install what is missing: system packages and .venv (quick when all is there)
+	@scripts/install
+
+up: install ## start the whole line on this machine, with the sample Deployment on it
+	@scripts/up
+
+down: ## stop it and leave nothing running; the state stays, `kci down --purge` removes it
+	@$(BIN)/kci down
+
+test: check ## everything CI runs: checks, then all tests
+	$(BIN)/python -m kci.stack.goprograms
+	$(BIN)/pytest
+
+check: install ## format, lint, types, architecture
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_rules.py
+	$(BIN)/python scripts/reference.py --check
+
+fix: ## format, and mend what ruff can mend
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+bench: install ## measure; writes bench/results/*.json and a table
+	$(BIN)/python -m kci.stack.goprograms
+	$(BIN)/python bench/run.py
+
+docs: install ## make docs/reference from the code
+	$(BIN)/python scripts/reference.py
+
+lock: ## choose versions anew and write the lock files, with hashes and without host names
+	$(BIN)/python -m pip install --quiet uv
+	$(COMPILE) --upgrade pyproject.toml scripts/build.in --output-file requirements.lock
+	$(COMPILE) --upgrade --extra dev --constraints requirements.lock \
+		pyproject.toml scripts/build.in --output-file requirements-dev.lock

@@ -1,0 +1,78 @@
+"""Make the pages of docs/reference from the code; with --check, say which are not what the code says."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Iterable
+
+import msgspec
+
+from kci.contract import capabilities, operations
+from kci.contract import errors as contract_errors
+from kci.stack import settings as stack_settings
+
+FOLDER = pathlib.Path(__file__).resolve().parents[1] / "docs" / "reference"
+MADE = "<!-- Made from the code by `make docs`; edits are lost. -->"
+
+
+def main() -> int:
+    pages = {"errors.md": errors(), "operations.md": service_operations(), "kci-up.md": up_settings()}
+    if "--check" in sys.argv[1:]:
+        stale = [name for name, text in pages.items() if _read(FOLDER / name) != text]
+        for name in stale:
+            print(f"docs/reference/{name} is not what the code says: run `make docs`")
+        return 1 if stale else 0
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, text in pages.items():
+        (FOLDER / name).write_text(text)
+    return 0
+
+
+def errors() -> str:
+    rows = [
+        (f"`{entry.code}`", str(entry.status), entry.text, entry.kind.value)
+        for entry in sorted(contract_errors.CATALOGUE.values(), key=lambda entry: (entry.status, entry.code))
+    ]
+    return _page("Errors of the KCI service", _table(("code", "HTTP", "means", "what you can do"), rows))
+
+
+def service_operations() -> str:
+    rows = []
+    for action, operation in sorted(operations.ALL.items()):
+        names = ", ".join(f"`{field.encode_name}`" for field in msgspec.structs.fields(operation.parameters))
+        rows.append((f"`{action}`", "ours" if operation.extension else "Kingsoft Cloud's", names))
+    text = _table(("operation", "whose", "parameters"), rows)
+    names = "\n".join(f"- `{name}`" for name in capabilities.ALL)
+    return _page(
+        "Operations of the KCI service", f"{text}\nCapabilities that DescribeCapabilities names:\n\n{names}\n"
+    )
+
+
+def up_settings() -> str:
+    rows = [
+        (
+            f"`--{field.name.replace('_', '-')}`",
+            stack_settings.describe(field.name),
+            f"`{field.default}`" if field.default not in {"", False, msgspec.NODEFAULT} else "",
+        )
+        for field in msgspec.structs.fields(stack_settings.Settings)
+    ]
+    return _page("Settings of `kci up`", _table(("flag", "means", "default"), rows))
+
+
+def _page(title: str, body: str) -> str:
+    return f"{MADE}\n# {title}\n\n{body}"
+
+
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [heads, tuple("---" for _ in heads), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
+
+
+def _read(path: pathlib.Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

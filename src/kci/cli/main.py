@@ -1,0 +1,44 @@
+"""`kci`: the user's command. Subcommands import what they need when they run, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import kci
+from kci.cli import serve, stack
+from kci.kit import errors
+
+app = typer.Typer(
+    name="kci",
+    help="Kingsoft Cloud Container Instance on your own machine: a virtual node and the service behind it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+stack.add_commands(app)
+serve.add_commands(app)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    *, version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False
+) -> None:
+    if version:
+        typer.echo(f"kci {kci.__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    try:
+        app()
+    except errors.UserError as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""How a stack looks on the terminal: rows and sentences from its account. Pure up to the table itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from rich import table, text
+
+from kci.stack import record
+
+_STYLES = {
+    record.PartState.WAITING: "dim",
+    record.PartState.STARTING: "yellow",
+    record.PartState.RUNNING: "green",
+    record.PartState.DONE: "green",
+    record.PartState.RESTARTING: "red",
+    record.PartState.FAILED: "bold red",
+    record.PartState.STOPPING: "yellow",
+    record.PartState.STOPPED: "dim",
+}
+_UP = (record.PartState.RUNNING, record.PartState.DONE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    name: str
+    state: record.PartState
+    took: str
+    pid: str
+    detail: str
+
+
+def plan_rows(state: record.State) -> list[Row]:
+    return [
+        Row(
+            name=part.name,
+            state=part.state,
+            took="" if part.started_in_s is None else f"{part.started_in_s:.1f} s",
+            pid=str(part.process.pid) if part.process else "",
+            detail=part.detail or (f"restarted {part.restarts} times" if part.restarts else part.version),
+        )
+        for part in state.parts
+    ]
+
+
+def render(rows: Sequence[Row]) -> table.Table:
+    made = table.Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("PART", "STATE", "TOOK", "PID", ""):
+        made.add_column(
+            heading, no_wrap=heading != "", justify="right" if heading in {"TOOK", "PID"} else "left"
+        )
+    for row in rows:
+        made.add_row(
+            row.name, text.Text(row.state, _STYLES[row.state]), row.took, row.pid, text.Text(row.detail)
+        )
+    return made
+
+
+def plan_news(before: record.State | None, now: record.State) -> list[str]:
+    """What changed, a line each, for an output that is not a terminal."""
+    lines = []
+    for part in now.parts:
+        old = before.part(part.name) if before else record.PartRecord(name=part.name)
+        if part.state != old.state and part.state is not record.PartState.WAITING:
+            took = f" after {part.started_in_s:.1f} s" if part.state in _UP else ""
+            lines.append(f"{part.name}: {part.state}{took}{f' ({part.detail})' if part.detail else ''}")
+    return lines
+
+
+def plan_summary(state: record.State, *, state_dir: str, default_state_dir: str) -> list[str]:
+    """What a user needs to know of a stack that is ready, and what to try first."""
+    enter = f"nsenter --net=/run/netns/{state.netns} " if state.netns else ""
+    option = "" if state_dir == default_state_dir else f" --state-dir {state_dir}"
+    took = "" if state.started_in_s is None else f" after {state.started_in_s:.1f} s"
+    return [
+        f"The stack is ready{took}: node {state.node_name} at {state.gateway}",
+        f"images      {state.images}",
+        f"kubeconfig  {state.kubeconfig}",
+        "",
+        "Try:",
+        f"  export KUBECONFIG=$(kci kubeconfig{option})",
+        f"  {enter}kubectl get nodes,pods -A -o wide",
+        f"  kci status{option}",
+    ]
+
+
+def plan_failure(state: record.State) -> list[str]:
+    """Why a stack failed, with the last lines of the log that tells."""
+    lines = [state.failure or "the stack failed"]
+    if state.failure_log:
+        lines += ["its last log lines:", *(f"  {line}" for line in state.failure_log)]
+    return lines

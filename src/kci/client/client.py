@@ -1,0 +1,360 @@
+"""The client: one method per action that we use.
+
+Retrying is the caller's business, save for reads, which are tried three times. A create whose outcome is
+unknown raises UnreachableError; the caller looks it up before anything else. Redirects are never followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Self, TypeVar
+
+import aiohttp
+import msgspec
+import yarl
+
+from kci.client import answers, credentials, errors
+from kci.contract import capabilities, groups, ids, operations, signing, wire
+from kci.contract import errors as catalogue
+from kci.kit import backoff as backoffs
+from kci.kit import channels, clock
+
+T = TypeVar("T")
+
+_MAX_ANSWER_BYTES = 8 * 1024 * 1024
+_MAX_STREAM_MESSAGE_BYTES = 1024 * 1024
+_READ_ATTEMPTS = 3
+_LIST_ATTEMPTS = 3
+_MAX_PAGES = 1000
+_WATCH_SILENCE_S = 45.0
+
+
+class KciClient:
+    """Used as `async with KciClient(…) as client:`. An endpoint without a scheme is reached over https,
+    one on loopback over http.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        region: str,
+        credentials: credentials.CredentialSource,
+        timeout_s: float = 15.0,
+        clock: clock.Clock = clock.SystemClock(),  # noqa: B008  (it has no state)
+    ) -> None:
+        self._url = _parse_endpoint(endpoint)
+        self._region = region
+        self._credentials = credentials
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._read_backoff = backoffs.Backoff(initial_s=0.2, cap_s=2.0)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_redirect.append(_refuse_redirect)
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=min(5.0, self._timeout_s)),
+            trace_configs=[trace],
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    # ---- container groups
+
+    async def create_container_group(self, request: groups.CreateContainerGroup) -> ids.GroupId:
+        """Sent once. After UnreachableError with `reached` None the group may exist: look it up."""
+        created = await self._call(operations.CREATE_CONTAINER_GROUP, request, groups.Created)
+        return created.container_group_id
+
+    async def list_container_groups(
+        self,
+        *,
+        ids: Sequence[ids.GroupId] = (),
+        filters: Mapping[str, Iterable[str]] | None = None,
+    ) -> list[groups.ContainerGroup]:
+        """All groups, or those of these ids. The list is whole or an error is raised: pages that do not
+        fit together (a group came or went between them) are read anew, a few times.
+        """
+        found: list[groups.ContainerGroup] = []
+        chunks = [
+            tuple(ids[start : start + groups.MAX_PAGE]) for start in range(0, len(ids), groups.MAX_PAGE)
+        ]
+        for chunk in chunks or [()]:
+            request = groups.DescribeContainerGroup(
+                container_group_id=chunk,
+                max_results=groups.MAX_PAGE,
+                filter=tuple(
+                    groups.Filter(name=name, value=tuple(values))  # type: ignore[arg-type]  # checked by the service
+                    for name, values in (filters or {}).items()
+                ),
+            )
+            found += await self._list_all(request)
+        return found
+
+    async def delete_container_group(self, group_id: ids.GroupId) -> None:
+        """Asks for it; the group is gone once it is no longer listed. NotFoundError if it is not there."""
+        request = groups.DeleteContainerGroup(container_group_id=group_id)
+        await self._call(operations.DELETE_CONTAINER_GROUP, request, groups.Done)
+
+    async def watch_container_groups(
+        self, *, cluster_id: str = "", node_name: str = ""
+    ) -> AsyncGenerator[groups.GroupChange, None]:
+        """Each group now, the mark `synced`, then each change, for ever; ends by an error only.
+        Needs capabilities.GROUP_WATCH.
+        """
+        request = groups.WatchContainerGroups(cluster_id=cluster_id, node_name=node_name)
+        async with self._stream(operations.WATCH_CONTAINER_GROUPS, request) as content:
+            while True:
+                with _wrapped(operations.WATCH_CONTAINER_GROUPS.action):
+                    async with asyncio.timeout(_WATCH_SILENCE_S):
+                        line = await content.readline()
+                if not line:
+                    raise errors.UnreachableError("cannot go on watching container groups: the stream ended")
+                if line.strip():
+                    yield _read_change(line)
+
+    # ---- logs and commands
+
+    async def describe_container_log(self, group_id: ids.GroupId, container: str, tail: int) -> str:
+        request = groups.DescribeContainerLog(
+            container_group_id=group_id, container_name=container, tail=tail
+        )
+        answer = await self._read(operations.DESCRIBE_CONTAINER_LOG, request, groups.ContainerLog)
+        return answer.content
+
+    async def stream_container_log(
+        self, group_id: ids.GroupId, container: str, options: groups.StreamContainerLog | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The log's bytes; the ids in `options` are filled in here. Close the iterator to stop following
+        (contextlib.aclosing). Needs capabilities.LOG_STREAM.
+        """
+        request = msgspec.structs.replace(
+            options or groups.StreamContainerLog(), container_group_id=group_id, container_name=container
+        )
+        async with self._stream(operations.STREAM_CONTAINER_LOG, request) as content:
+            # Says that the stream is open: a silent container may have nothing else to say for long.
+            yield b""
+            while True:
+                with _wrapped(operations.STREAM_CONTAINER_LOG.action):
+                    chunk = await content.readany()
+                if not chunk:
+                    return
+                yield chunk
+
+    async def exec_container_command(
+        self,
+        group_id: ids.GroupId,
+        container: str,
+        command: Sequence[str],
+        *,
+        tty: bool = False,
+        stdin: bool = False,
+        stdout: bool = True,
+        stderr: bool = True,
+    ) -> str:
+        """The address to give to `open_exec`: a bearer credential, good once and for a minute."""
+        request = groups.ExecContainerCommand(
+            container_group_id=group_id,
+            container_name=container,
+            command=tuple(command),
+            tty=tty,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+        )
+        answer = await self._call(operations.EXEC_CONTAINER_COMMAND, request, groups.ExecAddress)
+        return answer.web_socket_uri
+
+    async def open_exec(self, uri: str) -> aiohttp.ClientWebSocketResponse:
+        """The stream of a command; its `protocol` says whether the other side speaks v5 or v4."""
+        with _wrapped("open an exec stream"):
+            try:
+                return await self._active().ws_connect(
+                    uri,
+                    protocols=(channels.V5, channels.V4),
+                    max_msg_size=_MAX_STREAM_MESSAGE_BYTES,
+                    heartbeat=30.0,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=5.0),
+                )
+            except aiohttp.WSServerHandshakeError as error:
+                # The error's own text has the address in it, which is a credential.
+                raise _handshake_error(error.status) from None
+
+    # ---- extensions
+
+    async def describe_capabilities(self) -> capabilities.Capabilities:
+        """The extensions of the service behind the endpoint; none if it does not know the question."""
+        try:
+            answer = await self._read(
+                operations.DESCRIBE_CAPABILITIES, groups.DescribeCapabilities(), groups.CapabilityList
+            )
+        except errors.InvalidError as error:
+            if error.code == catalogue.INVALID_ACTION.code:
+                return capabilities.Capabilities()
+            raise
+        return capabilities.Capabilities(frozenset(answer.capabilities))
+
+    # ---- inside
+
+    async def _list_all(self, request: groups.DescribeContainerGroup) -> list[groups.ContainerGroup]:
+        problem = ""
+        for _ in range(_LIST_ATTEMPTS):
+            found: dict[ids.GroupId, groups.ContainerGroup] = {}
+            marker, total = 0, None
+            for _ in range(_MAX_PAGES):
+                page = await self._read(
+                    operations.DESCRIBE_CONTAINER_GROUP,
+                    msgspec.structs.replace(request, marker=marker),
+                    groups.ContainerGroups,
+                )
+                found.update((group.container_group_id, group) for group in page.container_groups)
+                total = page.total_count if total is None else total
+                if page.marker == 0 or page.marker <= marker or page.total_count != total:
+                    break
+                marker = page.marker
+            else:
+                raise errors.UnreachableError(f"cannot list container groups: more than {_MAX_PAGES} pages")
+            if page.marker == 0 and len(found) == total == page.total_count:
+                return list(found.values())
+            problem = f"{len(found)} groups came where {page.total_count} were announced"
+        raise errors.UnreachableError(
+            f"cannot list container groups: the pages do not fit together: {problem}"
+        )
+
+    async def _read(self, operation: operations.Operation, request: groups.Parameters, kind: type[T]) -> T:
+        """A call that changes nothing, tried again where that may help."""
+        for attempt in range(1, _READ_ATTEMPTS):
+            try:
+                return await self._call(operation, request, kind)
+            except errors.UnreachableError:
+                await asyncio.sleep(self._read_backoff.delay_s(attempt))
+        return await self._call(operation, request, kind)
+
+    async def _call(self, operation: operations.Operation, request: groups.Parameters, kind: type[T]) -> T:
+        with _wrapped(operation.action):
+            async with self._send(operation, request, aiohttp.ClientTimeout(total=self._timeout_s)) as answer:
+                reply = await _reply(answer)
+        return answers.read(reply, kind, action=operation.action)
+
+    @contextlib.asynccontextmanager
+    async def _stream(
+        self, operation: operations.Operation, request: groups.Parameters
+    ) -> AsyncIterator[aiohttp.StreamReader]:
+        """The body of an endless answer; an error before its first byte is raised as what it is."""
+        limits = aiohttp.ClientTimeout(total=None, connect=min(5.0, self._timeout_s))
+        async with contextlib.AsyncExitStack() as stack:
+            with _wrapped(operation.action):
+                async with asyncio.timeout(self._timeout_s):
+                    answer = await stack.enter_async_context(self._send(operation, request, limits))
+                    if answer.status != 200:
+                        answers.read(await _reply(answer), groups.Done, action=operation.action)
+            yield answer.content
+
+    @contextlib.asynccontextmanager
+    async def _send(
+        self, operation: operations.Operation, request: groups.Parameters, limits: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        pairs = [("Action", operation.action), ("Version", operations.VERSION)]
+        pairs += wire.flatten(msgspec.to_builtins(request))
+        body = wire.encode_pairs(pairs).encode()
+        headers = [
+            ("host", self._url.host_port_subcomponent or ""),
+            ("content-type", "application/x-www-form-urlencoded"),
+        ]
+        headers += signing.sign(
+            signing.Request(method="POST", path="/", headers=headers, body=body),
+            await self._credentials.get(),
+            region=self._region,
+            now=self._clock.now(),
+        )
+        headers += [("accept", "application/json"), ("accept-encoding", "identity")]
+        async with self._active().post(
+            self._url, data=body, headers=headers, timeout=limits, allow_redirects=False
+        ) as answer:
+            yield answer
+
+    def _active(self) -> aiohttp.ClientSession:
+        assert self._session is not None, "use the client as a context manager"
+        return self._session
+
+
+def _parse_endpoint(endpoint: str) -> yarl.URL:
+    url = yarl.URL(endpoint if "://" in endpoint else f"//{endpoint}")
+    if not url.scheme:
+        url = url.with_scheme("http" if _is_loopback(url.host or "") else "https")
+    if url.scheme not in {"http", "https"} or not url.host or url.path not in {"", "/"}:
+        raise ValueError(f"cannot use the endpoint {endpoint!r}: write it as https://host:port")
+    return url.with_path("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _refuse_redirect(
+    _session: aiohttp.ClientSession, _context: SimpleNamespace, _params: aiohttp.TraceRequestRedirectParams
+) -> None:
+    raise errors.UnreachableError("cannot follow a redirect: a KCI endpoint never sends one")
+
+
+@contextlib.contextmanager
+def _wrapped(what: str) -> Iterator[None]:
+    """Library errors become ours at this door; whether the request can have arrived is kept."""
+    try:
+        yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise errors.UnreachableError(
+            f"cannot {what}: the endpoint does not answer", reached=False
+        ) from error
+    except TimeoutError as error:
+        raise errors.UnreachableError(f"cannot {what}: no answer in time") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise errors.UnreachableError(f"cannot {what}: the connection broke") from error
+
+
+async def _reply(answer: aiohttp.ClientResponse) -> answers.Reply:
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > _MAX_ANSWER_BYTES:
+            raise errors.UnreachableError(f"cannot take an answer of more than {_MAX_ANSWER_BYTES} bytes")
+    return answers.Reply(
+        status=answer.status, body=bytes(body), retry_after=answer.headers.get("Retry-After", "")
+    )
+
+
+def _read_change(line: bytes) -> groups.GroupChange:
+    try:
+        mark = msgspec.json.decode(line, type=groups.GroupLine)
+        if mark.synced:
+            return groups.GroupChange(synced=True)
+        if mark.absent:
+            return groups.GroupChange(group_id=mark.container_group_id, absent=True)
+        group = msgspec.json.decode(line, type=groups.ContainerGroup)
+    except msgspec.DecodeError as error:
+        raise errors.UnreachableError("cannot understand a line of the watch") from error
+    return groups.GroupChange(group_id=group.container_group_id, group=group)
+
+
+def _handshake_error(status: int) -> errors.KciError:
+    text = f"cannot open an exec stream: HTTP {status}"
+    if status in {401, 403}:
+        return errors.RefusedError(text)
+    if status == 404:
+        return errors.NotFoundError(text)
+    if status in {429, 503}:
+        return errors.TryLaterError(text)
+    return errors.InvalidError(text) if status < 500 else errors.UnreachableError(text)

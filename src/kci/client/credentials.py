@@ -1,0 +1,24 @@
+"""Where a client's key pair comes from, asked anew for each request: temporary ones change."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+from kci.contract import signing
+
+
+class CredentialSource(Protocol):
+    async def get(self) -> signing.Credentials:
+        """The credentials to sign with now."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """One key pair for good."""
+
+    credentials: signing.Credentials
+
+    async def get(self) -> signing.Credentials:
+        return self.credentials

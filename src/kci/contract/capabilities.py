@@ -1,0 +1,28 @@
+"""Names of what this service can do beyond Kingsoft's API. A client asks once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+# StreamContainerLog: the log's bytes with follow, previous, timestamps, tail, since and limit.
+LOG_STREAM = "log.stream"
+# WatchContainerGroups: all groups, then each change.
+GROUP_WATCH = "group.watch"
+# The label `pod-uuid` is taken in a create call, and makes it idempotent for (cluster-id, pod-uuid).
+LABEL_POD_UUID = "label.pod-uuid"
+# The parameter ClientToken makes a create call idempotent.
+CLIENT_TOKEN = "create.client-token"  # noqa: S105  (a name, no secret)
+# ExecContainerCommand takes Stdin, Stdout and Stderr; its WebSocket speaks v5.channel.k8s.io.
+EXEC_V5 = "exec.v5"
+
+ALL = (LOG_STREAM, GROUP_WATCH, LABEL_POD_UUID, CLIENT_TOKEN, EXEC_V5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Capabilities:
+    """What a service said of itself; the real cloud has none of these."""
+
+    names: frozenset[str] = frozenset()
+
+    def has(self, name: str) -> bool:
+        return name in self.names

@@ -1,0 +1,43 @@
+"""The actions of this service: name, request type, and whether it is an extension of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from kci.contract import groups
+
+SERVICE = "kci"
+VERSION = "2020-07-02"
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One entry of the public API."""
+
+    action: str
+    parameters: type[groups.Parameters]
+    extension: bool = False
+
+
+CREATE_CONTAINER_GROUP = Operation("CreateContainerGroup", groups.CreateContainerGroup)
+DESCRIBE_CONTAINER_GROUP = Operation("DescribeContainerGroup", groups.DescribeContainerGroup)
+DELETE_CONTAINER_GROUP = Operation("DeleteContainerGroup", groups.DeleteContainerGroup)
+DESCRIBE_CONTAINER_LOG = Operation("DescribeContainerLog", groups.DescribeContainerLog)
+EXEC_CONTAINER_COMMAND = Operation("ExecContainerCommand", groups.ExecContainerCommand)
+DESCRIBE_CAPABILITIES = Operation("DescribeCapabilities", groups.DescribeCapabilities, extension=True)
+STREAM_CONTAINER_LOG = Operation("StreamContainerLog", groups.StreamContainerLog, extension=True)
+WATCH_CONTAINER_GROUPS = Operation("WatchContainerGroups", groups.WatchContainerGroups, extension=True)
+
+ALL: dict[str, Operation] = {
+    operation.action: operation
+    for operation in (
+        CREATE_CONTAINER_GROUP,
+        DESCRIBE_CONTAINER_GROUP,
+        DELETE_CONTAINER_GROUP,
+        DESCRIBE_CONTAINER_LOG,
+        EXEC_CONTAINER_COMMAND,
+        DESCRIBE_CAPABILITIES,
+        STREAM_CONTAINER_LOG,
+        WATCH_CONTAINER_GROUPS,
+    )
+}

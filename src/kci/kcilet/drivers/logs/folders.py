@@ -1,0 +1,48 @@
+"""The port `LogFolders`: one folder per pod beneath a root, named as a kubelet names it."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+
+from kci.kcilet import ports
+from kci.kcilet.plan import identity
+from kci.kit import tasks
+from kci.kube import models
+
+
+class Folders:
+    def __init__(self, root: pathlib.Path) -> None:
+        self._root = root
+
+    def log_directory(self, pod: models.Pod) -> str:
+        return str(self._root / identity.log_folder(pod))
+
+    async def remove_logs(self, pod_uid: models.PodUid) -> None:
+        await tasks.in_thread(self._remove, pod_uid)
+
+    async def list_pods(self) -> list[models.PodUid]:
+        return await tasks.in_thread(self._list)
+
+    def _remove(self, pod_uid: models.PodUid) -> None:
+        # The UID alone finds the folder: of a pod that is gone the name may be unknown.
+        for folder in self._folders():
+            if _uid_of(folder) == pod_uid:
+                try:
+                    shutil.rmtree(folder)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise ports.DriverError(f"cannot remove the logs {folder}: {error}") from error
+
+    def _list(self) -> list[models.PodUid]:
+        return [_uid_of(folder) for folder in self._folders()]
+
+    def _folders(self) -> list[pathlib.Path]:
+        if not self._root.is_dir():
+            return []
+        return [entry for entry in self._root.iterdir() if entry.name.count("_") == 2 and entry.is_dir()]
+
+
+def _uid_of(folder: pathlib.Path) -> models.PodUid:
+    return models.PodUid(folder.name.rpartition("_")[2])

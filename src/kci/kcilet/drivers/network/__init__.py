@@ -1,0 +1,6 @@
+"""Gives each pod the address the service chose: a veth pair to the machine's bridge.
+
+May import: kcilet.ports, kube models, link, kit.
+May touch: links on the machine's bridge and in pods' network namespaces; the CNI plugin's unix socket.
+Must not: know another driver; choose an address; change the bridge or the machine's routes.
+"""

@@ -1,0 +1,137 @@
+"""The port `Network`: answers the CNI plugin on a unix socket, one JSON line for one JSON line.
+
+The pods' interfaces are known only here, from `expect`; what is wired is known to the kernel only,
+so removing works after any restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from kci.kcilet import ports
+from kci.kcilet.drivers.network import cni, wiring
+from kci.kit import tasks
+from kci.kube import models
+from kci.link import types as link
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+# The plugin itself waits 30 s; the kernel takes milliseconds.
+_READ_S = 5.0
+_WIRE_S = 20.0
+_MAX_LINE_BYTES = 64 << 10
+
+
+@contextlib.asynccontextmanager
+async def open_network(socket_path: pathlib.Path, bridge: str) -> AsyncIterator[BridgeNetwork]:
+    """Listens until the block ends. The bridge belongs to the machine and is there before."""
+    thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="network")
+    loop = asyncio.get_running_loop()
+    try:
+        wires = await loop.run_in_executor(thread, wiring.Wiring, bridge)
+        try:
+            network = BridgeNetwork(wires, thread)
+            async with tasks.Tasks() as group, _listening(socket_path, network, group):
+                yield network
+        finally:
+            await loop.run_in_executor(thread, wires.close)
+    finally:
+        thread.shutdown(wait=False)
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    socket_path: pathlib.Path, network: BridgeNetwork, group: tasks.Tasks
+) -> AsyncIterator[None]:
+    def on_connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _ = group.spawn("cni", network.serve(reader, writer))
+
+    # The folder is ours alone, so what lies there is a socket of an earlier run.
+    await tasks.in_thread(_remove_file, socket_path)
+    server = await asyncio.start_unix_server(on_connect, socket_path, limit=_MAX_LINE_BYTES)
+    try:
+        await tasks.in_thread(socket_path.chmod, 0o600)
+        yield
+    finally:
+        server.close()
+        await tasks.in_thread(_remove_file, socket_path)
+
+
+def _remove_file(path: pathlib.Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+class BridgeNetwork:
+    """Made by `open_network`."""
+
+    def __init__(self, wires: wiring.Wiring, thread: concurrent.futures.ThreadPoolExecutor) -> None:
+        self._wires = wires
+        self._thread = thread
+        self._expected: dict[models.PodUid, link.Interface] = {}
+
+    def expect(self, pod_uid: models.PodUid, interface: link.Interface) -> None:
+        self._expected[pod_uid] = interface
+
+    async def remove_network(self, pod_uid: models.PodUid) -> None:
+        self._expected.pop(pod_uid, None)
+        try:
+            await self._in_thread(lambda: self._wires.remove(cni.to_link_name(pod_uid)))
+        except wiring.WiringError as error:
+            raise ports.DriverError(f"cannot remove the link of pod {pod_uid}: {error}") from error
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One question of the plugin; whatever is wrong with it is the answer."""
+        try:
+            async with asyncio.timeout(_READ_S):
+                line = await reader.readline()
+            writer.write(msgspec.json.encode(await self._answer(line)) + b"\n")
+            async with asyncio.timeout(_READ_S):
+                await writer.drain()
+        except (OSError, ValueError, TimeoutError) as error:
+            log.warning("lost the CNI plugin", error=repr(error))
+        finally:
+            writer.close()
+
+    async def _answer(self, line: bytes) -> cni.Answer:
+        try:
+            request = msgspec.json.decode(line, type=cni.Request)
+            pod_uid = cni.parse_pod_uid(request.args)
+        except (msgspec.DecodeError, ValueError) as error:
+            return cni.Answer(error=f"cannot read the CNI plugin's question: {error}")
+        try:
+            match request.command:
+                case "ADD":
+                    return cni.Answer(result=await self._add(pod_uid, request))
+                case "DEL":
+                    name, owner = cni.to_link_name(pod_uid), request.container_id
+                    await self._in_thread(lambda: self._wires.remove(name, alias_ends_with=owner))
+                    return cni.Answer()
+                case other:
+                    return cni.Answer(error=f"cannot serve the CNI command {other!r}")
+        except (wiring.WiringError, ports.DriverError, TimeoutError) as error:
+            log.warning("cannot wire a pod", pod_uid=pod_uid, command=request.command, error=repr(error))
+            return cni.Answer(error=f"cannot {request.command} the network of pod {pod_uid}: {error}")
+
+    async def _add(self, pod_uid: models.PodUid, request: cni.Request) -> cni.Result:
+        interface = self._expected.get(pod_uid)
+        if interface is None:
+            raise ports.DriverError("no interface is expected for it")
+        # The sandbox comes last: by it DEL knows whose link it is.
+        alias = f"kci {pod_uid} {request.container_id}"
+        name = cni.to_link_name(pod_uid)
+        await self._in_thread(lambda: self._wires.add(name, alias, interface, request))
+        return cni.to_result(interface, request)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(_WIRE_S):
+            return await loop.run_in_executor(self._thread, call)

@@ -1,0 +1,95 @@
+"""The gRPC connection to the runtime: a deadline on every call, and errors in our words."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, TypeVar
+
+import grpc
+
+from kci.kcilet import ports
+from kci.kcilet.drivers.runtime.api import api_pb2_grpc
+
+T = TypeVar("T")
+
+_MAX_MESSAGE_BYTES = 16 << 20
+# What a runtime says may hold a whole command line; an event or status takes about this much.
+_MAX_DETAILS = 1024
+_OPTIONS = (
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    # A runtime that was restarted is back within a second; gRPC's own delays grow to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Deadlines:
+    """How long each kind of call may take, in seconds."""
+
+    look_s: float = 10.0
+    # Making a sandbox includes the network and, the first time, the pause image.
+    make_s: float = 120.0
+    # On top of the grace period that a container is given.
+    stop_s: float = 30.0
+    remove_s: float = 60.0
+    # The runtime itself ends a pull that stands still.
+    pull_s: float = 3600.0
+
+
+class UnavailableError(ports.DriverError):
+    """The runtime did not answer; what was asked may or may not have been done."""
+
+
+class UnimplementedError(ports.DriverError):
+    """The runtime lacks the call."""
+
+
+class Connection:
+    """Opened in the event loop that uses it."""
+
+    def __init__(self, socket_path: str) -> None:
+        self._socket_path = socket_path
+        self._channel = grpc.aio.insecure_channel(f"unix://{socket_path}", options=_OPTIONS)
+        # The generated classes have no types.
+        self.runtime: Any = api_pb2_grpc.RuntimeServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self.images: Any = api_pb2_grpc.ImageServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def ask(self, call: Callable[..., Any], request: Any, *, what: str, timeout_s: float) -> Any:
+        """One answer. Raises NotFoundError, UnavailableError or DriverError: "cannot <what>: …"."""
+        try:
+            return await call(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise self._to_error(error, what, timeout_s) from error
+
+    async def stream(self, call: Callable[..., Any], request: Any, *, what: str) -> AsyncGenerator[Any, None]:
+        """Endless answers: silence is normal, so there is no deadline. To be closed."""
+        answers = call(request)
+        try:
+            async for answer in answers:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise self._to_error(error, what, 0) from error
+        finally:
+            answers.cancel()
+
+    def _to_error(self, error: grpc.aio.AioRpcError, what: str, timeout_s: float) -> ports.DriverError:
+        details = (error.details() or "")[:_MAX_DETAILS]
+        match error.code():
+            case grpc.StatusCode.NOT_FOUND:
+                return ports.NotFoundError(f"cannot {what}: {details}")
+            case grpc.StatusCode.DEADLINE_EXCEEDED:
+                return UnavailableError(f"cannot {what} within {timeout_s:g} s: the runtime does not answer")
+            case grpc.StatusCode.UNAVAILABLE:
+                return UnavailableError(
+                    f"cannot {what}: the runtime at {self._socket_path} does not answer; is it running?"
+                )
+            case grpc.StatusCode.UNIMPLEMENTED:
+                return UnimplementedError(f"cannot {what}: this runtime does not support it")
+            case _:
+                return ports.DriverError(f"cannot {what}: {details}")

@@ -1,0 +1,74 @@
+"""What the runtime answers, as the ports' values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from kci.kcilet import ports
+from kci.kcilet.drivers.runtime import labels
+from kci.kcilet.drivers.runtime.api import api_pb2
+from kci.kube import models
+
+_PHASES = {
+    api_pb2.ContainerState.CONTAINER_CREATED: ports.ContainerPhase.CREATED,
+    api_pb2.ContainerState.CONTAINER_RUNNING: ports.ContainerPhase.RUNNING,
+    api_pb2.ContainerState.CONTAINER_EXITED: ports.ContainerPhase.EXITED,
+    api_pb2.ContainerState.CONTAINER_UNKNOWN: ports.ContainerPhase.UNKNOWN,
+}
+
+
+def to_container(listed: api_pb2.Container, status: api_pb2.ContainerStatus | None) -> ports.SeenContainer:
+    """Without a status (a container that was never started) only what the list says."""
+    if status is None:
+        status = api_pb2.ContainerStatus(
+            image=listed.image, image_ref=listed.image_ref, state=listed.state, created_at=listed.created_at
+        )
+    return ports.SeenContainer(
+        id=ports.ContainerId(listed.id),
+        sandbox_id=ports.SandboxId(listed.pod_sandbox_id),
+        name=listed.metadata.name,
+        attempt=listed.metadata.attempt,
+        phase=_PHASES[status.state],
+        image=status.image.image,
+        image_id=status.image_ref,
+        created_at_ns=status.created_at,
+        started_at_ns=status.started_at,
+        finished_at_ns=status.finished_at,
+        exit_code=status.exit_code,
+        reason=status.reason,
+        message=status.message,
+        log_path=status.log_path,
+    )
+
+
+def to_sandbox(listed: api_pb2.PodSandbox, address: str) -> ports.SeenSandbox:
+    return ports.SeenSandbox(
+        id=ports.SandboxId(listed.id),
+        pod_uid=models.PodUid(listed.metadata.uid),
+        namespace=listed.metadata.namespace,
+        name=listed.metadata.name,
+        attempt=listed.metadata.attempt,
+        ready=listed.state == api_pb2.PodSandboxState.SANDBOX_READY,
+        created_at_ns=listed.created_at,
+        address=address,
+        group_id=listed.labels.get(labels.GROUP_ID, ""),
+    )
+
+
+def to_pods(
+    sandboxes: Iterable[ports.SeenSandbox], containers: Mapping[models.PodUid, list[ports.SeenContainer]]
+) -> list[ports.SeenPod]:
+    """Grouped by pod UID: newest sandbox first, newest attempt of a container first."""
+    by_pod: dict[models.PodUid, list[ports.SeenSandbox]] = {pod_uid: [] for pod_uid in containers}
+    for sandbox in sandboxes:
+        by_pod.setdefault(sandbox.pod_uid, []).append(sandbox)
+    return [
+        ports.SeenPod(
+            pod_uid=pod_uid,
+            sandboxes=tuple(sorted(own, key=lambda s: (-s.created_at_ns, -s.attempt))),
+            containers=tuple(
+                sorted(containers.get(pod_uid, ()), key=lambda c: (c.name, -c.attempt, -c.created_at_ns))
+            ),
+        )
+        for pod_uid, own in by_pod.items()
+    ]

@@ -1,0 +1,111 @@
+"""The CRI's log format: `<RFC3339Nano> <stdout|stderr> <P|F>[:tags] <content>`. Pure.
+
+Ported from k8s.io/cri-client pkg/logs/logs.go (0.36). P is a part of a line that goes on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator
+
+_NS = 1_000_000_000
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:\d\d)")
+_STREAMS = (b"stdout", b"stderr")
+# A runtime cuts lines at 16 KiB; whatever is longer than this is no line of a runtime.
+MAX_LINE_BYTES = 1 << 20
+
+
+def parse_time_ns(text: str) -> int:
+    """Unix nanoseconds of an RFC 3339 time with up to nine digits; ValueError if it is none."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text[:64]!r} is no RFC 3339 time")
+    seconds, fraction, zone = match.groups()
+    moment = datetime.datetime.fromisoformat(seconds + zone.upper().replace("Z", "+00:00"))
+    return int(moment.timestamp()) * _NS + int((fraction or "").ljust(9, "0"))
+
+
+class Decoder:
+    """Turns a log file's bytes, in pieces of any size, into what `kubectl logs` shows."""
+
+    def __init__(
+        self, *, since_ns: int = 0, timestamps: bool = False, limit_bytes: int | None = None
+    ) -> None:
+        self._since_ns = since_ns
+        self._timestamps = timestamps
+        self._remaining = limit_bytes
+        self._rest = b""
+        self._at_line_start = True
+
+    @property
+    def is_done(self) -> bool:
+        """The limit is reached."""
+        return self._remaining is not None and self._remaining <= 0
+
+    def feed(self, data: bytes) -> bytes:
+        *lines, rest = (self._rest + data).split(b"\n")
+        # Too long for a line: dropped, so that it cannot fill the memory; its end fails to parse.
+        self._rest = rest if len(rest) <= MAX_LINE_BYTES else rest[:1]
+        return self._cut(b"".join(self._decode(line) for line in lines))
+
+    def end(self) -> bytes:
+        """A last line that was not ended."""
+        rest, self._rest = self._rest, b""
+        return self._cut(self._decode(rest)) if rest else b""
+
+    def _decode(self, line: bytes) -> bytes:
+        parts = line.split(b" ", 3)
+        if len(parts) != 4 or parts[1] not in _STREAMS:
+            return b""
+        time, _, tags, content = parts
+        shown = b""
+        if self._since_ns or self._timestamps:
+            try:
+                moment_ns = parse_time_ns(time.decode("ascii", "replace"))
+            except ValueError:
+                return b""
+            if moment_ns < self._since_ns:
+                return b""
+            if self._timestamps and self._at_line_start:
+                shown = _to_fixed(time) + b" "
+        is_whole = not is_partial(tags)
+        self._at_line_start = is_whole
+        return shown + content + (b"\n" if is_whole else b"")
+
+    def _cut(self, text: bytes) -> bytes:
+        if self._remaining is None:
+            return text
+        text = text[: max(0, self._remaining)]
+        self._remaining -= len(text)
+        return text
+
+
+def is_partial(tags: bytes) -> bool:
+    return tags.split(b":", 1)[0] == b"P"
+
+
+def count_back(lines: Iterator[tuple[int, bytes]], wanted: int, end: int) -> int:
+    """Where the last `wanted` lines begin, given (offset, line) from the last one backwards.
+
+    Parts belong to the line that they make up, so a long line counts once.
+    """
+    start, found = end, 0
+    for offset, line in lines:
+        parts = line.split(b" ", 3)
+        ends_a_line = len(parts) < 3 or not is_partial(parts[2])
+        # What comes after the last whole line is a line of its own, not ended yet.
+        if ends_a_line or start == end:
+            if found == wanted:
+                return start
+            found += 1
+        start = offset
+    return start
+
+
+def _to_fixed(time: bytes) -> bytes:
+    """Always nine digits, as the kubelet shows them."""
+    match = _TIME.fullmatch(time.decode("ascii"))
+    assert match is not None
+    seconds, fraction, zone = match.groups()
+    return f"{seconds}.{(fraction or '').ljust(9, '0')}{zone}".encode()

@@ -1,0 +1,113 @@
+"""The kcilet program: puts the drivers, the source and the agent together; only here drivers are known."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import sys
+
+import structlog
+
+from kci.kcilet import ports, server, settings
+from kci.kcilet.drivers.cgroups import pods as cgroups
+from kci.kcilet.drivers.logs import folders as logs
+from kci.kcilet.drivers.network import server as network
+from kci.kcilet.drivers.runtime import cri
+from kci.kcilet.drivers.streams import driver as streams
+from kci.kcilet.drivers.volumes import folders as volumes
+from kci.kcilet.workers import agent, drain, machine
+from kci.kit import backoff as backoffs
+from kci.kit import clock, errors, tasks
+from kci.kit import logs as program_logs
+from kci.source import cluster
+
+log = structlog.get_logger(__name__)
+# The runtime is started beside us and may need a moment.
+RUNTIME_WAIT_S = 30.0
+BACKOFF = backoffs.Backoff(initial_s=0.05, cap_s=1.0)
+
+
+def main() -> None:
+    try:
+        chosen = settings.parse(sys.argv[1:])
+        program_logs.configure(chosen.log_level)
+        if isinstance(chosen, settings.Run):
+            sys.exit(tasks.run_program(functools.partial(run, chosen)))
+        sys.exit(tasks.run_program(lambda _: drain_all(chosen)))
+    except errors.UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
+    """Until `stop`. Containers outlive us."""
+    async with contextlib.AsyncExitStack() as stack:
+        runtime = await stack.enter_async_context(cri.open_runtime(str(chosen.cri_endpoint)))
+        version = await wait_for(runtime)
+        system_clock = clock.SystemClock()
+        drivers = machine.Drivers(
+            runtime=runtime,
+            volumes=volumes.PodFolders(chosen.state_dir),
+            network=await stack.enter_async_context(network.open_network(chosen.cni_socket, chosen.bridge)),
+            cgroups=cgroups.PodCgroups(chosen.cgroup_parent),
+            logs=logs.Folders(chosen.logs_dir),
+            streams=streams.MachineStreams(
+                exec_url=runtime.exec_url, is_written=runtime.is_written, clock=system_clock
+            ),
+        )
+        ours = machine.Machine(
+            drivers,
+            limits=chosen.limits,
+            runtime_handler=chosen.runtime_handler,
+            runtime_name=version.name,
+            clock=system_clock,
+        )
+        sources = await stack.enter_async_context(cluster.ClusterSources(clock=system_clock))
+        log.info("ready", runtime=version.name, runtime_version=version.version)
+        with contextlib.suppress(_Stopped):
+            async with tasks.Tasks() as group:
+                hired = agent.Agent(ours, sources, group)
+                group.run_forever("agent", hired.run())
+                async with server.Server(hired, drivers).listen(chosen.socket):
+                    _ = await stop.wait()
+                    raise _Stopped
+    log.info("stopped")
+    return 0
+
+
+class _Stopped(Exception):  # noqa: N818  (no error)
+    """Leaves the group of tasks and cancels them."""
+
+
+async def wait_for(runtime: ports.Runtime) -> ports.RuntimeVersion:
+    """The runtime's version once it answers."""
+    failures = 0
+    deadline_s = asyncio.get_running_loop().time() + RUNTIME_WAIT_S
+    while True:
+        try:
+            return await runtime.version()
+        except ports.DriverError as error:
+            if asyncio.get_running_loop().time() > deadline_s:
+                text = f"cannot use the container runtime: {error}; is it running, and --cri-endpoint right?"
+                raise errors.UserError(text) from error
+            failures += 1
+            await asyncio.sleep(BACKOFF.delay_s(failures))
+
+
+async def drain_all(chosen: settings.Drain) -> int:
+    async with cri.open_runtime(str(chosen.cri_endpoint)) as runtime:
+        parent = cgroups.PodCgroups(chosen.cgroup_parent)
+        try:
+            problems = await drain.drain(runtime, parent, grace_s=chosen.grace_s)
+            if not problems:
+                await parent.remove_parent()
+        except ports.DriverError as error:
+            problems = [str(error)]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The steps that a plan may ask for. Each may be carried out again after a crash without harm."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TypeAlias
+
+from kci.kcilet import ports
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareVolumes:
+    """Fetch what the pod's volumes hold and lay it out on the machine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsureImage:
+    """Have a container's image on the machine, by its pull policy."""
+
+    container: str
+    image: str
+    policy: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSandbox:
+    attempt: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StartContainer:
+    """Create and start an attempt; with `created` that attempt exists already and is only started."""
+
+    container: str
+    attempt: int
+    sandbox_id: ports.SandboxId
+    created: ports.ContainerId | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StopContainer:
+    container_id: ports.ContainerId
+    container: str
+    grace_s: int
+    # The text of the Killing event; empty for none.
+    message: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class StopSandbox:
+    sandbox_id: ports.SandboxId
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoveContainer:
+    container_id: ports.ContainerId
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoveSandbox:
+    """Remove a stopped sandbox with its containers' records."""
+
+    sandbox_id: ports.SandboxId
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoveLeftovers:
+    """Remove all that is not the runtime's: network, volumes, cgroup, logs."""
+
+
+Action: TypeAlias = (
+    PrepareVolumes
+    | EnsureImage
+    | RunSandbox
+    | StartContainer
+    | StopContainer
+    | StopSandbox
+    | RemoveContainer
+    | RemoveSandbox
+    | RemoveLeftovers
+)
+
+
+def subject(action: Action) -> str:
+    """What an action is about: failures and delays are kept per subject."""
+    match action:
+        case PrepareVolumes():
+            return "volumes"
+        case EnsureImage(container=name):
+            return image_subject(name)
+        case RunSandbox():
+            return "sandbox"
+        case StartContainer(container=name):
+            return container_subject(name)
+        case StopContainer(container_id=identifier) | RemoveContainer(container_id=identifier):
+            return f"end:{identifier}"
+        case StopSandbox(sandbox_id=identifier) | RemoveSandbox(sandbox_id=identifier):
+            return f"end:{identifier}"
+        case RemoveLeftovers():
+            return "leftovers"
+
+
+def image_subject(container: str) -> str:
+    return f"image:{container}"
+
+
+def container_subject(container: str) -> str:
+    return f"container:{container}"

@@ -1,0 +1,116 @@
+"""Events as a kubelet words them (pkg/kubelet/events/event.go and where they are recorded, 1.36)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from kci.kcilet.plan import actions
+from kci.kube import models
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """An event about the pod, or about one of its containers."""
+
+    type: str
+    reason: str
+    message: str
+    container: str = ""
+
+
+def normal(reason: str, message: str, container: str = "") -> Event:
+    return Event(type="Normal", reason=reason, message=message, container=container)
+
+
+def warning(reason: str, message: str, container: str = "") -> Event:
+    return Event(type="Warning", reason=reason, message=message, container=container)
+
+
+def pulling(action: actions.EnsureImage) -> Event:
+    return normal("Pulling", f'Pulling image "{action.image}"', action.container)
+
+
+def already_present(action: actions.EnsureImage) -> Event:
+    return normal(
+        "Pulled",
+        f'Container image "{action.image}" already present on machine and can be accessed by the pod',
+        action.container,
+    )
+
+
+def pulled(action: actions.EnsureImage, *, pull_s: float, total_s: float, size_bytes: int) -> Event:
+    took, with_waiting = duration(round(pull_s, 3)), duration(round(total_s, 3))
+    text = f'Successfully pulled image "{action.image}" in {took} ({with_waiting} including waiting).'
+    return normal("Pulled", f"{text} Image size: {size_bytes} bytes.", action.container)
+
+
+def created(container: str) -> Event:
+    return normal("Created", "Container created", container)
+
+
+def started(container: str) -> Event:
+    return normal("Started", "Container started", container)
+
+
+def killing(action: actions.StopContainer) -> Event:
+    return normal("Killing", action.message, action.container)
+
+
+def sandbox_changed() -> Event:
+    return normal("SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+
+
+def restart_back_off(pod: models.Pod, container: str) -> Event:
+    return warning(
+        "BackOff", f"Back-off restarting failed container {container} in pod {pod_text(pod)}", container
+    )
+
+
+def pull_back_off(container: models.Container) -> tuple[Event, Event]:
+    return (
+        normal("BackOff", f'Back-off pulling image "{container.image}"', container.name),
+        warning("Failed", "Error: ImagePullBackOff", container.name),
+    )
+
+
+def deadline_exceeded(message: str) -> Event:
+    return normal("DeadlineExceeded", message)
+
+
+def of_failure(action: actions.Action, reason: str, message: str) -> tuple[Event, ...]:
+    """What to tell when an action failed."""
+    match action:
+        case actions.PrepareVolumes():
+            return (warning("FailedMount", message),)
+        case actions.RunSandbox():
+            return (warning("FailedCreatePodSandBox", f"Failed to create pod sandbox: {message}"),)
+        case actions.EnsureImage(container=name, image=image):
+            if reason == "ErrImageNeverPull":
+                first = warning("ErrImageNeverPull", message, name)
+            elif reason == "InvalidImageName":
+                first = warning("InspectFailed", message, name)
+            else:
+                first = warning("Failed", f'Failed to pull image "{image}": {message}', name)
+            return first, warning("Failed", f"Error: {reason}", name)
+        case actions.StartContainer(container=name):
+            return (warning("Failed", f"Error: {message}", name),)
+        case actions.StopContainer() | actions.StopSandbox():
+            return (warning("FailedKillPod", f"error killing pod: {message}"),)
+        case actions.RemoveContainer() | actions.RemoveSandbox() | actions.RemoveLeftovers():
+            return ()
+
+
+def pod_text(pod: models.Pod) -> str:
+    return f"{pod.metadata.name}_{pod.metadata.namespace}({pod.metadata.uid})"
+
+
+def duration(seconds: float) -> str:
+    """A duration as Go prints it: 10s, 1m20s, 5m0s, 1.5s, 250ms."""
+    if seconds < 1:
+        return f"{seconds * 1000:g}ms" if seconds else "0s"
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    text = f"{round(rest, 3):g}s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text

@@ -1,0 +1,92 @@
+"""Reading what the runtime holds of a pod: which attempt counts, and whether it should run again.
+
+Ported from pkg/kubelet/container/helpers.go (ShouldContainerBeRestarted) and
+pkg/kubelet/kuberuntime/util/util.go (PodSandboxChanged), Kubernetes 1.36. Differs: a container that was
+created and never started is started as it is, so that a crash of ours in between counts as no restart.
+"""
+
+from __future__ import annotations
+
+from kci.kcilet import ports
+from kci.kube import models
+
+Phase = ports.ContainerPhase
+
+
+def attempts_of(seen: ports.SeenPod, name: str) -> list[ports.SeenContainer]:
+    """All records of a container, newest first."""
+    found = [record for record in seen.containers if record.name == name]
+    return sorted(found, key=lambda record: (record.attempt, record.created_at_ns), reverse=True)
+
+
+def newest_of(seen: ports.SeenPod, name: str) -> ports.SeenContainer | None:
+    return next(iter(attempts_of(seen, name)), None)
+
+
+def ready_sandboxes(seen: ports.SeenPod) -> list[ports.SeenSandbox]:
+    return [sandbox for sandbox in seen.sandboxes if sandbox.ready]
+
+
+def newest_sandbox(seen: ports.SeenPod) -> ports.SeenSandbox | None:
+    return max(seen.sandboxes, key=lambda box: (box.attempt, box.created_at_ns), default=None)
+
+
+def current_sandbox(seen: ports.SeenPod) -> ports.SeenSandbox | None:
+    """The sandbox to run containers in: the newest, if it lives and is the only one that does."""
+    newest = newest_sandbox(seen)
+    return newest if newest is not None and ready_sandboxes(seen) == [newest] else None
+
+
+def live_containers(seen: ports.SeenPod) -> list[ports.SeenContainer]:
+    return [record for record in seen.containers if record.phase in {Phase.RUNNING, Phase.UNKNOWN}]
+
+
+def is_all_dead(seen: ports.SeenPod) -> bool:
+    return not ready_sandboxes(seen) and all(record.phase is not Phase.RUNNING for record in seen.containers)
+
+
+def is_kept_running(seen: ports.SeenPod, name: str) -> bool:
+    newest, sandbox = newest_of(seen, name), current_sandbox(seen)
+    return (
+        newest is not None
+        and sandbox is not None
+        and newest.phase is Phase.RUNNING
+        and newest.sandbox_id == sandbox.id
+    )
+
+
+def restart_policy(pod: models.Pod, container: models.Container) -> str:
+    return container.restart_policy or pod.spec.restart_policy
+
+
+def should_run(pod: models.Pod, container: models.Container, seen: ports.SeenPod) -> bool:
+    """Whether the container should be running (again), back-off aside."""
+    newest = newest_of(seen, container.name)
+    if newest is None or newest.phase is not Phase.EXITED:
+        return True
+    policy = restart_policy(pod, container)
+    return policy == "Always" or (policy == "OnFailure" and newest.exit_code != 0)
+
+
+def is_over(pod: models.Pod, seen: ports.SeenPod) -> bool:
+    """Whether the pod has run to its end by its restart policy: nothing of it will start any more."""
+    lost_sandbox = bool(seen.sandboxes) and current_sandbox(seen) is None
+    if lost_sandbox and seen.containers and pod.spec.restart_policy == "Never":
+        return True
+    return all(not should_run(pod, container, seen) for container in pod.spec.containers)
+
+
+def server_status(pod: models.Pod, name: str) -> models.ContainerStatus | None:
+    return next((one for one in pod.status.container_statuses if one.name == name), None)
+
+
+def next_attempt(pod: models.Pod, name: str, seen: ports.SeenPod) -> int:
+    """The attempt's number, which is also the restart count: it must not fall when the runtime lost
+    its records, as after a reinstallation of the machine.
+    """
+    newest, known = newest_of(seen, name), server_status(pod, name)
+    attempt = 0 if newest is None else newest.attempt + 1
+    if known is not None:
+        has_run = known.state.running is not None or known.state.terminated is not None
+        attempt = max(attempt, known.restart_count + (1 if has_run and newest is None else 0))
+    return attempt

@@ -1,0 +1,365 @@
+"""The plan: from what is wanted, seen and remembered to the next actions.
+
+    RUN ──ran to its end──► END ──deleted──► REMOVE ──nothing left──► gone
+     └──deleted, group removed, deadline──►──┘            (forward only)
+
+Actions that do not depend on each other are asked for together, and an action that is being carried
+out is never asked for again. Ported from pkg/kubelet/kuberuntime/kuberuntime_manager.go
+(computePodActions, doBackOff) and pkg/kubelet/pod_workers.go (grace period, order of termination),
+Kubernetes 1.36. Differs: containers are started beside each other, and volumes, images and the
+sandbox are prepared at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from kci.kcilet import ports
+from kci.kcilet.plan import actions, backoff, events, histories, moments, records
+from kci.kube import models
+from kci.kube import status as kube_status
+
+Wish = histories.Wish
+DEFAULT_GRACE_S = 30
+DEADLINE_MESSAGE = "Pod was active on the node longer than the specified deadline"
+# A state that the next one follows at once (terminated, then CrashLoopBackOff) is shown this long.
+SHOWN_S = 1.0
+
+
+class Stage(enum.Enum):
+    RUNNING = "running"
+    ENDING = "ending"
+    # Nothing runs any more; records may be left.
+    ENDED = "ended"
+    # Nothing is left on this machine.
+    GONE = "gone"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+    """What a plan is made from, besides the history."""
+
+    # What the service and the source wish now; `pod` is None while it is not known.
+    wish: Wish
+    pod: models.Pod | None
+    seen: ports.SeenPod
+    now_s: float
+    # The pod object vanished without its deletion being announced, as after a forced deletion.
+    absent: bool = False
+    # Why this machine cannot run the pod faithfully; empty if it can.
+    refusal: str = ""
+    # Whether the final status is written, or nobody is left to read it.
+    status_settled: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decision:
+    stage: Stage
+    history: histories.History
+    asked: tuple[actions.Action, ...] = ()
+    # Actions being carried out that are not wanted any more.
+    cancel: frozenset[actions.Action] = frozenset()
+    told: tuple[events.Event, ...] = ()
+    # When to plan again though nothing happened.
+    wake_at_s: float | None = None
+
+
+def plan(world: World, history: histories.History) -> Decision:
+    """The next actions. Asked again with the same facts while those are carried out, it asks for none."""
+    draft = _Draft(world.now_s, history)
+    _decide_ending(world, draft)
+    if draft.history.ending is not None:
+        return draft.decide(_end(world, draft, draft.history.ending))
+    if world.pod is not None and not world.refusal:
+        _run(world.pod, world.seen, draft)
+    return draft.decide(Stage.RUNNING)
+
+
+class _Draft:
+    """A decision being made."""
+
+    def __init__(self, now_s: float, history: histories.History) -> None:
+        self.now_s = now_s
+        self.history = history
+        self._busy = {actions.subject(action) for action in history.doing}
+        self._actions: list[actions.Action] = []
+        self._cancel: set[actions.Action] = set()
+        self._events: list[events.Event] = []
+        self._wake_at_s: float | None = None
+
+    def ask(self, action: actions.Action) -> bool:
+        """Ask for an action unless its subject is being worked on or has to wait after a failure."""
+        subject = actions.subject(action)
+        if subject in self._busy:
+            return False
+        failure = self.history.failures.get(subject)
+        if failure is not None and self.now_s < failure.retry_at_s:
+            self.wake(failure.retry_at_s)
+            return False
+        self._busy.add(subject)
+        self._actions.append(action)
+        return True
+
+    def ask_to_stop(self, action: actions.StopContainer) -> None:
+        """As `ask`, but a shorter grace period overtakes a stop that is under way."""
+        under_way = [
+            doing.grace_s
+            for doing in self.history.doing
+            if isinstance(doing, actions.StopContainer) and doing.container_id == action.container_id
+        ]
+        if under_way and action.grace_s < min(under_way):
+            self._actions.append(dataclasses.replace(action, message=""))
+        else:
+            self.ask(action)
+
+    def cancel(self, *kinds: type[actions.Action]) -> None:
+        self._cancel |= {action for action in self.history.doing if isinstance(action, kinds)}
+
+    def announce_once(self, key: str, *told: events.Event) -> None:
+        if key not in self.history.announced:
+            self.history = dataclasses.replace(self.history, announced=self.history.announced | {key})
+            self._events += told
+
+    def wake(self, at_s: float) -> None:
+        self._wake_at_s = at_s if self._wake_at_s is None else min(self._wake_at_s, at_s)
+
+    def is_busy(self, *kinds: type[actions.Action]) -> bool:
+        return any(isinstance(action, kinds) for action in (*self.history.doing, *self._actions))
+
+    def decide(self, stage: Stage) -> Decision:
+        return Decision(
+            stage=stage,
+            history=self.history,
+            asked=tuple(self._actions),
+            cancel=frozenset(self._cancel),
+            told=tuple(self._events),
+            wake_at_s=self._wake_at_s,
+        )
+
+
+# ---- running --------------------------------------------------------------------------------------
+
+
+def _run(pod: models.Pod, seen: ports.SeenPod, draft: _Draft) -> None:
+    sandbox = records.current_sandbox(seen)
+    if sandbox is None:
+        _replace_sandbox(pod, seen, draft)
+    due = [
+        container
+        for container in pod.spec.containers
+        if not records.is_kept_running(seen, container.name)
+        and records.should_run(pod, container, seen)
+        and not _waits_for_restart(pod, container, seen, draft)
+    ]
+    if due and not draft.history.volumes_ready:
+        draft.ask(actions.PrepareVolumes())
+    for container in due:
+        _start(pod, container, sandbox, seen, draft)
+    if not draft.is_busy(actions.RunSandbox, actions.StartContainer):
+        _prune(seen, draft)
+
+
+def _replace_sandbox(pod: models.Pod, seen: ports.SeenPod, draft: _Draft) -> None:
+    """End what lives in former sandboxes, and only then make a new one: never two at once."""
+    newest = records.newest_sandbox(seen)
+    if newest is not None:
+        draft.announce_once(f"sandbox {newest.id}", events.sandbox_changed())
+    live = records.live_containers(seen)
+    for record in live:
+        message = f"Stopping container {record.name}"
+        draft.ask_to_stop(actions.StopContainer(record.id, record.name, _spec_grace_s(pod), message))
+    if any(record.phase is records.Phase.RUNNING for record in live) or draft.is_busy(actions.StartContainer):
+        return
+    ready = records.ready_sandboxes(seen)
+    for sandbox in ready:
+        draft.ask(actions.StopSandbox(sandbox.id))
+    if not ready:
+        draft.ask(actions.RunSandbox(0 if newest is None else newest.attempt + 1))
+
+
+def _waits_for_restart(
+    pod: models.Pod, container: models.Container, seen: ports.SeenPod, draft: _Draft
+) -> bool:
+    """Whether an exited container is in its restart back-off (CrashLoopBackOff)."""
+    newest = records.newest_of(seen, container.name)
+    if newest is None or newest.phase is not records.Phase.EXITED:
+        return False
+    until_s = restart_at_s(draft.history, newest)
+    if draft.now_s >= until_s:
+        return False
+    draft.announce_once(f"back-off {newest.id}", events.restart_back_off(pod, container.name))
+    draft.wake(until_s)
+    shown_at_s = moments.seconds(newest.finished_at_ns) + SHOWN_S
+    if draft.now_s < shown_at_s:
+        draft.wake(shown_at_s)
+    return True
+
+
+def restart_at_s(history: histories.History, exited: ports.SeenContainer) -> float:
+    delay = history.restarts.get(exited.name)
+    return backoff.ends_at_s(delay, backoff.RESTART, event_at_s=moments.seconds(exited.finished_at_ns))
+
+
+def _start(
+    pod: models.Pod,
+    container: models.Container,
+    sandbox: ports.SeenSandbox | None,
+    seen: ports.SeenPod,
+    draft: _Draft,
+) -> None:
+    history, newest = draft.history, records.newest_of(seen, container.name)
+    if newest is not None and newest.phase is records.Phase.UNKNOWN:
+        # It may be running all the same: two of them must not.
+        draft.ask(actions.StopContainer(newest.id, container.name, _spec_grace_s(pod)))
+        return
+    if container.name not in history.images:
+        draft.ask(actions.EnsureImage(container.name, container.image, pull_policy(container)))
+        _announce_pull_back_off(container, draft)
+        return
+    if sandbox is None or not history.volumes_ready:
+        return
+    if newest is not None and newest.phase is records.Phase.CREATED and newest.sandbox_id == sandbox.id:
+        draft.ask(actions.StartContainer(container.name, newest.attempt, sandbox.id, created=newest.id))
+        return
+    attempt = records.next_attempt(pod, container.name, seen)
+    if draft.ask(actions.StartContainer(container.name, attempt, sandbox.id)) and newest is not None:
+        draft.history = _lengthen_restart(draft.history, newest, draft.now_s)
+
+
+def _lengthen_restart(
+    history: histories.History, newest: ports.SeenContainer, now_s: float
+) -> histories.History:
+    if newest.phase is not records.Phase.EXITED:
+        return history
+    delay = backoff.lengthen(
+        history.restarts.get(newest.name),
+        backoff.RESTART,
+        event_at_s=moments.seconds(newest.finished_at_ns),
+        now_s=now_s,
+    )
+    return dataclasses.replace(history, restarts={**history.restarts, newest.name: delay})
+
+
+def _announce_pull_back_off(container: models.Container, draft: _Draft) -> None:
+    failure = draft.history.failures.get(actions.image_subject(container.name))
+    if failure is None:
+        return
+    shown_at_s = failure.at_s + SHOWN_S
+    if draft.now_s < shown_at_s:
+        draft.wake(shown_at_s)
+    elif draft.now_s < failure.retry_at_s:
+        draft.announce_once(f"pull {container.name} {failure.at_s}", *events.pull_back_off(container))
+
+
+def pull_policy(container: models.Container) -> str:
+    """The API server sets it; the default is its own (pkg/apis/core/v1/defaults.go)."""
+    if container.image_pull_policy:
+        return container.image_pull_policy
+    name = container.image.rpartition("/")[2]
+    is_latest = "@" not in name and (":" not in name or name.endswith(":latest"))
+    return "Always" if is_latest else "IfNotPresent"
+
+
+def _prune(seen: ports.SeenPod, draft: _Draft) -> None:
+    """Keep two records of a container (state and last state), and no former sandbox without records."""
+    kept = set()
+    for name in {record.name for record in seen.containers}:
+        kept |= {record.id for record in records.attempts_of(seen, name)[:2]}
+    for record in seen.containers:
+        if record.id not in kept and record.phase is not records.Phase.RUNNING:
+            draft.ask(actions.RemoveContainer(record.id))
+    newest = records.newest_sandbox(seen)
+    in_use = {record.sandbox_id for record in seen.containers}
+    for sandbox in seen.sandboxes:
+        if sandbox != newest and not sandbox.ready and sandbox.id not in in_use:
+            draft.ask(actions.RemoveSandbox(sandbox.id))
+
+
+# ---- ending -----------------------------------------------------------------------------------------
+
+
+def _decide_ending(world: World, draft: _Draft) -> None:
+    pod, ending = world.pod, draft.history.ending
+    wish, reason, message = world.wish, "", ""
+    if pod is not None and wish is Wish.RUN:
+        if _is_past_deadline(pod, draft):
+            wish, reason, message = Wish.END, "DeadlineExceeded", DEADLINE_MESSAGE
+        elif pod.status.phase in kube_status.TERMINAL_PHASES or (
+            not world.refusal and records.is_over(pod, world.seen)
+        ):
+            wish = Wish.END
+    if wish is Wish.RUN and ending is None:
+        return
+    grace_s = to_grace_s(world)
+    if ending is None:
+        ending = histories.Ending(wish, grace_s, reason, message)
+        if reason:
+            draft.announce_once(reason, events.deadline_exceeded(message))
+    else:
+        ending = dataclasses.replace(
+            ending, wish=max(ending.wish, wish), grace_s=min(ending.grace_s, grace_s)
+        )
+    draft.history = dataclasses.replace(draft.history, ending=ending)
+
+
+def _is_past_deadline(pod: models.Pod, draft: _Draft) -> bool:
+    if pod.spec.active_deadline_seconds is None or pod.status.phase in kube_status.TERMINAL_PHASES:
+        return False
+    start_s = moments.parse(pod.status.start_time) or draft.history.first_seen_s
+    ends_at_s = start_s + pod.spec.active_deadline_seconds
+    if draft.now_s >= ends_at_s:
+        return True
+    draft.wake(ends_at_s)
+    return False
+
+
+def to_grace_s(world: World) -> int:
+    """As calculateEffectiveGracePeriod, with killContainer's two seconds as the least."""
+    pod = world.pod
+    if world.absent:
+        return 2
+    if pod is None:
+        return DEFAULT_GRACE_S
+    asked = pod.metadata.deletion_grace_period_seconds
+    return max(2, _spec_grace_s(pod) if asked is None else asked)
+
+
+def _spec_grace_s(pod: models.Pod) -> int:
+    asked = pod.spec.termination_grace_period_seconds
+    return max(2, DEFAULT_GRACE_S if asked is None else asked)
+
+
+def _end(world: World, draft: _Draft, ending: histories.Ending) -> Stage:
+    """All containers at once, then the sandbox, then (to remove) all that is left."""
+    seen = world.seen
+    draft.cancel(actions.EnsureImage, actions.PrepareVolumes)
+    for record in records.live_containers(seen):
+        message = f"Stopping container {record.name}"
+        draft.ask_to_stop(actions.StopContainer(record.id, record.name, ending.grace_s, message))
+    if draft.is_busy(actions.RunSandbox, actions.StartContainer):
+        return Stage.ENDING
+    if any(record.phase is records.Phase.RUNNING for record in seen.containers):
+        return Stage.ENDING
+    for sandbox in records.ready_sandboxes(seen):
+        draft.ask(actions.StopSandbox(sandbox.id))
+    if not records.is_all_dead(seen):
+        return Stage.ENDING
+    if ending.wish is Wish.REMOVE and world.status_settled:
+        return _remove(seen, draft)
+    return Stage.ENDED
+
+
+def _remove(seen: ports.SeenPod, draft: _Draft) -> Stage:
+    sandboxes = {sandbox.id for sandbox in seen.sandboxes}
+    for record in seen.containers:
+        if record.sandbox_id not in sandboxes:
+            draft.ask(actions.RemoveContainer(record.id))
+    for identifier in sorted(sandboxes):
+        draft.ask(actions.RemoveSandbox(identifier))
+    if seen.sandboxes or seen.containers or draft.is_busy(actions.PrepareVolumes):
+        return Stage.ENDED
+    if not draft.history.leftovers_removed:
+        draft.ask(actions.RemoveLeftovers())
+        return Stage.ENDED
+    return Stage.GONE

@@ -1,0 +1,194 @@
+"""The link's HTTP server on the kcilet's unix socket; link/types.py says what it serves.
+
+Only who may open the socket (mode 0600) may ask: there is no other authentication.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+import multidict
+import structlog
+from aiohttp import web
+
+import kci
+from kci.contract import ids
+from kci.kcilet import ports
+from kci.kcilet.plan import records
+from kci.kcilet.workers import agent, machine
+from kci.kit import channels
+from kci.link import types as link
+
+T = TypeVar("T", bound=msgspec.Struct)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+log = structlog.get_logger(__name__)
+
+ALIVE_EVERY_S = 15.0
+MAX_BODY_BYTES = 64 << 20
+MAX_MESSAGE_BYTES = 1 << 20
+STOP_S = 2.0
+
+
+class Server:
+    def __init__(self, agent: agent.Agent, drivers: machine.Drivers) -> None:
+        self._agent = agent
+        self._drivers = drivers
+
+    @contextlib.asynccontextmanager
+    async def listen(self, path: pathlib.Path) -> AsyncIterator[None]:
+        """Serve until the block ends. A socket that an earlier run left is replaced."""
+        runner = web.AppRunner(
+            self.application(), access_log=None, shutdown_timeout=STOP_S, handler_cancellation=True
+        )
+        await runner.setup()
+        site = web.SockSite(runner, _bind(path))
+        await site.start()
+        log.info("listening", socket=str(path))
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+    def application(self) -> web.Application:
+        application = web.Application(middlewares=[_answer_errors], client_max_size=MAX_BODY_BYTES)
+        container = "/v1/groups/{group_id}/containers/{name}"
+        application.add_routes(
+            [
+                web.put("/v1/groups", self._sync),
+                web.put("/v1/groups/{group_id}", self._want),
+                web.delete("/v1/groups/{group_id}", self._drop),
+                web.get("/v1/reports", self._reports),
+                web.get(f"{container}/log", self._log),
+                web.get(f"{container}/exec", self._exec),
+                web.get("/v1/version", self._version),
+            ]
+        )
+        return application
+
+    async def _version(self, _: web.Request) -> web.Response:
+        return web.json_response({"version": kci.__version__})
+
+    async def _sync(self, request: web.Request) -> web.Response:
+        self._agent.sync((await _read(request, link.Sync)).groups)
+        return web.Response(status=204)
+
+    async def _want(self, request: web.Request) -> web.Response:
+        group = await _read(request, link.WantedGroup)
+        if group.group_id != request.match_info["group_id"]:
+            raise _InvalidError(f"cannot take group {group.group_id} under the path of another")
+        self._agent.want(group)
+        return web.Response(status=204)
+
+    async def _drop(self, request: web.Request) -> web.Response:
+        self._agent.drop(_group_id(request))
+        return web.Response(status=204)
+
+    async def _reports(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        known = 0
+        while True:
+            known, reports = await self._agent.reports.after(known, timeout_s=ALIVE_EVERY_S)
+            lines = [msgspec.json.encode(report) for report in reports] or [b""]
+            await response.write(b"\n".join([*lines, b""]))
+
+    async def _log(self, request: web.Request) -> web.StreamResponse:
+        options = _options(request.query, link.LogOptions)
+        place, name = self._agent.find(_group_id(request)), request.match_info["name"]
+        if all(one.name != name for one in place.pod.spec.containers):
+            raise agent.UnknownGroupError(f"cannot find container {name!r} in pod {place.pod.key}")
+        parts = self._drivers.streams.log(self._drivers.logs.log_directory(place.pod), name, options)
+        # Opened before the answer begins: what is not there is a 404.
+        first = await anext(parts, b"")
+        response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
+        await response.prepare(request)
+        await response.write(first)
+        async for part in parts:
+            await response.write(part)
+        return response
+
+    async def _exec(self, request: web.Request) -> web.StreamResponse:
+        options = _options(request.query, link.ExecOptions)
+        if not options.command:
+            raise _InvalidError("cannot run an empty command")
+        place, name = self._agent.find(_group_id(request)), request.match_info["name"]
+        newest = records.newest_of(place.seen, name)
+        if newest is None or newest.phase is not records.Phase.RUNNING:
+            raise agent.UnknownGroupError(f"cannot find a running container {name!r} in pod {place.pod.key}")
+        peer = web.WebSocketResponse(protocols=(channels.V5,), max_msg_size=MAX_MESSAGE_BYTES)
+        await peer.prepare(request)
+        try:
+            await self._drivers.streams.exec(newest.id, options, _Peer(peer))
+        finally:
+            _ = await peer.close()
+        return peer
+
+
+class _Peer:
+    """The other end of an exec: a ports.ExecPeer."""
+
+    def __init__(self, socket: web.WebSocketResponse) -> None:
+        self._socket = socket
+
+    async def send(self, message: bytes) -> None:
+        await self._socket.send_bytes(message)
+
+    async def receive(self) -> bytes | None:
+        message = await self._socket.receive()
+        return message.data if message.type is web.WSMsgType.BINARY else None
+
+
+class _InvalidError(Exception):
+    """The request makes no sense."""
+
+
+def _bind(path: pathlib.Path) -> socket.socket:
+    """Ours alone before anybody can connect: a socket answers only once it listens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound.bind(str(path))
+    path.chmod(0o600)
+    return bound
+
+
+async def _read(request: web.Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except msgspec.DecodeError as error:
+        # A body holds kubeconfigs: the error names the place, never the content.
+        raise _InvalidError(f"cannot read the request: {error}") from error
+
+
+def _options(query: multidict.MultiMapping[str], kind: type[T]) -> T:
+    lists = {"command"}
+    values = {key: query.getall(key) if key in lists else query[key] for key in query}
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _InvalidError(f"cannot read the options: {error}") from error
+
+
+def _group_id(request: web.Request) -> ids.GroupId:
+    return ids.GroupId(request.match_info["group_id"])
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except _InvalidError as error:
+        return _error(400, "InvalidArgument", str(error))
+    except (agent.UnknownGroupError, ports.NotFoundError) as error:
+        return _error(404, "NotFound", str(error))
+    except ports.DriverError as error:
+        return _error(503, "Unavailable", str(error))
+
+
+def _error(status: int, code: str, message: str) -> web.Response:
+    return web.json_response({"error": {"code": code, "message": message}}, status=status)

@@ -1,0 +1,153 @@
+"""The kcilet's settings: flags, read once, checked together."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import re
+from collections.abc import Sequence
+
+from kci.kcilet.workers import machine
+from kci.kit import errors, logs
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+# Longer paths of unix sockets the kernel refuses.
+_SOCKET_PATH_BYTES = 107
+# The kernel's limit for the names of network interfaces.
+_INTERFACE_CHARACTERS = 15
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """`kcilet run`."""
+
+    #: The unix socket that the service talks to. Only its owner may open it.
+    socket: pathlib.Path
+    #: The runtime's CRI socket.
+    cri_endpoint: pathlib.Path
+    #: Where pods' volumes and logs lie. It must be in the mount namespace that the runtime uses.
+    state_dir: pathlib.Path
+    #: The unix socket on which the CNI plugin asks us to wire a pod.
+    cni_socket: pathlib.Path
+    #: The bridge that pods' interfaces are attached to. It is there before us.
+    bridge: str
+    #: The cgroup beneath which each pod gets its own. Default: kci.
+    cgroup_parent: str = "kci"
+    #: The runtime's handler for sandboxes. Default: the runtime's own default.
+    runtime_handler: str = ""
+    #: How much is logged: debug, info, warning or error. Default: info.
+    log_level: str = "info"
+    limits: machine.Limits = dataclasses.field(default_factory=machine.Limits)
+
+    @property
+    def logs_dir(self) -> pathlib.Path:
+        """Named as a kubelet's: `<namespace>_<name>_<uid>/<container>/<attempt>.log`."""
+        return to_logs_dir(self.state_dir)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drain:
+    """`kcilet drain`."""
+
+    cri_endpoint: pathlib.Path
+    state_dir: pathlib.Path
+    cgroup_parent: str = "kci"
+    #: Seconds that containers are given to end by themselves. Default: 30.
+    grace_s: int = 30
+    log_level: str = "info"
+
+
+def to_logs_dir(state_dir: pathlib.Path) -> pathlib.Path:
+    return state_dir / "logs" / "pods"
+
+
+def parse(arguments: Sequence[str]) -> Run | Drain:
+    """Raises SettingsError with everything that is wrong."""
+    found = _parser().parse_args(arguments)
+    problems = [
+        *_socket_problems(found),
+        *(
+            f"--{flag}: {getattr(found, flag.replace('-', '_'))!r} is no single name"
+            for flag in ("cgroup-parent",)
+            if not _NAME.fullmatch(found.cgroup_parent)
+        ),
+    ]
+    if not found.state_dir.is_absolute():
+        problems.append(f"--state-dir: {found.state_dir} is no absolute path")
+    if found.command == "drain":
+        if found.grace_s < 0:
+            problems.append("--grace-s: must not be negative")
+    elif not _NAME.fullmatch(found.bridge) or len(found.bridge) > _INTERFACE_CHARACTERS:
+        problems.append(f"--bridge: {found.bridge!r} is no name of an interface")
+    elif found.starts < 1:
+        problems.append("--concurrent-starts: must be 1 or more")
+    if problems:
+        raise errors.SettingsError(problems)
+    return _to_drain(found) if found.command == "drain" else _to_run(found)
+
+
+def _socket_problems(found: argparse.Namespace) -> list[str]:
+    flags = ("socket", "cri_endpoint", "cni_socket")
+    paths = {flag: getattr(found, flag) for flag in flags if hasattr(found, flag)}
+    return [
+        f"--{flag.replace('_', '-')}: {path} is longer than {_SOCKET_PATH_BYTES} bytes"
+        for flag, path in paths.items()
+        if len(str(path)) > _SOCKET_PATH_BYTES
+    ]
+
+
+def _to_run(found: argparse.Namespace) -> Run:
+    return Run(
+        socket=found.socket,
+        cri_endpoint=found.cri_endpoint,
+        state_dir=found.state_dir,
+        cni_socket=found.cni_socket,
+        bridge=found.bridge,
+        cgroup_parent=found.cgroup_parent,
+        runtime_handler=found.runtime_handler,
+        log_level=found.log_level,
+        limits=machine.Limits(starts=found.starts),
+    )
+
+
+def _to_drain(found: argparse.Namespace) -> Drain:
+    return Drain(
+        cri_endpoint=found.cri_endpoint,
+        state_dir=found.state_dir,
+        cgroup_parent=found.cgroup_parent,
+        grace_s=found.grace_s,
+        log_level=found.log_level,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kcilet", description="Runs the pods of container groups on this machine."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run the wanted groups until told to stop; containers go on")
+    drain = commands.add_parser("drain", help="stop all containers of ours, and keep their records")
+    for command in (run, drain):
+        command.add_argument("--cri-endpoint", type=_socket, required=True, metavar="PATH")
+        command.add_argument("--state-dir", type=pathlib.Path, required=True, metavar="DIR")
+        command.add_argument("--cgroup-parent", default="kci", metavar="NAME")
+        command.add_argument("--log-level", default="info", choices=logs.LEVELS)
+    run.add_argument("--socket", type=_socket, required=True, metavar="PATH")
+    run.add_argument("--cni-socket", type=_socket, required=True, metavar="PATH")
+    run.add_argument("--bridge", required=True, metavar="NAME")
+    run.add_argument("--runtime-handler", default="", metavar="NAME")
+    run.add_argument(
+        "--concurrent-starts",
+        dest="starts",
+        type=int,
+        default=machine.Limits.starts,
+        metavar="N",
+        help="sandboxes made at once (default: %(default)s)",
+    )
+    drain.add_argument("--grace-s", type=int, default=30, metavar="N")
+    return parser
+
+
+def _socket(text: str) -> pathlib.Path:
+    return pathlib.Path(text.removeprefix("unix://"))

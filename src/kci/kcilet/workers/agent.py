@@ -1,0 +1,327 @@
+"""The agent: which groups are wanted, and a worker for each pod.
+
+What stays true: one worker per pod UID; a UID that is gone is never started again; before the first Sync
+nothing is removed, because until then it is not known what is wanted; after it, what the machine holds of
+pods that no group wants is removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+import structlog
+
+from kci.contract import ids
+from kci.kcilet import ports
+from kci.kcilet.plan import histories
+from kci.kcilet.workers import machine, report_log, worker
+from kci.kit import backoff as backoffs
+from kci.kit import tasks
+from kci.kube import models
+from kci.link import types as link
+from kci.source import errors as source_errors
+from kci.source import port
+
+log = structlog.get_logger(__name__)
+Wish = histories.Wish
+EVENTS_BACKOFF = backoffs.Backoff(initial_s=0.2, cap_s=5.0)
+LOOK_BACKOFF = backoffs.Backoff(initial_s=0.1, cap_s=15.0)
+
+
+class UnknownGroupError(Exception):
+    """No such group, or nothing of it here (yet)."""
+
+
+@dataclasses.dataclass
+class Group:
+    """A group that is wanted, or on its way out."""
+
+    wanted: link.WantedGroup
+    source: port.PodSource | None = None
+    wish: Wish = Wish.RUN
+    uid: models.PodUid | None = None
+    # Looks for the pod of a group whose pod is not known yet.
+    search: asyncio.Task[None] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a container of a group is."""
+
+    pod: models.Pod
+    seen: ports.SeenPod
+
+
+class Agent:
+    """`run` for as long as the program runs; the other methods are what the service asks for. Workers live in
+    `group`; when that is cancelled, containers go on running.
+    """
+
+    def __init__(self, machine: machine.Machine, sources: port.Sources, group: tasks.Tasks) -> None:
+        self.reports = report_log.ReportLog()
+        self._machine = machine
+        self._sources = sources
+        self._groups: dict[ids.GroupId, Group] = {}
+        self._workers: dict[models.PodUid, worker.Worker] = {}
+        self._work_of: dict[models.PodUid, asyncio.Task[None]] = {}
+        self._tasks = group
+        self._is_synced = False
+        # Whether it is known what the runtime holds from before our start.
+        self._is_listed = False
+        self._must_list = asyncio.Event()
+
+    async def run(self) -> None:
+        """Watch the runtime until cancelled."""
+        self._must_list.set()
+        await tasks.first_of(self._follow_events(), self._list_again_and_again(), name="runtime")
+
+    # ---- what the service wants -----------------------------------------------------------------
+
+    def sync(self, groups: tuple[link.WantedGroup, ...]) -> None:
+        """These are all groups that are wanted."""
+        wanted = {group.group_id for group in groups}
+        for group in groups:
+            self.want(group)
+        self._is_synced = True
+        for group_id in self._groups.keys() - wanted:
+            self.drop(group_id)
+        log.info("groups synced", groups=len(groups))
+        self._must_list.set()
+
+    def want(self, wanted: link.WantedGroup) -> None:
+        """Run this group; an older generation than known is ignored."""
+        known = self._groups.get(wanted.group_id)
+        report = self.reports.get(wanted.group_id)
+        if known is not None and (known.wish is Wish.REMOVE or wanted.generation < known.wanted.generation):
+            return
+        if known is None and report is not None and report.phase is link.Phase.GONE:
+            # It ended here before: what is gone stays gone.
+            self.reports.put(msgspec.structs.replace(report, generation=wanted.generation))
+            return
+        group = known or Group(wanted)
+        if group.uid is not None:
+            wanted = msgspec.structs.replace(wanted, pod_uid=group.uid)
+        if group.wanted.cluster != wanted.cluster and group.source is not None:
+            group.source.leave()
+            group.source = None
+        group.wanted = wanted
+        self._groups[wanted.group_id] = group
+        if known is None:
+            log.info("group wanted", group=wanted.group_id, pod=f"{wanted.namespace}/{wanted.pod_name}")
+        self._resolve(group)
+
+    def drop(self, group_id: ids.GroupId) -> None:
+        """Have this group gone; its report says when it is. Before the first Sync, too: this is a wish of its
+        own, not the lack of one.
+        """
+        group, report = self._groups.get(group_id), self.reports.get(group_id)
+        if group is None and report is not None and report.phase is link.Phase.GONE:
+            return
+        if group is None:
+            _ = self._start(f"drop {group_id}", self._drop_unknown(group_id))
+            return
+        if group.wish is not Wish.REMOVE:
+            log.info("group not wanted any more", group=group_id, uid=group.uid)
+        group.wish = Wish.REMOVE
+        if group.uid is not None:
+            self._charge(group)
+        elif self._is_listed:
+            self._forget(group)
+        else:
+            _ = self._groups.pop(group_id)
+            _ = self._start(f"drop {group_id}", self._drop_unknown(group_id))
+
+    def find(self, group_id: ids.GroupId) -> Place:
+        """The group's pod and what runs of it; UnknownGroupError if there is none."""
+        group = self._groups.get(group_id)
+        found = self._workers.get(group.uid) if group is not None and group.uid else None
+        if found is None or found.pod is None:
+            raise UnknownGroupError(f"cannot find group {group_id} on this machine")
+        return Place(found.pod, found.seen)
+
+    # ---- groups and their pods --------------------------------------------------------------------
+
+    def _join(self, group: Group) -> None:
+        group.source = self._sources.join(group.wanted, lambda: self._on_change(group))
+
+    def _on_change(self, group: Group) -> None:
+        if group.uid is None:
+            self._resolve(group)
+        elif group.uid in self._workers:
+            self._workers[group.uid].wake()
+
+    def _resolve(self, group: Group) -> None:
+        """Find out whose pod the group is, and have it worked on."""
+        if self._groups.get(group.wanted.group_id) is not group:
+            return
+        if group.uid is None and group.wanted.pod_uid:
+            group.uid = models.PodUid(group.wanted.pod_uid)
+        if group.source is None:
+            if group.uid is None and not self._is_listed:
+                # It may have a pod in the runtime, which then is its pod whatever bears the name now.
+                return
+            try:
+                self._join(group)
+            except source_errors.RefusedError as error:
+                log.warning("group not followed", group=group.wanted.group_id, error=str(error))
+                self.reports.put(_report(group, link.Phase.PENDING, "SourceRefused", str(error)))
+                return
+        assert group.source is not None
+        view = group.source.view
+        if group.uid is None and view.pod is not None:
+            group.uid = view.pod.uid
+        if group.uid is not None:
+            self._charge(group)
+            return
+        self.reports.put(_report(group, link.Phase.PENDING))
+        if group.search is None:
+            group.search = self._start(f"search {group.wanted.group_id}", self._search(group))
+
+    async def _search(self, group: Group) -> None:
+        """Look for the pod of a group that came without a UID, until there is one or there is none."""
+        failures = 0
+        while group.uid is None and group.wish is Wish.RUN and group.source is not None:
+            try:
+                view = await group.source.confirm()
+            except source_errors.SourceError as error:
+                failures += 1
+                log.warning("pod not found out", group=group.wanted.group_id, error=str(error))
+                await asyncio.sleep(LOOK_BACKOFF.delay_s(failures))
+                continue
+            if view.sight is port.Sight.ABSENT:
+                self._forget(group)
+                return
+            self._resolve(group)
+
+    def _charge(self, group: Group) -> None:
+        assert group.uid is not None
+        charge = worker.Charge(group.wanted, group.source, group.wish)
+        known = self._workers.get(group.uid)
+        if known is not None:
+            known.charge(charge)
+        else:
+            self._employ(group.uid, charge)
+
+    def _employ(self, uid: models.PodUid, charge: worker.Charge) -> None:
+        one = worker.Worker(uid, self._machine, charge, self.reports.put)
+        self._workers[uid] = one
+        self._work_of[uid] = self._start(f"worker {uid}", self._work(one))
+
+    async def _work(self, one: worker.Worker) -> None:
+        await one.run()
+        del self._workers[one.uid], self._work_of[one.uid]
+        log.info("pod gone", uid=one.uid)
+        for group in [group for group in self._groups.values() if group.uid == one.uid]:
+            self._forget(group)
+
+    def _forget(self, group: Group) -> None:
+        """Nothing is left of the group; its last report stays for a while."""
+        self.reports.put(_report(group, link.Phase.GONE))
+        if group.search is not None:
+            _ = group.search.cancel()
+        if group.source is not None:
+            group.source.leave()
+        _ = self._groups.pop(group.wanted.group_id, None)
+
+    async def _drop_unknown(self, group_id: ids.GroupId) -> None:
+        """A group that we were not told of since our start may have a pod in the runtime all the same."""
+        pods = await self._list_pods()
+        uids = {pod.pod_uid for pod in pods for box in pod.sandboxes if box.group_id == group_id}
+        for uid in uids - self._workers.keys():
+            self._employ(uid, worker.Charge(None, None, Wish.REMOVE))
+        if uids:
+            _ = await asyncio.wait([self._work_of[uid] for uid in uids])
+        if group_id not in self._groups:
+            self.reports.put(link.GroupReport(group_id=group_id, generation=0, phase=link.Phase.GONE))
+
+    def _start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._tasks.spawn(name, work)
+
+    # ---- what the machine shows ---------------------------------------------------------------------
+
+    async def _follow_events(self) -> None:
+        failures = 0
+        while True:
+            try:
+                async for event in self._machine.drivers.runtime.events():
+                    failures = 0
+                    found = self._workers.get(event.pod_uid)
+                    if found is not None:
+                        found.wake(look=True)
+            except ports.DriverError as error:
+                failures += 1
+                delay_s = EVENTS_BACKOFF.delay_s(failures)
+                log.warning("runtime events interrupted", next_try_s=round(delay_s, 2), error=str(error))
+                await asyncio.sleep(delay_s)
+            # What happened in between nobody told us.
+            self._must_list.set()
+
+    async def _list_again_and_again(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._machine.limits.relist_s):
+                    _ = await self._must_list.wait()
+            self._must_list.clear()
+            await self._list()
+
+    async def _list(self) -> None:
+        pods = await self._list_pods()
+        for pod in pods:
+            found = self._workers.get(pod.pod_uid)
+            if found is not None and found.seen != pod:
+                found.wake(look=True)
+        listed = {pod.pod_uid for pod in pods}
+        for uid, found in list(self._workers.items()):
+            if uid not in listed and (found.seen.sandboxes or found.seen.containers):
+                found.wake(look=True)
+        self._recognize(pods)
+        if self._is_synced:
+            await self._remove_orphans(pods)
+
+    async def _list_pods(self) -> list[ports.SeenPod]:
+        failures = 0
+        while True:
+            try:
+                return await self._machine.drivers.runtime.list_pods()
+            except ports.DriverError as error:
+                failures += 1
+                delay_s = EVENTS_BACKOFF.delay_s(failures)
+                log.warning("runtime not listed", next_try_s=round(delay_s, 2), error=str(error))
+                await asyncio.sleep(delay_s)
+
+    async def _remove_orphans(self, pods: list[ports.SeenPod]) -> None:
+        drivers = self._machine.drivers
+        folders = [*await drivers.volumes.list_pods(), *await drivers.logs.list_pods()]
+        unresolved = [group for group in self._groups.values() if group.uid is None]
+        for uid in {pod.pod_uid for pod in pods} | set(folders):
+            # While a group's pod is not known, it may be any of them.
+            if uid not in self._workers and not unresolved:
+                log.info("pod is wanted by no group, removing it", uid=uid)
+                self._employ(uid, worker.Charge(None, None, Wish.REMOVE))
+
+    def _recognize(self, pods: list[ports.SeenPod]) -> None:
+        """Groups that came without a UID have their pod from before our restart, if there is one."""
+        self._is_listed = True
+        found = {ids.GroupId(box.group_id): pod.pod_uid for pod in pods for box in pod.sandboxes}
+        for group in [group for group in self._groups.values() if group.uid is None]:
+            group.uid = found.get(group.wanted.group_id)
+            if group.uid is not None:
+                group.wanted = msgspec.structs.replace(group.wanted, pod_uid=group.uid)
+            self._resolve(group)
+
+
+def _report(group: Group, phase: link.Phase, reason: str = "", message: str = "") -> link.GroupReport:
+    wanted = group.wanted
+    return link.GroupReport(
+        group_id=wanted.group_id,
+        generation=wanted.generation,
+        phase=phase,
+        pod_uid=group.uid or wanted.pod_uid,
+        reason=reason,
+        message=message,
+    )

@@ -1,0 +1,63 @@
+"""What all workers share: the drivers, the limits, and the gates that bound what runs at once."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+from kci.kcilet import ports
+from kci.kit import clock
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drivers:
+    runtime: ports.Runtime
+    volumes: ports.Volumes
+    network: ports.Network
+    cgroups: ports.Cgroups
+    logs: ports.LogFolders
+    streams: ports.Streams
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    # Sandboxes being made at once. Making them is CPU-bound: in a burst a few at a time take as long in
+    # all as everything at once, and the first pods become Ready far earlier.
+    starts: int = 4
+    # Images being pulled at once; a kubelet's maxParallelImagePulls is this in many clusters.
+    pulls: int = 5
+    # A start without trouble that is done within this time costs one status write instead of two.
+    quiet_start_s: float = 2.0
+    # How often everything is looked at again, should an event have been lost.
+    relist_s: float = 30.0
+    # Processes and threads of one pod.
+    pids: int = 1024
+    # How long a pod's end waits for its final status to reach the API server.
+    final_status_s: float = 10.0
+    # How long one look at the source for a pod's data may take.
+    fetch_s: float = 20.0
+
+
+class Machine:
+    """Made once, in main.py."""
+
+    def __init__(
+        self,
+        drivers: Drivers,
+        *,
+        limits: Limits | None = None,
+        runtime_handler: str = "",
+        runtime_name: str = "containerd",
+        clock: clock.Clock,
+    ) -> None:
+        self.drivers = drivers
+        self.limits = limits or Limits()
+        self.runtime_handler = runtime_handler
+        # Stands before container ids in a pod's status.
+        self.runtime_name = runtime_name
+        self.starts = asyncio.Semaphore(self.limits.starts)
+        self.pulls = asyncio.Semaphore(self.limits.pulls)
+        self._clock = clock
+
+    def now_s(self) -> float:
+        return self._clock.now().timestamp()

@@ -1,0 +1,103 @@
+"""One pod's status on its way to the source: the newest only, one write at a time, until it is there.
+
+While the source is away nothing piles up: what is kept is one status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from kci.kcilet.plan import patches
+from kci.kit import backoff as backoffs
+from kci.kit import tasks
+from kci.kube import models
+from kci.source import errors, port
+
+log = structlog.get_logger(__name__)
+BACKOFF = backoffs.Backoff(initial_s=0.2, cap_s=30.0, jitter=0.3)
+REPEAT_AFTER_S = 60.0
+
+
+class Publisher:
+    """`on_settled` is called after each write, and when the pod turns out to be gone."""
+
+    def __init__(self, group: tasks.Tasks, name: str, on_settled: Callable[[], None]) -> None:
+        self._group = group
+        self._name = name
+        self._on_settled = on_settled
+        self._wanted: models.PodStatus | None = None
+        self._annotations: Mapping[str, str] = {}
+        self._source: port.PodSource | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_final = False
+        self._accepted: tuple[Mapping[str, object], float] | None = None
+
+    @property
+    def is_final_written(self) -> bool:
+        """Whether the final status has arrived, or there is no pod left to carry it."""
+        return self._is_final and (self._task is None or self._task.done())
+
+    def publish(
+        self,
+        source: port.PodSource,
+        status: models.PodStatus,
+        annotations: Mapping[str, str],
+        *,
+        is_final: bool,
+    ) -> None:
+        """Have this status written unless the source shows it already."""
+        self._source, self._wanted, self._annotations = source, status, annotations
+        self._is_final = is_final
+        is_writing = self._task is not None and not self._task.done()
+        if not is_writing and self._next_patch() is not None:
+            self._task = self._group.spawn(f"status {self._name}", self._write())
+
+    def close(self) -> None:
+        """Give up what is not written yet."""
+        if self._task is not None:
+            _ = self._task.cancel()
+
+    def _next_patch(self) -> tuple[models.Pod, Mapping[str, object]] | None:
+        if self._source is None or self._wanted is None:
+            return None
+        view = self._source.view
+        if view.sight is not port.Sight.PRESENT or view.pod is None:
+            return None
+        patch = patches.to_patch(view.pod, self._wanted, self._annotations)
+        return None if patch is None or self._is_repeated(patch) else (view.pod, patch)
+
+    def _is_repeated(self, patch: Mapping[str, object]) -> bool:
+        """Whether the server took just this patch and shows something else: it will again."""
+        if self._accepted is None or self._accepted[0] != patch:
+            return False
+        return asyncio.get_running_loop().time() < self._accepted[1] + REPEAT_AFTER_S
+
+    async def _write(self) -> None:
+        failures = 0
+        while (step := self._next_patch()) is not None:
+            pod, patch = step
+            assert self._source is not None
+            try:
+                await self._source.patch_status(pod, patch)
+                failures = 0
+                self._accepted = (patch, asyncio.get_running_loop().time())
+            except errors.GoneError:
+                log.info("status not written, the pod is gone", pod=pod.key, uid=pod.uid)
+                break
+            except errors.SourceError as error:
+                failures += 1
+                delay_s = BACKOFF.delay_s(failures)
+                log.warning(
+                    "status not written, trying again",
+                    pod=pod.key,
+                    uid=pod.uid,
+                    failures=failures,
+                    next_try_s=round(delay_s, 2),
+                    error=str(error),
+                )
+                await asyncio.sleep(delay_s)
+        # After this task is done, so that `is_final_written` is true by then.
+        _ = asyncio.get_running_loop().call_soon(self._on_settled)

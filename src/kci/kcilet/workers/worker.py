@@ -1,0 +1,345 @@
+"""The worker of one pod UID.
+
+Each turn looks at what changed, plans, starts what the plan asks for, and tells what it sees. Actions
+run beside each other and beside further turns, so that an exit is told while an image is being pulled,
+and a deletion overtakes a pull. A turn needs no input: waking a worker once too often does no harm.
+
+What it knows of the machine comes from the runtime, what it knows of the pod from the source; its own
+memory (plan.histories) may be lost at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+
+import structlog
+
+from kci.kcilet import ports
+from kci.kcilet.plan import actions, events, histories, records, reports, statuses, steps
+from kci.kcilet.workers import effects, machine, publisher
+from kci.kit import backoff as backoffs
+from kci.kit import tasks
+from kci.kube import admission, models
+from kci.link import types as link
+from kci.source import errors as source_errors
+from kci.source import port
+
+log = structlog.get_logger(__name__)
+INSTANCE_ID = "k8s.ksyun.com/kci-instance-id"
+TURN_BACKOFF = backoffs.Backoff(initial_s=0.2, cap_s=10.0)
+LOOK_BACKOFF = backoffs.Backoff(initial_s=0.1, cap_s=15.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Charge:
+    """What the agent charges a worker with; an orphan has no group."""
+
+    group: link.WantedGroup | None
+    source: port.PodSource | None
+    # The service's wish; the pod's deletion adds to it.
+    wish: histories.Wish
+
+
+class Worker:
+    """Run by the agent until nothing of the pod is left."""
+
+    def __init__(
+        self,
+        uid: models.PodUid,
+        machine: machine.Machine,
+        charge: Charge,
+        on_report: Callable[[link.GroupReport], None],
+    ) -> None:
+        self.uid = uid
+        self.seen = ports.SeenPod(pod_uid=uid)
+        self.pod: models.Pod | None = None
+        self._machine = machine
+        self._charge = charge
+        self._on_report = on_report
+        self._history = histories.History(first_seen_s=machine.now_s())
+        self._awake = asyncio.Event()
+        self._awake.set()
+        self._must_look = True
+        self._timer: asyncio.TimerHandle | None = None
+        self._carried_out: dict[actions.Action, asyncio.Task[None]] = {}
+        self._confirming: asyncio.Task[None] | None = None
+        self._is_absent = False
+        self._ended_at_s: float | None = None
+        # A start that goes well is not told before.
+        self._quiet_until_s = machine.now_s() + machine.limits.quiet_start_s
+        self._log = log.bind(uid=uid, group=charge.group.group_id if charge.group else None)
+
+    def charge(self, charge: Charge) -> None:
+        """Take the newest wish; a wish once risen stays (steps.plan sees to it)."""
+        self._charge = charge
+        self.wake()
+
+    def wake(self, *, look: bool = False) -> None:
+        """Have another turn; with `look` the runtime is asked first."""
+        self._must_look |= look
+        self._awake.set()
+
+    async def run(self) -> None:
+        failures = 0
+        async with tasks.Tasks() as group:
+            self._group = group
+            self._publisher = publisher.Publisher(group, self.uid, self.wake)
+            try:
+                while True:
+                    _ = await self._awake.wait()
+                    self._awake.clear()
+                    try:
+                        if await self._turn() is steps.Stage.GONE:
+                            break
+                        failures = 0
+                    except Exception as error:  # noqa: BLE001  (a worker's outermost loop)
+                        failures += 1
+                        delay_s = TURN_BACKOFF.delay_s(failures)
+                        self._log.warning(
+                            "turn failed, trying again",
+                            failures=failures,
+                            next_try_s=round(delay_s, 2),
+                            error=str(error),
+                            exc_info=not isinstance(error, ports.DriverError),
+                        )
+                        self._must_look = True
+                        self._wake_after(delay_s)
+            finally:
+                if self._timer is not None:
+                    self._timer.cancel()
+                if self._confirming is not None:
+                    _ = self._confirming.cancel()
+                self._publisher.close()
+
+    # ---- a turn ---------------------------------------------------------------------------------
+
+    async def _turn(self) -> steps.Stage:
+        self._view()
+        if self._must_look and not self._is_starting():
+            self._must_look = False
+            self.seen = await self._machine.drivers.runtime.observe_pod(self.uid)
+            await self._read_messages()
+        world = self._world()
+        before = self._history.ending
+        decision = steps.plan(world, self._history)
+        self._history = decision.history
+        if before != self._history.ending:
+            self._log.info("pod ends", ending=str(self._history.ending), stage=decision.stage.value)
+        for action in decision.cancel:
+            if action in self._carried_out:
+                _ = self._carried_out[action].cancel()
+        for event in decision.told:
+            self._tell(event)
+        for action in decision.asked:
+            self._begin(action)
+        wake_at_s = self._show(decision.stage, world)
+        self._wake_at(decision.wake_at_s)
+        self._wake_at(wake_at_s)
+        return decision.stage
+
+    def _is_starting(self) -> bool:
+        """A start looks when it is done; what it does meanwhile need not be looked at step by step."""
+        kinds = (actions.RunSandbox, actions.StartContainer)
+        return any(isinstance(action, kinds) for action in self._history.doing)
+
+    async def _read_messages(self) -> None:
+        ended = [record for record in self.seen.containers if record.phase is records.Phase.EXITED]
+        unread = [record for record in ended if record.id not in self._history.messages]
+        if not unread or self.pod is None:
+            return
+        texts = await tasks.wait_all(
+            (effects.read_message(self._machine, self.pod, record) for record in unread), name="message"
+        )
+        told = {record.id: text for record, text in zip(unread, texts, strict=True)}
+        kept = {key: text for key, text in self._history.messages.items() if key in {one.id for one in ended}}
+        self._history = dataclasses.replace(self._history, messages={**kept, **told})
+
+    def _view(self) -> None:
+        source = self._charge.source
+        if source is None:
+            return
+        view = source.view
+        first_look = self.pod is None and view.pod is not None
+        if view.pod is not None:
+            self.pod = view.pod
+        self._is_absent = view.sight is port.Sight.ABSENT
+        if first_look:
+            # Messages of containers that ended before the pod was known are still to be read.
+            self._must_look = True
+        if view.sight is port.Sight.UNKNOWN and self._confirming is None:
+            self._confirming = self._group.spawn(f"confirm {self.uid}", self._confirm())
+
+    async def _confirm(self) -> None:
+        """Look at the source directly, until it says whether there is the pod or the watch does."""
+        failures = 0
+        try:
+            while (source := self._charge.source) is not None and source.view.sight is port.Sight.UNKNOWN:
+                try:
+                    if (await source.confirm()).sight is not port.Sight.UNKNOWN:
+                        return
+                except source_errors.SourceError as error:
+                    self._log.warning("pod not found out", failures=failures, error=str(error))
+                failures += 1
+                await asyncio.sleep(LOOK_BACKOFF.delay_s(failures))
+        finally:
+            self._confirming = None
+            self.wake()
+
+    def _world(self) -> steps.World:
+        pod, wish = self.pod, self._charge.wish
+        if self._is_absent or (pod is not None and pod.metadata.deletion_timestamp is not None):
+            wish = histories.Wish.REMOVE
+        return steps.World(
+            wish=wish,
+            pod=pod,
+            seen=self.seen,
+            now_s=self._machine.now_s(),
+            absent=self._is_absent and (pod is None or pod.metadata.deletion_timestamp is None),
+            refusal=_refusal(pod),
+            status_settled=self._is_settled(),
+        )
+
+    def _is_settled(self) -> bool:
+        if self._charge.source is None or self._is_absent or self._publisher.is_final_written:
+            return True
+        limit_s = self._machine.limits.final_status_s
+        return self._ended_at_s is not None and self._machine.now_s() >= self._ended_at_s + limit_s
+
+    # ---- telling --------------------------------------------------------------------------------
+
+    def _show(self, stage: steps.Stage, world: steps.World) -> float | None:
+        """Publish the status and report; returns when the status may be told if nothing happens."""
+        group, source, pod = self._charge.group, self._charge.source, self.pod
+        is_final = stage in {steps.Stage.ENDED, steps.Stage.GONE}
+        if is_final and self._ended_at_s is None:
+            self._ended_at_s = world.now_s
+        wake_at_s = None
+        if is_final and not self._is_settled() and self._ended_at_s is not None:
+            wake_at_s = self._ended_at_s + self._machine.limits.final_status_s
+        status = None
+        if group is not None and source is not None and pod is not None:
+            facts = self._facts(pod, group, source, stage, world)
+            status = statuses.to_status(facts)
+            is_under_way = statuses.is_start_under_way(facts, status)
+            if is_under_way and world.now_s < self._quiet_until_s:
+                wake_at_s = self._quiet_until_s
+            else:
+                if is_under_way:
+                    self._quiet_until_s = world.now_s + self._machine.limits.quiet_start_s
+                annotations = {INSTANCE_ID: group.group_id}
+                self._publisher.publish(source, status, annotations, is_final=is_final)
+        if group is not None:
+            self._on_report(
+                reports.to_report(group, stage=stage, history=self._history, seen=self.seen, status=status)
+            )
+        return wake_at_s
+
+    def _facts(
+        self,
+        pod: models.Pod,
+        group: link.WantedGroup,
+        source: port.PodSource,
+        stage: steps.Stage,
+        world: steps.World,
+    ) -> statuses.Facts:
+        return statuses.Facts(
+            pod=pod,
+            seen=self.seen,
+            history=self._history,
+            stage=stage,
+            now_s=world.now_s,
+            address=group.interface.address,
+            host_ip=source.host_ip,
+            refusal=world.refusal,
+            runtime_name=self._machine.runtime_name,
+        )
+
+    def _tell(self, event: events.Event) -> None:
+        if self._charge.source is not None and self.pod is not None:
+            self._charge.source.record_event(
+                self.pod,
+                container=event.container,
+                kind=event.type,
+                reason=event.reason,
+                message=event.message,
+            )
+
+    # ---- acting ---------------------------------------------------------------------------------
+
+    def _begin(self, action: actions.Action) -> None:
+        self._history = histories.begin(self._history, action)
+        task = self._group.spawn(f"{type(action).__name__} {self.uid}", self._carry_out(action))
+        self._carried_out[action] = task
+        task.add_done_callback(lambda _: self._finish(action))
+
+    def _finish(self, action: actions.Action) -> None:
+        # A task that is cancelled before its first step runs no code of its own: hence a callback.
+        _ = self._carried_out.pop(action, None)
+        if action in self._history.doing:
+            self._history = histories.cancelled(self._history, action)
+        self.wake(look=effects.touches_runtime(action))
+
+    async def _carry_out(self, action: actions.Action) -> None:
+        job = effects.Job(
+            uid=self.uid,
+            group=self._charge.group,
+            source=self._charge.source,
+            pod=self.pod,
+            image=self._image_for(action),
+            tell=self._tell,
+            pulling=self._note_pulling,
+        )
+        try:
+            image = await effects.carry_out(self._machine, action, job)
+        except Exception as error:  # noqa: BLE001  (an action's outermost frame: the plan tries again)
+            self._note_failure(action, error)
+        else:
+            self._log.debug("action done", action=str(action))
+            self._history = histories.succeed(self._history, action, image=image)
+
+    def _image_for(self, action: actions.Action) -> ports.ImageRef | None:
+        if isinstance(action, actions.StartContainer):
+            return self._history.images.get(action.container)
+        return None
+
+    def _note_pulling(self, container: str) -> None:
+        self._history = dataclasses.replace(self._history, pulling=self._history.pulling | {container})
+        self.wake()
+
+    def _note_failure(self, action: actions.Action, error: Exception) -> None:
+        reason = getattr(error, "reason", "") or "Failed"
+        message = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        self._history = histories.fail(self._history, action, reason, message, now_s=self._machine.now_s())
+        expected = (ports.DriverError, source_errors.SourceError, effects.ConfigError, TimeoutError)
+        self._log.warning(
+            "action failed",
+            action=str(action),
+            next_try_s=self._history.failures[actions.subject(action)].delay.delay_s,
+            error=message,
+            exc_info=not isinstance(error, expected),
+        )
+        for event in events.of_failure(action, reason, message):
+            self._tell(event)
+
+    # ---- timers ---------------------------------------------------------------------------------
+
+    def _wake_at(self, at_s: float | None) -> None:
+        if at_s is not None:
+            self._wake_after(max(0.0, at_s - self._machine.now_s()))
+
+    def _wake_after(self, delay_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + delay_s
+        if self._timer is not None and not self._timer.cancelled() and loop.time() < self._timer.when():
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(due, self.wake)
+
+
+def _refusal(pod: models.Pod | None) -> str:
+    if pod is None:
+        return ""
+    return "; ".join(refusal.message for refusal in admission.refusals(pod))

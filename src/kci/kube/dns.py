@@ -1,0 +1,124 @@
+"""A pod's resolver: dnsPolicy and dnsConfig to servers, searches and options. Pure.
+
+Ported from Kubernetes v1.36.3 pkg/kubelet/network/dns/dns.go. Differs: options keep their order (the
+kubelet has none), and what was cut or fell back is returned as notes instead of recorded as events.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from kci.kube import models
+
+MAX_SERVERS = 3
+MAX_SEARCHES = 32
+MAX_SEARCH_LINE = 2048
+MAX_DOMAIN = 253
+_DEFAULT_OPTIONS = ("ndots:5",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolver:
+    """The content of a resolv.conf."""
+
+    servers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """Something the user should know, worded as the kubelet's event of that reason."""
+
+    reason: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    resolver: Resolver
+    notes: tuple[Note, ...] = ()
+
+
+def resolve(
+    pod: models.Pod,
+    *,
+    cluster_dns: Sequence[str] = (),
+    cluster_domain: str = "",
+    machine: Resolver | None = None,
+) -> Resolved:
+    """`machine` is what dnsPolicy Default gives; if it names no server, look-ups end in the pod itself,
+    rather than at whatever the machine that runs the pod happens to use.
+    """
+    machine = machine or Resolver()
+    notes: list[Note] = []
+    policy = pod.spec.dns_policy
+    if policy == "None":
+        base = Resolver()
+    elif policy == "Default" or (policy == "ClusterFirst" and pod.spec.host_network):
+        base = _of_machine(machine)
+    elif cluster_dns:
+        searches = machine.searches
+        if cluster_domain:
+            service = f"svc.{cluster_domain}"
+            searches = (f"{pod.metadata.namespace}.{service}", service, cluster_domain, *searches)
+        base = Resolver(tuple(cluster_dns), _unique(searches), _DEFAULT_OPTIONS)
+    else:
+        base = _of_machine(machine)
+        notes.append(
+            Note(
+                "MissingClusterDNS",
+                f'pod: "{pod.key}". the node has no ClusterDNS IP configured and cannot create Pod using '
+                '"ClusterFirst" policy. Falling back to "Default" policy.',
+            )
+        )
+    if pod.spec.dns_config:
+        base = _with(base, pod.spec.dns_config)
+    servers = base.servers[:MAX_SERVERS]
+    if servers != base.servers:
+        notes.append(
+            Note(
+                "DNSConfigForming",
+                "Nameserver limits were exceeded, some nameservers have been omitted, the applied "
+                f"nameserver line is: {' '.join(servers)}",
+            )
+        )
+    searches = _fitting(base.searches)
+    if searches != base.searches:
+        notes.append(
+            Note(
+                "DNSConfigForming",
+                "Search Line limits were exceeded, some search paths have been omitted, the applied "
+                f"search line is: {' '.join(searches)}",
+            )
+        )
+    return Resolved(Resolver(servers, searches, base.options), tuple(notes))
+
+
+def _of_machine(machine: Resolver) -> Resolver:
+    return machine if machine.servers else Resolver(("127.0.0.1",), (".",))
+
+
+def _with(base: Resolver, own: models.PodDNSConfig) -> Resolver:
+    options: dict[str, str] = {}
+    for option in base.options:
+        name, _, value = option.partition(":")
+        options[name] = value
+    options.update({option.name: option.value or "" for option in own.options})
+    return Resolver(
+        servers=_unique((*base.servers, *own.nameservers)),
+        searches=_unique((*base.searches, *own.searches)),
+        options=tuple(f"{name}:{value}" if value else name for name, value in options.items()),
+    )
+
+
+def _fitting(searches: tuple[str, ...]) -> tuple[str, ...]:
+    kept = [domain for domain in searches[:MAX_SEARCHES] if len(domain) <= MAX_DOMAIN]
+    while len(" ".join(kept)) > MAX_SEARCH_LINE:
+        kept.pop()
+    return tuple(kept)
+
+
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,191 @@
+"""HTTP to one API server: connections, TLS, time limits, size limits, and every failure made a KubeError.
+
+Knows nothing of resources; `kube/client.py` stands on it. Redirects are never followed (they could carry
+the credentials elsewhere), proxies of the environment are not used, and a client key never lies on a disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+import types
+import urllib.parse
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Self
+
+import aiohttp
+import yarl
+
+from kci.kit import tasks
+from kci.kube import config as configs
+from kci.kube import errors
+
+CONNECT_TIMEOUT_S = 10.0
+# Bookmarks come about once a minute: a watch that is silent for longer is dead, not idle.
+WATCH_STALL_S = 75.0
+MAX_BODY_BYTES = 256 * 1024 * 1024
+MAX_EVENT_BYTES = 32 * 1024 * 1024
+# The API server closes idle connections after 90 s: ours go earlier, so that a request does not meet
+# a connection that is being closed.
+KEEPALIVE_S = 60.0
+TOKEN_MAX_AGE_S = 60.0
+
+
+class Transport:
+    """An open connection pool; an async context manager."""
+
+    def __init__(
+        self, config: configs.ClusterConfig, *, user_agent: str, timeout_s: float, stall_s: float
+    ) -> None:
+        self.config = config
+        self._user_agent = user_agent
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
+        self._watch_timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=stall_s
+        )
+        self._session: aiohttp.ClientSession | None = None
+        self._token = config.token
+        self._token_read_at = 0.0
+
+    async def __aenter__(self) -> Self:
+        # No limit on connections: a watch holds one, and calls are limited by who makes them.
+        connector = aiohttp.TCPConnector(
+            ssl=tls_context(self.config), limit=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=30
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": self._user_agent, "Accept": "application/json"},
+            timeout=self._timeout,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def call(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+    ) -> bytes:
+        """One request; the body of the success answer. Raises KubeError."""
+        headers = {"Content-Type": content_type} if body is not None else {}
+        async with self._open(what, method, path, query, headers, body, self._timeout) as response:
+            return await _read_whole(what, response)
+
+    async def lines(
+        self, what: str, path: str, *, query: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """A GET whose answer has no end: its lines. Raises UnreachableError if it is silent for too long."""
+        async with self._open(what, "GET", path, query, {}, None, self._watch_timeout) as response:
+            rest = bytearray()
+            async for chunk in response.content.iter_any():
+                rest += chunk
+                # The bytes before this chunk hold no line end: only search where one can be.
+                if b"\n" not in chunk:
+                    if len(rest) > MAX_EVENT_BYTES:
+                        raise errors.UnreachableError(
+                            f"{what}: an event is larger than {MAX_EVENT_BYTES} bytes"
+                        )
+                    continue
+                *whole, tail = rest.split(b"\n")
+                rest = tail
+                for line in whole:
+                    if line:
+                        yield bytes(line)
+
+    @contextlib.asynccontextmanager
+    async def _open(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        headers: dict[str, str],
+        body: bytes | None,
+        limits: aiohttp.ClientTimeout,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._session is None:
+            raise RuntimeError("the client is not open: use it as `async with`")
+        url = self.config.server + path
+        if query:
+            url += "?" + urllib.parse.urlencode(query)
+        token = await self._current_token()
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        try:
+            async with self._session.request(
+                method,
+                yarl.URL(url, encoded=True),
+                data=body,
+                headers=headers,
+                timeout=limits,
+                allow_redirects=False,
+                server_hostname=self.config.tls_server_name or None,
+            ) as response:
+                if response.status >= 300:
+                    raise errors.from_answer(
+                        what,
+                        response.status,
+                        await _read_whole(what, response),
+                        retry_after=response.headers.get("Retry-After", ""),
+                    )
+                yield response
+        except TimeoutError as error:
+            raise errors.UnreachableError(f"{what}: no answer of {self.config.server} in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise errors.UnreachableError(f"{what}: cannot reach {self.config.server}: {error}") from error
+
+    async def _current_token(self) -> str:
+        if self.config.token_file is not None:
+            now = asyncio.get_running_loop().time()
+            if not self._token_read_at or now - self._token_read_at > TOKEN_MAX_AGE_S:
+                self._token = await tasks.in_thread(configs.read_token, self.config.token_file)
+                self._token_read_at = now
+        return self._token.reveal() if self._token is not None else ""
+
+
+async def _read_whole(what: str, response: aiohttp.ClientResponse) -> bytes:
+    """The body, at most MAX_BODY_BYTES of it after decompression."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise errors.UnreachableError(f"{what}: the answer is larger than {MAX_BODY_BYTES} bytes")
+    return bytes(body)
+
+
+def tls_context(config: configs.ClusterConfig) -> ssl.SSLContext:
+    """TLS as the config says; raises KubeconfigError if its certificates or key are none."""
+    try:
+        context = ssl.create_default_context(cadata=config.ca_pem or None)
+        if config.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if config.client_certificate_pem:
+            _load_identity(context, config.client_certificate_pem, config.client_key_pem.reveal())
+    except (ssl.SSLError, ValueError) as error:
+        raise errors.KubeconfigError(
+            f"cannot use the certificates of the kubeconfig for {config.server}: {error}"
+        ) from error
+    return context
+
+
+def _load_identity(context: ssl.SSLContext, certificate_pem: str, key_pem: str) -> None:
+    """Python loads keys from files only: give it one that lives in memory and closes with us."""
+    descriptor = os.memfd_create("kci-client-identity", os.MFD_CLOEXEC)
+    with open(descriptor, "wb") as file:  # noqa: PTH123  (a descriptor, not a path)
+        file.write(f"{certificate_pem}\n{key_pem}\n".encode())
+        file.flush()
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")

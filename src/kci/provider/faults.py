@@ -1,0 +1,40 @@
+"""KCI's errors as the virtual node's: what may be done next."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from kci.client import errors
+from kci.contract import errors as catalogue
+from kci.vnode import provider
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Around a call to KCI."""
+    try:
+        yield
+    except errors.KciError as error:
+        raise to_provider_error(error) from error
+
+
+def to_provider_error(error: errors.KciError) -> provider.ProviderError:
+    reason, message = error.code or type(error).__name__.removesuffix("Error"), str(error)
+    match error:
+        case errors.NotFoundError():
+            return provider.NotFoundError(message)
+        case errors.InvalidError():
+            return provider.RefusedError(reason, message)
+        case errors.ConflictError() if error.code == catalogue.IDEMPOTENT_PARAMETER_MISMATCH.code:
+            # There is a group for this pod already, from before our settings changed: it will be found.
+            return provider.OutcomeUnknownError(message)
+        case errors.RefusedError() | errors.ConflictError():
+            # Keys, clocks, rights and quotas are put right by people while we wait.
+            return provider.TryLaterError(reason, message)
+        case errors.TryLaterError():
+            return provider.TryLaterError(reason, message, retry_after_s=error.retry_after_s)
+        case errors.UnreachableError() if error.reached is False:
+            return provider.TryLaterError(reason, message)
+        case _:
+            return provider.OutcomeUnknownError(message)

@@ -1,0 +1,315 @@
+"""Creating, describing, deleting and watching container groups.
+
+A create call ends at the store: one transaction looks for an earlier call for the same pod or token,
+takes an address and inserts the row. Running the group is the reconciler's work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import ipaddress
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+import structlog
+
+from kci.contract import errors, ids
+from kci.contract import groups as api
+from kci.kit import clock, secret
+from kci.link import types as link
+from kci.service.app import changes, views
+from kci.service.domain import addresses, groups, sizes, states
+from kci.service.store import database, sealing
+from kci.service.store import groups as table
+
+log = structlog.get_logger(__name__)
+
+_HEARTBEAT_S = 15.0
+_TOMBSTONE_LIFE = datetime.timedelta(hours=24)
+_UNFINISHED = (states.Lifecycle.WANTED, states.Lifecycle.DELETING)
+
+
+class GroupService:
+    """The use cases. `on_work` is told which group the reconcilers should look at."""
+
+    def __init__(
+        self,
+        store: database.Database,
+        place: groups.Place,
+        feed: changes.Feed,
+        clock: clock.Clock,
+        on_work: Callable[[ids.GroupId], None],
+    ) -> None:
+        self._store = store
+        self._place = place
+        self._feed = feed
+        self._clock = clock
+        self._on_work = on_work
+
+    async def create(self, tenant_id: ids.TenantId, request: api.CreateContainerGroup) -> ids.GroupId:
+        """The new group's id, or that of the group which the same call made before."""
+        api.check_create(request)
+        self._check_place(request)
+        group_id = ids.new_group_id()
+        kubeconfig = secret.Secret(request.kube_config)
+        bare = groups.without_secrets(request)
+
+        def work(session: database.Session) -> groups.Group | ids.GroupId:
+            if earlier := _find_earlier(session, tenant_id, bare):
+                return earlier
+            group = self._new_group(session, tenant_id, group_id, bare)
+            table.insert_group(session, group, kubeconfig)
+            return group
+
+        made = await self._store.run(work)
+        if isinstance(made, str):
+            return made
+        log.info(
+            "group created",
+            group=made.group_id,
+            name=request.container_group_name,
+            address=made.interface.address,
+        )
+        self._feed.publish(made)
+        self._on_work(made.group_id)
+        return made.group_id
+
+    async def describe(
+        self, tenant_id: ids.TenantId, request: api.DescribeContainerGroup
+    ) -> api.ContainerGroups:
+        query = self._to_query(tenant_id, request)
+        if query is None:
+            return api.ContainerGroups(max_results=request.max_results)
+
+        def work(session: database.Session) -> tuple[list[groups.Group], int]:
+            return table.list_page(session, query, offset=request.marker, limit=request.max_results)
+
+        page, total = await self._store.run(work)
+        after = request.marker + len(page)
+        return api.ContainerGroups(
+            max_results=request.max_results,
+            marker=after if page and after < total else 0,
+            total_count=total,
+            container_groups=tuple(views.to_answer(group, self._place) for group in page),
+        )
+
+    async def delete(self, tenant_id: ids.TenantId, group_id: ids.GroupId) -> None:
+        """Note the wish. Repeating it while the group ends is harmless."""
+        now = self._clock.now()
+
+        def work(session: database.Session) -> groups.Group | None:
+            group = _existing(session, tenant_id, group_id)
+            if group.lifecycle is not states.Lifecycle.WANTED:
+                return None
+            # What the machine has already let go of needs no second goodbye.
+            target = states.Lifecycle.DELETED if group.gone else states.Lifecycle.DELETING
+            new = states.change(group_id, group.lifecycle, target, why="the API's caller asked for it")
+            return table.update_group(session, dataclasses.replace(group, lifecycle=new), now=now)
+
+        if changed := await self._store.run(work):
+            self._feed.publish(changed)
+            self._on_work(group_id)
+
+    async def require(self, tenant_id: ids.TenantId, group_id: ids.GroupId) -> groups.Group:
+        """The tenant's group; ContainerGroupNotFound if it is missing, deleted or another's."""
+        return await self._store.run(lambda session: _existing(session, tenant_id, group_id))
+
+    async def watch(
+        self, tenant_id: ids.TenantId, request: api.WatchContainerGroups
+    ) -> AsyncGenerator[api.GroupChange | None, None]:
+        """The tenant's groups, the mark `synced`, then each change; None as a sign of life."""
+
+        def wants(group: groups.Group) -> bool:
+            label = group.request.label_value
+            return (
+                group.tenant_id == tenant_id
+                and request.cluster_id in {"", label(api.CLUSTER_ID)}
+                and request.node_name in {"", label(api.NODE_NAME)}
+            )
+
+        with self._feed.subscribe(wants) as subscription:
+            for group in await self._store.run(
+                lambda session: table.list_groups(session, lifecycles=_UNFINISHED, tenant_id=tenant_id)
+            ):
+                if wants(group):
+                    subscription.forget_until(group)
+                    yield views.to_change(group, self._place)
+            yield api.GroupChange(synced=True)
+            while True:
+                taken = await subscription.take(_HEARTBEAT_S)
+                for group in taken:
+                    yield views.to_change(group, self._place)
+                if not taken:
+                    yield None
+
+    async def wait_deleted(self, group_id: ids.GroupId) -> None:
+        """Returns once the group is deleted, or the service stops."""
+        with self._feed.subscribe(lambda group: group.group_id == group_id) as subscription:
+            current = await self._store.run(lambda session: table.get_group(session, group_id))
+            try:
+                while current is not None and current.lifecycle is not states.Lifecycle.DELETED:
+                    (current,) = await subscription.take()
+            except changes.FeedClosedError:
+                return
+
+    # ---- for the reconcilers
+
+    async def unfinished(self) -> list[ids.GroupId]:
+        """Groups that the engine has to do with."""
+        found = await self._store.run(lambda session: table.list_groups(session, lifecycles=_UNFINISHED))
+        return [group.group_id for group in found]
+
+    async def wanted(self) -> list[link.WantedGroup]:
+        """Everything that should run, oldest first, so that the newest kubeconfig of a cluster comes last."""
+
+        def work(session: database.Session) -> list[link.WantedGroup]:
+            found = table.list_groups(session, lifecycles=(states.Lifecycle.WANTED,))
+            return [_to_wanted(session, group) for group in found]
+
+        return await self._store.run(work)
+
+    async def look(self, group_id: ids.GroupId) -> tuple[states.Lifecycle, link.WantedGroup | None]:
+        """What is wanted of a group now."""
+
+        def work(session: database.Session) -> tuple[states.Lifecycle, link.WantedGroup | None]:
+            group = table.get_group(session, group_id)
+            if group is None:
+                return states.Lifecycle.DELETED, None
+            if group.lifecycle is not states.Lifecycle.WANTED:
+                return group.lifecycle, None
+            return group.lifecycle, _to_wanted(session, group)
+
+        return await self._store.run(work)
+
+    async def record(self, report: link.GroupReport) -> None:
+        """Take over what the machine sees. Only a report on what is wanted now counts."""
+
+        def see(group: groups.Group) -> groups.Group:
+            return views.apply_report(group, report) if report.generation == group.generation else group
+
+        await self._record(report.group_id, see)
+
+    async def record_absent(self, group_id: ids.GroupId) -> None:
+        """The engine itself says that it holds nothing of a group that is to be deleted."""
+
+        def see(group: groups.Group) -> groups.Group:
+            if group.lifecycle is not states.Lifecycle.DELETING:
+                return group
+            return views.apply_report(
+                group,
+                link.GroupReport(group_id=group_id, generation=group.generation, phase=link.Phase.GONE),
+            )
+
+        await self._record(group_id, see)
+
+    async def remove_tombstones(self) -> int:
+        """Forget groups that were deleted long ago; until then a repeated create call finds them."""
+        before = self._clock.now() - _TOMBSTONE_LIFE
+        return await self._store.run(lambda session: table.remove_tombstones(session, before=before))
+
+    # ---- inside
+
+    async def _record(self, group_id: ids.GroupId, see: Callable[[groups.Group], groups.Group]) -> None:
+        now = self._clock.now()
+
+        def work(session: database.Session) -> groups.Group | None:
+            group = table.get_group(session, group_id)
+            if group is None or group.lifecycle is states.Lifecycle.DELETED:
+                return None
+            seen = see(group)
+            return table.update_group(session, seen, now=now) if seen != group else None
+
+        if changed := await self._store.run(work):
+            log.info(
+                "group seen",
+                group=group_id,
+                status=changed.status.value,
+                gone=changed.gone,
+                reason=changed.reason,
+            )
+            self._feed.publish(changed)
+
+    def _check_place(self, request: api.CreateContainerGroup) -> None:
+        if self._place.subnet.subnet_id not in {request.subnet_id, *request.multi_subnet_id}:
+            raise errors.ApiError(errors.SUBNET_NOT_FOUND, parameter="SubnetId")
+        for value in request.security_group_id:
+            if ids.SecurityGroupId(value) not in self._place.security_group_ids:
+                raise errors.ApiError(errors.SECURITY_GROUP_NOT_FOUND, parameter="SecurityGroupId")
+
+    def _new_group(
+        self,
+        session: database.Session,
+        tenant_id: ids.TenantId,
+        group_id: ids.GroupId,
+        request: api.CreateContainerGroup,
+    ) -> groups.Group:
+        subnet = self._place.subnet
+        address = table.claim_address(session, subnet, group_id)
+        if address is None:
+            raise errors.ApiError(errors.INSUFFICIENT_ADDRESSES, parameter="SubnetId")
+        return groups.Group(
+            group_id=group_id,
+            tenant_id=tenant_id,
+            request=request,
+            size=sizes.choose_size(request),
+            interface=_new_interface(subnet, address),
+            created_at=self._clock.now(),
+        )
+
+    def _to_query(self, tenant_id: ids.TenantId, request: api.DescribeContainerGroup) -> table.Query | None:
+        """None if a filter lets nothing through."""
+        asked: dict[str, Sequence[str]] = {part.name: part.value for part in request.filter}
+        for name, ours in (("vpc-id", self._place.vpc_id), ("availability-zone.name", self._place.zone)):
+            if name in asked and ours not in asked[name]:
+                return None
+        return table.Query(
+            tenant_id=tenant_id,
+            group_ids=request.container_group_id,
+            project_ids=request.project_id,
+            search=request.search,
+            statuses=asked.get("status"),
+            subnet_ids=asked.get("subnet-id"),
+        )
+
+
+def _find_earlier(
+    session: database.Session, tenant_id: ids.TenantId, request: api.CreateContainerGroup
+) -> ids.GroupId | None:
+    earlier = table.find_repeated(session, tenant_id, request)
+    if not earlier:
+        return None
+    (group_id, fingerprint), *others = earlier
+    if others or fingerprint != groups.fingerprint(request):
+        raise errors.ApiError(errors.IDEMPOTENT_PARAMETER_MISMATCH)
+    return group_id
+
+
+def _existing(session: database.Session, tenant_id: ids.TenantId, group_id: ids.GroupId) -> groups.Group:
+    group = table.get_group(session, group_id, tenant_id=tenant_id)
+    if group is None or group.lifecycle is states.Lifecycle.DELETED:
+        raise errors.ApiError(errors.CONTAINER_GROUP_NOT_FOUND)
+    return group
+
+
+def _to_wanted(session: database.Session, group: groups.Group) -> link.WantedGroup:
+    """A kubeconfig that does not open must not take the group out of what is wanted: the engine would end
+    its pod. Without one the group keeps running, and the engine has another of the same cluster perhaps.
+    """
+    try:
+        kubeconfig = table.get_kubeconfig(session, group)
+    except sealing.SealError as error:
+        log.error("kubeconfig is damaged", group=group.group_id, error=str(error))
+        kubeconfig = secret.Secret("")
+    return views.to_wanted(group, kubeconfig)
+
+
+def _new_interface(subnet: addresses.Subnet, address: ipaddress.IPv4Address) -> groups.Interface:
+    return groups.Interface(
+        interface_id=str(uuid.uuid4()),
+        subnet_id=subnet.subnet_id,
+        address=str(address),
+        prefix_length=subnet.network.prefixlen,
+        gateway=str(subnet.gateway),
+        mac_address=addresses.mac_address(address),
+    )

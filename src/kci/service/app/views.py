@@ -1,0 +1,122 @@
+"""A group as others see it: the API's answer, the engine's wish, and what a report changes. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+
+from kci.contract import groups as api
+from kci.kit import secret
+from kci.link import types as link
+from kci.service.domain import groups, sizes, states
+
+# Kingsoft shows Beijing time without saying so (kci-reference 12, row 15).
+_BEIJING = datetime.timezone(datetime.timedelta(hours=8))
+_MAX_REASON = 128
+_MAX_MESSAGE = 1024
+
+
+def to_answer(group: groups.Group, place: groups.Place) -> api.ContainerGroup:
+    request = group.request
+    return api.ContainerGroup(
+        container_group_id=group.group_id,
+        container_group_name=request.container_group_name,
+        availability_zone=place.zone,
+        charge_type=request.charge_type,
+        project_id=request.project_id,
+        instance_type=request.instance_type,
+        status=group.status.value,
+        create_time=group.created_at.astimezone(_BEIJING).strftime("%Y-%m-%d %H:%M:%S"),
+        cpu=group.size.cores,
+        memory=group.size.gib,
+        gpu=sizes.whole(request.gpu),
+        retain_ip=request.retain_ip,
+        retain_ip_hours=request.retain_ip_hours if request.retain_ip else 0,
+        network_interface_attributes=(_to_interface(group, place),),
+        labels=tuple(api.LabelValue(key=label.key, value=label.value) for label in request.label),
+        status_reason=group.reason,
+        status_message=group.message,
+    )
+
+
+def to_change(group: groups.Group, place: groups.Place) -> api.GroupChange:
+    if group.lifecycle is states.Lifecycle.DELETED:
+        return api.GroupChange(group_id=group.group_id, absent=True)
+    return api.GroupChange(group_id=group.group_id, group=to_answer(group, place))
+
+
+def to_wanted(group: groups.Group, kubeconfig: secret.Secret) -> link.WantedGroup:
+    request = group.request
+    machine = request.machine_dns_config or api.MachineDnsConfig()
+    return link.WantedGroup(
+        group_id=group.group_id,
+        generation=group.generation,
+        cluster=link.Cluster(cluster_id=group.cluster_id, kubeconfig=kubeconfig.reveal()),
+        namespace=request.label_value(api.NAMESPACE),
+        pod_name=request.label_value(api.POD_NAME),
+        pod_uid=group.pod_uid,
+        node_name=request.label_value(api.NODE_NAME),
+        cpu_milli=group.size.cpu_milli,
+        memory_mib=group.size.memory_mib,
+        interface=link.Interface(
+            address=group.interface.address,
+            prefix_length=group.interface.prefix_length,
+            gateway=group.interface.gateway,
+            mac_address=group.interface.mac_address,
+        ),
+        cluster_dns=tuple(part.strip() for part in request.cluster_dns.split(",") if part.strip()),
+        cluster_domain=request.cluster_domain or "cluster.local",
+        machine_dns=machine.name_server,
+        machine_searches=machine.search,
+        kube_proxy=bool(request.kube_proxy and request.kube_proxy.enabled),
+    )
+
+
+def to_status(phase: link.Phase) -> states.Status:
+    """The one mapping from what a machine sees to what the API says."""
+    match phase:
+        case link.Phase.PENDING:
+            return states.Status.PENDING
+        case link.Phase.IMAGE_PULLING:
+            return states.Status.IMAGE_PULLING
+        case link.Phase.RUNNING:
+            return states.Status.RUNNING
+        case link.Phase.SUCCEEDED:
+            return states.Status.SUCCEEDED
+        case link.Phase.FAILED:
+            return states.Status.FAILED
+        case link.Phase.GONE:
+            # Gone without a wish to delete it: its pod was deleted in the cluster, and the caller's
+            # DeleteContainerGroup is still to come. The row stays until then.
+            return states.Status.UNKNOWN
+
+
+def apply_report(group: groups.Group, report: link.GroupReport) -> groups.Group:
+    """The group after a report on it."""
+    gone = report.phase is link.Phase.GONE
+    lifecycle = group.lifecycle
+    if gone and lifecycle is states.Lifecycle.DELETING:
+        lifecycle = states.change(
+            group.group_id, lifecycle, states.Lifecycle.DELETED, why="the machine has nothing of it left"
+        )
+    return dataclasses.replace(
+        group,
+        lifecycle=lifecycle,
+        status=states.next_status(group.status, to_status(report.phase)),
+        gone=gone,
+        reason=report.reason[:_MAX_REASON],
+        message=report.message[:_MAX_MESSAGE],
+    )
+
+
+def _to_interface(group: groups.Group, place: groups.Place) -> api.NetworkInterface:
+    return api.NetworkInterface(
+        network_interface_id=group.interface.interface_id,
+        vpc_id=place.vpc_id,
+        subnet_id=group.interface.subnet_id,
+        private_ip_address=group.interface.address,
+        mac_address=group.interface.mac_address,
+        security_groups=tuple(
+            api.SecurityGroup(security_group_id=value) for value in group.request.security_group_id
+        ),
+    )

@@ -1,0 +1,76 @@
+"""A container group as the service knows it, and the place that it runs in."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+
+import msgspec
+
+from kci.contract import groups, ids
+from kci.service.domain import addresses, sizes, states
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What this service offers: one zone, one subnet, its security groups."""
+
+    region: str
+    zone: str
+    vpc_id: ids.VpcId
+    subnet: addresses.Subnet
+    security_group_ids: frozenset[ids.SecurityGroupId]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interface:
+    """The group's network interface."""
+
+    interface_id: str
+    subnet_id: ids.SubnetId
+    address: str
+    prefix_length: int
+    gateway: str
+    mac_address: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """One row of the store. `request` is the create call without its secrets."""
+
+    group_id: ids.GroupId
+    tenant_id: ids.TenantId
+    request: groups.CreateContainerGroup
+    size: sizes.Size
+    interface: Interface
+    created_at: datetime.datetime
+    lifecycle: states.Lifecycle = states.Lifecycle.WANTED
+    status: states.Status = states.Status.PENDING
+    # The machine said that it holds nothing of the group.
+    gone: bool = False
+    reason: str = ""
+    message: str = ""
+    generation: int = 1
+    # Grows with each change, so that a watcher can tell old from new.
+    revision: int = 1
+
+    @property
+    def cluster_id(self) -> str:
+        return self.request.label_value(groups.CLUSTER_ID)
+
+    @property
+    def pod_uid(self) -> str:
+        return self.request.label_value(groups.POD_UUID)
+
+
+def fingerprint(request: groups.CreateContainerGroup) -> str:
+    """Equal for two create calls that ask for the same. The kubeconfig is left out: its certificate may
+    have been renewed between a call and its repetition.
+    """
+    asked = msgspec.structs.replace(request, kube_config="", client_token="")
+    return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()
+
+
+def without_secrets(request: groups.CreateContainerGroup) -> groups.CreateContainerGroup:
+    return msgspec.structs.replace(request, kube_config="")

@@ -1,0 +1,77 @@
+"""The port behind which groups run. Asynchronous, whole states, streams by handle: nothing here assumes
+that a group runs on this host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from kci.contract import ids
+from kci.link import types as link
+
+
+class EngineError(Exception):
+    """The engine could not do what was asked; trying again may help."""
+
+
+class UnreachableError(EngineError, ConnectionError):
+    """The engine does not answer now."""
+
+
+class NotFoundError(EngineError):
+    """The engine itself says that it has no such group, container or log."""
+
+
+class InvalidError(EngineError):
+    """The engine says that this can never be done."""
+
+
+class ExecStream(Protocol):
+    """A running command: v5.channel.k8s.io messages (kit/channels.py) both ways."""
+
+    async def send(self, message: bytes) -> None:
+        """Returns once the engine takes more."""
+        ...
+
+    async def receive(self) -> bytes | None:
+        """The next message; None once the command's stream is over."""
+        ...
+
+
+class Engine(Protocol):
+    """Where groups run."""
+
+    def observe(self) -> contextlib.AbstractAsyncContextManager[AsyncIterator[link.GroupReport]]:
+        """Connect. Entering it opens the line of reports: all now, then each change, for ever. Until
+        `sync` was called inside it nothing else is accepted (UnreachableError); so an engine that was
+        restarted first learns everything that is wanted.
+        """
+        ...
+
+    async def sync(self, groups: Sequence[link.WantedGroup]) -> None:
+        """The whole wanted set: the engine removes what is not in it."""
+        ...
+
+    async def ensure(self, group: link.WantedGroup) -> None:
+        """Have the group run as said. May be repeated."""
+        ...
+
+    async def remove(self, group_id: ids.GroupId) -> None:
+        """Have the group gone; a report says when it is. NotFoundError: nothing of it is there."""
+        ...
+
+    def open_log(
+        self, group_id: ids.GroupId, container: str, options: link.LogOptions
+    ) -> contextlib.AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """A container's log. Entering raises NotFoundError if there is none."""
+        ...
+
+    def open_exec(
+        self, group_id: ids.GroupId, container: str, options: link.ExecOptions
+    ) -> contextlib.AbstractAsyncContextManager[ExecStream]:
+        """Start a command in a container. Entering raises NotFoundError if it does not run; leaving
+        closes the command's streams.
+        """
+        ...

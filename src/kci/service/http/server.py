@@ -1,0 +1,176 @@
+"""The one application: who is not public is verified first, then dispatched by `Action`."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from kci.contract import capabilities, errors, groups, operations, wire
+from kci.kit import errors as kit_errors
+from kci.service.http import answers, parameters, verification
+from kci.service.http import groups as group_actions
+from kci.service.http import streams as stream_actions
+from kci.service.store import errors as store_errors
+
+log = structlog.get_logger(__name__)
+
+# The only paths that need no signature: one says nothing, the other has a credential of its own.
+PUBLIC_PATHS = frozenset(("/healthz", "/exec"))
+
+_VERIFIED = web.RequestKey("verified", verification.Verified)
+_MAX_LINE_BYTES = 64 * 1024
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Action = Callable[[verification.Verified, Any], Awaitable[groups.Answer]]
+StreamAction = Callable[[web.Request, verification.Verified, Any], Awaitable[web.StreamResponse]]
+
+
+def make_application(
+    verifier: verification.Verifier,
+    group_edge: group_actions.GroupActions,
+    stream_edge: stream_actions.StreamActions,
+    *,
+    version: str,
+) -> web.Application:
+    """Everything that this service answers."""
+    application = web.Application(
+        client_max_size=wire.MAX_BODY_BYTES, middlewares=[_answer_errors, _verify_first(verifier)]
+    )
+    dispatch = _Dispatcher(group_edge, stream_edge, version).dispatch
+    application.router.add_get("/", dispatch, allow_head=False)
+    application.router.add_post("/", dispatch)
+    application.router.add_get("/healthz", _say_healthy, allow_head=False)
+    application.router.add_get("/exec", stream_edge.open_command, allow_head=False)
+    return application
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    application: web.Application, host: str, port: int, *, before_end: Callable[[], None]
+) -> AsyncIterator[tuple[str, int]]:
+    """Serve inside the block, which is given the real address. At its end nothing new is taken, then
+    `before_end` tells endless answers to end, and what is not done soon after is cut off.
+    """
+
+    async def end_watches(_application: web.Application) -> None:
+        before_end()
+
+    application.on_shutdown.append(end_watches)
+    # No access log: a path can carry a token. No decompression: a small body could become a large one.
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        auto_decompress=False,
+        max_line_size=_MAX_LINE_BYTES,
+        shutdown_timeout=2.0,
+        handle_signals=False,
+    )
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise kit_errors.UserError(
+                f"cannot listen on {host}:{port}: {error.strerror}; give another --listen"
+            ) from error
+        bound = runner.addresses[0]
+        yield bound[0], bound[1]
+    finally:
+        await runner.cleanup()
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Outermost: gives the request its id, and turns each error into an answer."""
+    request[answers.REQUEST_ID] = request_id = str(uuid.uuid4())
+    began = time.perf_counter()
+    with structlog.contextvars.bound_contextvars(request=request_id):
+        try:
+            response = await handler(request)
+        except Exception as raised:
+            error = _to_api_error(raised)
+            if error.entry is errors.INTERNAL_ERROR:
+                log.error("request failed", exc_info=raised)
+            else:
+                log.info("request refused", code=error.entry.code, message=str(error), path=request.path)
+            response = answers.failure(request, error)
+        else:
+            took_ms = round(1000 * (time.perf_counter() - began), 1)
+            log.debug("request served", path=request.path, took_ms=took_ms)
+    if not response.prepared:
+        response.headers[answers.REQUEST_ID_HEADER] = request_id
+    return response
+
+
+def _verify_first(verifier: verification.Verifier) -> Any:
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path not in PUBLIC_PATHS:
+            request[_VERIFIED] = await verifier.verify(request)
+        return await handler(request)
+
+    return middleware
+
+
+class _Dispatcher:
+    """Sends each action to the edge that serves it."""
+
+    def __init__(
+        self,
+        group_edge: group_actions.GroupActions,
+        stream_edge: stream_actions.StreamActions,
+        version: str,
+    ) -> None:
+        self._version = version
+        self._actions: dict[operations.Operation, Action] = {
+            operations.CREATE_CONTAINER_GROUP: group_edge.create,
+            operations.DESCRIBE_CONTAINER_GROUP: group_edge.describe,
+            operations.DELETE_CONTAINER_GROUP: group_edge.delete,
+            operations.DESCRIBE_CONTAINER_LOG: stream_edge.read_log,
+            operations.EXEC_CONTAINER_COMMAND: stream_edge.start_command,
+            operations.DESCRIBE_CAPABILITIES: self._describe_capabilities,
+        }
+        self._streams: dict[operations.Operation, StreamAction] = {
+            operations.STREAM_CONTAINER_LOG: stream_edge.stream_log,
+            operations.WATCH_CONTAINER_GROUPS: group_edge.watch,
+        }
+
+    async def dispatch(self, request: web.Request) -> web.StreamResponse:
+        verified = request[_VERIFIED]
+        call = parameters.read_call(verified, method=request.method, content_type=request.content_type)
+        structlog.contextvars.bind_contextvars(action=call.operation.action)
+        asked = wire.read(call.tree, call.operation.parameters)
+        if stream := self._streams.get(call.operation):
+            return await stream(request, verified, asked)
+        value = await self._actions[call.operation](verified, asked)
+        return answers.answer(request, call.operation.action, value)
+
+    async def _describe_capabilities(
+        self, _caller: verification.Verified, _asked: groups.DescribeCapabilities
+    ) -> groups.CapabilityList:
+        return groups.CapabilityList(capabilities=capabilities.ALL, version=self._version)
+
+
+async def _say_healthy(_request: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
+
+
+def _to_api_error(raised: Exception) -> errors.ApiError:
+    match raised:
+        case errors.ApiError():
+            return raised
+        case web.HTTPMethodNotAllowed():
+            return errors.ApiError(errors.METHOD_NOT_ALLOWED)
+        case web.HTTPException() if raised.status < 500:
+            return errors.ApiError(errors.NOT_FOUND if raised.status == 404 else errors.MALFORMED_REQUEST)
+        case store_errors.StoreError():
+            log.warning("store failed", error=str(raised))
+            return errors.ApiError(errors.SERVICE_UNAVAILABLE, retry_after_s=1)
+        case _:
+            return errors.ApiError(errors.INTERNAL_ERROR)

@@ -1,0 +1,66 @@
+"""`kci serve`: wires the service, starts it in order, stops it in order."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+
+import structlog
+
+from kci.kit import clock, errors, logs, tasks
+from kci.service import settings
+from kci.service.app import accounts, changes, groups, streams
+from kci.service.engines import local
+from kci.service.http import groups as group_actions
+from kci.service.http import server, verification
+from kci.service.http import streams as stream_actions
+from kci.service.reconcilers import groups as group_reconciler
+from kci.service.reconcilers import reports
+from kci.service.store import database
+
+log = structlog.get_logger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program. Returns its exit code: 1 with one clear text if it cannot run."""
+    try:
+        chosen = settings.read(arguments)
+        logs.configure(chosen.log_level)
+        with database.open_database(chosen.database, chosen.encryption_key) as store:
+            return tasks.run_program(lambda stop: serve(chosen, store, stop))
+    except errors.UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+async def serve(chosen: settings.Settings, store: database.Database, stop: asyncio.Event) -> int:
+    """Run until `stop` is set. What is not done by then goes on after the next start."""
+    wall = clock.SystemClock()
+    feed = changes.Feed()
+    async with local.LocalEngine(str(chosen.kcilet_socket)) as engine:
+        reconciler = group_reconciler.GroupReconciler(engine)
+        service = groups.GroupService(store, chosen.place, feed, wall, on_work=reconciler.signal)
+        stream_service = streams.StreamService(service, engine, replay_window_s=chosen.signature_skew_s)
+        application = server.make_application(
+            verification.Verifier(
+                accounts.ListedAccounts([chosen.operator]),
+                wall,
+                region=chosen.place.region,
+                skew_s=chosen.signature_skew_s,
+            ),
+            group_actions.GroupActions(service),
+            stream_actions.StreamActions(stream_service),
+            version=importlib.metadata.version("kci"),
+        )
+        reader = reports.ReportReader(engine, service, reconciler)
+        async with server.listening(application, chosen.host, chosen.port, before_end=feed.close):
+            log.info("serving", host=chosen.host, port=chosen.port, region=chosen.place.region)
+            await tasks.first_of(stop.wait(), reconciler.run(service), reader.run(), name="serve")
+            log.info("stopping")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

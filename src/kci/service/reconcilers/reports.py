@@ -1,0 +1,54 @@
+"""The line to the engine: on each connect the whole wanted set goes down first, then reports come up."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from kci.kit import backoff
+from kci.service.app import groups as app
+from kci.service.engines import port
+from kci.service.reconcilers import groups
+
+log = structlog.get_logger(__name__)
+
+
+class ReportReader:
+    """`run` works until cancelled."""
+
+    def __init__(
+        self, engine: port.Engine, service: app.GroupService, reconciler: groups.GroupReconciler
+    ) -> None:
+        self._engine = engine
+        self._service = service
+        self._reconciler = reconciler
+        self._backoff = backoff.Backoff(initial_s=0.1, cap_s=5.0)
+        self._failures = 0
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._follow()
+            except Exception as error:
+                self._failures += 1
+                delay_s = self._backoff.delay_s(self._failures)
+                log.warning(
+                    "engine is away",
+                    failures=self._failures,
+                    next_try_s=round(delay_s, 2),
+                    error=repr(error),
+                    exc_info=not isinstance(error, port.EngineError),
+                )
+                await asyncio.sleep(delay_s)
+
+    async def _follow(self) -> None:
+        async with self._engine.observe() as reports:
+            wanted = await self._service.wanted()
+            await self._engine.sync(wanted)
+            log.info("engine is in step", groups=len(wanted))
+            self._failures = 0
+            # What came, or was to go, while the set was on its way.
+            await self._reconciler.signal_all(self._service)
+            async for report in reports:
+                await self._service.record(report)

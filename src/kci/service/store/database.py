@@ -1,0 +1,234 @@
+"""Opening the database, and running work on it.
+
+One thread owns all connections: SQLite has one writer anyway, and the event loop never waits for a disk.
+The file is never started empty over a damaged or a lost one: a lock file beside it remembers that there
+was a database, and also keeps a second service away. A new database gets its name only once it is whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import os
+import pathlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any, Self, TypeVar
+
+import alembic.command
+import alembic.config
+import alembic.migration
+import alembic.script
+import sqlalchemy as sa
+
+from kci.kit import secret
+from kci.service.store import errors, schema, sealing
+
+T = TypeVar("T")
+
+_MAX_WAITING = 1000
+_MADE = b"made\n"
+_KEY_CHECK = "key-check"
+_BUSY_TIMEOUT_S = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """One transaction, and the key for what is sealed in it."""
+
+    connection: sa.Connection
+    sealer: sealing.Sealer
+
+
+class Database:
+    """An open database. Made by `open_database`, ended by `close`."""
+
+    def __init__(self, engine: sa.Engine, sealer: sealing.Sealer, lock: int) -> None:
+        self._engine = engine
+        self._sealer = sealer
+        self._lock = lock
+        self._waiting = 0
+        self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+
+    async def run(self, work: Callable[[Session], T]) -> T:
+        """Run work in one transaction on the store's thread: all of it is durable on return, or nothing
+        of it happened. Results come back in the order in which the transactions were committed.
+        """
+        if self._waiting >= _MAX_WAITING:
+            raise errors.StoreBusyError("cannot take more work: the database is behind")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+        finally:
+            self._waiting -= 1
+
+    def _run(self, work: Callable[[Session], T]) -> T:
+        try:
+            with self._engine.begin() as connection:
+                return work(Session(connection, self._sealer))
+        except sa.exc.DatabaseError as error:
+            # `orig` alone: SQLAlchemy's own text carries the statement's values.
+            raise errors.StoreError(f"cannot use the database: {error.orig}") from None
+
+    def close(self) -> None:
+        """Waits for the work at hand."""
+        self._thread.shutdown()
+        self._engine.dispose()
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_database(path: pathlib.Path, key: bytes) -> Database:
+    """Open the database, make it if it never was, bring its schema up to date. Blocks; raises
+    UnusableStoreError with one sentence if that cannot be done.
+    """
+    sealer = sealing.Sealer(key)
+    try:
+        lock = _take_lock(path)
+        try:
+            if not path.exists():
+                _make(path, lock, sealer)
+            engine = _engine(path)
+            with _readable(path):
+                _check_whole(engine)
+                _migrate(engine, path)
+                _check_key(engine, sealer, path)
+            _remember(lock)
+            return Database(engine, sealer, lock)
+        except BaseException:
+            os.close(lock)
+            raise
+    except OSError as error:
+        raise errors.UnusableStoreError(
+            f"cannot use the database {path}: {error.strerror or error}"
+        ) from error
+
+
+def _take_lock(path: pathlib.Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise errors.UnusableStoreError(
+            f"cannot use the database {path}: another service has it open"
+        ) from error
+    return lock
+
+
+def _make(path: pathlib.Path, lock: int, sealer: sealing.Sealer) -> None:
+    leftovers = [name for name in (f"{path.name}-wal", f"{path.name}-shm") if path.with_name(name).exists()]
+    if os.pread(lock, len(_MADE), 0) == _MADE or leftovers:
+        raise errors.UnusableStoreError(
+            f"cannot find the database {path}, which was there before: put it back from a backup,"
+            f" or remove {_lock_path(path)}{''.join(f' and {name}' for name in leftovers)} to start anew"
+        )
+    fresh = path.with_name(f".{path.name}.new")
+    for name in (fresh.name, f"{fresh.name}-wal", f"{fresh.name}-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+    os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    engine = _engine(fresh)
+    _migrate(engine, fresh)
+    with engine.begin() as connection:
+        sealed = sealer.seal(secret.Secret(_KEY_CHECK), owner=_KEY_CHECK)
+        connection.execute(schema.facts.insert().values(name=_KEY_CHECK, value=sealed))
+    engine.dispose()
+    fresh.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _remember(lock: int) -> None:
+    os.pwrite(lock, _MADE, 0)
+    os.fsync(lock)
+
+
+def _engine(path: pathlib.Path) -> sa.Engine:
+    engine = sa.create_engine(
+        f"sqlite:///{path}",
+        connect_args={"timeout": _BUSY_TIMEOUT_S, "check_same_thread": False},
+        poolclass=sa.pool.StaticPool,
+        hide_parameters=True,
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
+        # The driver's own transactions leave out DDL; ours begin in `_on_begin`.
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        # FULL: an acknowledged write survives a loss of power; NORMAL could lose it.
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def _on_begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+@contextlib.contextmanager
+def _readable(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.DatabaseError as error:
+        raise errors.UnusableStoreError(
+            f"cannot read the database {path} ({error.orig}): put back a backup; it is not started empty"
+        ) from None
+
+
+def _check_whole(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        (verdict,) = connection.exec_driver_sql("PRAGMA quick_check(1)").one()
+        if verdict != "ok":
+            raise sa.exc.DatabaseError("quick_check", None, sqlite3.DatabaseError(verdict))
+        if not sa.inspect(connection).has_table("alembic_version"):
+            raise sa.exc.DatabaseError("schema", None, sqlite3.DatabaseError("it has no tables of ours"))
+
+
+def _migrate(engine: sa.Engine, path: pathlib.Path) -> None:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", "kci.service.store:migrations")
+    config.set_main_option("path_separator", "os")
+    known = {step.revision for step in alembic.script.ScriptDirectory.from_config(config).walk_revisions()}
+    with engine.connect() as connection:
+        current = alembic.migration.MigrationContext.configure(connection).get_current_revision()
+        connection.rollback()
+        if current is not None and current not in known:
+            raise errors.UnusableStoreError(
+                f"cannot use the database {path}: its schema {current} is not known here;"
+                " it was written by a newer version, so install that one"
+            )
+        if current is not None and current == max(known):
+            return
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "head")
+        connection.commit()
+
+
+def _check_key(engine: sa.Engine, sealer: sealing.Sealer, path: pathlib.Path) -> None:
+    with engine.begin() as connection:
+        sealed = connection.scalar(sa.select(schema.facts.c.value).where(schema.facts.c.name == _KEY_CHECK))
+    try:
+        sealer.open(sealed or b"", owner=_KEY_CHECK)
+    except sealing.SealError as error:
+        raise errors.UnusableStoreError(
+            f"cannot use the database {path}: it was sealed with another key; give the encryption key file"
+            " that it was made with"
+        ) from error
+
+
+def _lock_path(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.name}.lock")

@@ -1,0 +1,85 @@
+"""The tables, as they are after the last migration. A change here comes with a migration."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+groups = sa.Table(
+    "groups",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("group_id", sa.String(36), nullable=False),
+    sa.Column("tenant_id", sa.String(64), nullable=False),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("lifecycle", sa.String(16), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("gone", sa.Boolean, nullable=False),
+    sa.Column("reason", sa.String(128), nullable=False),
+    sa.Column("message", sa.String(1024), nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("cluster_id", sa.String(63), nullable=False),
+    sa.Column("pod_uid", sa.String(63), nullable=False),
+    sa.Column("client_token", sa.String(64), nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    # The create call as JSON, without its secrets.
+    sa.Column("request", sa.Text, nullable=False),
+    # NULL once the group is deleted.
+    sa.Column("kubeconfig_sealed", sa.LargeBinary, nullable=True),
+    sa.Column("project_id", sa.BigInteger, nullable=False),
+    sa.Column("cpu_milli", sa.Integer, nullable=False),
+    sa.Column("memory_mib", sa.Integer, nullable=False),
+    sa.Column("interface_id", sa.String(36), nullable=False),
+    sa.Column("subnet_id", sa.String(36), nullable=False),
+    sa.Column("address", sa.String(15), nullable=False),
+    sa.Column("prefix_length", sa.Integer, nullable=False),
+    sa.Column("gateway", sa.String(15), nullable=False),
+    sa.Column("mac_address", sa.String(17), nullable=False),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("deleted_at_ms", sa.BigInteger, nullable=True),
+    sa.UniqueConstraint("group_id", name="one_row_per_group"),
+    sqlite_autoincrement=True,
+)
+sa.Index("groups_of_tenant", groups.c.tenant_id, groups.c.lifecycle)
+sa.Index("groups_by_lifecycle", groups.c.lifecycle)
+# One group per pod for ever: a deleted group still holds its pod's UID until its tombstone is removed.
+sa.Index(
+    "one_group_per_pod",
+    groups.c.tenant_id,
+    groups.c.cluster_id,
+    groups.c.pod_uid,
+    unique=True,
+    sqlite_where=groups.c.pod_uid != "",
+    postgresql_where=groups.c.pod_uid != "",
+)
+sa.Index(
+    "one_group_per_token",
+    groups.c.tenant_id,
+    groups.c.client_token,
+    unique=True,
+    sqlite_where=groups.c.client_token != "",
+    postgresql_where=groups.c.client_token != "",
+)
+
+addresses = sa.Table(
+    "addresses",
+    metadata,
+    sa.Column("subnet_id", sa.String(36), primary_key=True),
+    # The address as a number, so that it sorts.
+    sa.Column("address", sa.BigInteger, primary_key=True, autoincrement=False),
+    # NULL while it is free.
+    sa.Column("group_id", sa.String(36), nullable=True),
+    sa.Column("released_at_ms", sa.BigInteger, nullable=True),
+    sa.UniqueConstraint("group_id", name="one_address_per_group"),
+)
+sa.Index("free_addresses", addresses.c.subnet_id, addresses.c.released_at_ms)
+
+# Small facts about the store itself, such as which key it was sealed with.
+facts = sa.Table(
+    "facts",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("value", sa.LargeBinary, nullable=False),
+)

@@ -1,0 +1,407 @@
+"""Pods of users' clusters.
+
+All groups of one cluster, identity and node share one client and one watch
+(`spec.nodeName=<node>`, all that the Node authorizer allows). A newer kubeconfig for the same identity
+replaces the client under all of them; the pods known stay known meanwhile.
+
+What stays true: a pod counts as absent only when the API server itself said so of this pod, by a deletion
+event or by a direct look; it never goes back to an older version; and a group that came without a UID
+keeps the first pod seen under its name for good.
+
+How old answers may be: ConfigMaps and Secrets one second (so that a burst of pods asks once, and a pod sees
+what was written before it), the cluster's CA bundle that every pod mounts five minutes, a token until
+80 % of its life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import datetime
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self, TypeVar
+
+import structlog
+
+from kci.kit import clock, tasks
+from kci.kit import secret as secrets
+from kci.kube import client as clients
+from kci.kube import config as configs
+from kci.kube import errors as kube_errors
+from kci.kube import events, models, reflector, resources
+from kci.link import types as link
+from kci.source import cache, errors, identity, port
+
+T = TypeVar("T", models.ConfigMap, models.Secret)
+log = structlog.get_logger(__name__)
+
+FIELD_MANAGER = "kcilet"
+CALL_TIMEOUT_S = 10.0
+KEEP_S = 1.0
+KEEP_CA_S = 300.0
+CA_CONFIG_MAP = "kube-root-ca.crt"
+TOKEN_SHARE = 0.8
+HOST_IP_RETRY_S = 10.0
+HOST_IP_AGAIN_S = 600.0
+# Deleted pods that are remembered as such.
+REMEMBERED_DELETIONS = 4096
+# How long a watch without groups is kept for the next one.
+IDLE_S = 600.0
+
+Key = tuple[str, str, str]
+
+
+def connect(config: configs.ClusterConfig) -> clients.Client:
+    return clients.Client(config, user_agent="kcilet", timeout_s=CALL_TIMEOUT_S)
+
+
+class ClusterSources:
+    """Used as `async with ClusterSources() as sources:`; leaving it ends all watches."""
+
+    def __init__(
+        self,
+        *,
+        connect: Callable[[configs.ClusterConfig], clients.Client] = connect,
+        clock: clock.Clock | None = None,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        self._connect = connect
+        self._clock = clock or _SYSTEM_CLOCK
+        self._idle_s = idle_s
+        self._group = tasks.Tasks()
+        self._clusters: dict[Key, tuple[Cluster, asyncio.Task[None]]] = {}
+
+    async def __aenter__(self) -> Self:
+        _ = await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        for _, task in self._clusters.values():
+            _ = task.cancel()
+        await self._group.__aexit__(kind, error, trace)
+
+    def join(self, group: link.WantedGroup, on_change: Callable[[], None]) -> ClusterPod:
+        """As port.Sources; RefusedError for a kubeconfig that cannot be used."""
+        access = identity.read(group.cluster.kubeconfig)
+        node = identity.node_name(access, group.node_name)
+        key = (group.cluster.cluster_id, access.user, node)
+        if key not in self._clusters:
+            cluster = Cluster(access, node, connect=self._connect, clock=self._clock)
+            task = self._group.spawn(f"cluster {group.cluster.cluster_id}/{node}", cluster.run())
+            self._clusters[key] = (cluster, task)
+        cluster = self._clusters[key][0]
+        cluster.renew(access)
+        return ClusterPod(cluster, group, on_change, on_leave=lambda: self._retire_later(key))
+
+    def _retire_later(self, key: Key) -> None:
+        if not self._clusters[key][0].is_used:
+            _ = asyncio.get_running_loop().call_later(self._idle_s, self._retire, key)
+
+    def _retire(self, key: Key) -> None:
+        cluster, task = self._clusters.get(key, (None, None))
+        if cluster is not None and task is not None and not cluster.is_used:
+            _ = task.cancel()
+            del self._clusters[key]
+
+
+class Cluster:
+    """One client and one watch, and the pods they show."""
+
+    def __init__(
+        self,
+        access: identity.Access,
+        node: str,
+        *,
+        connect: Callable[[configs.ClusterConfig], clients.Client],
+        clock: clock.Clock,
+    ) -> None:
+        self.host_ip = ""
+        self._access = access
+        self._node = node
+        self._connect = connect
+        self._clock = clock
+        self._renewed = asyncio.Event()
+        self._client: asyncio.Future[clients.Client] = asyncio.get_running_loop().create_future()
+        self._recorder: events.EventRecorder | None = None
+        self._pods: dict[str, models.Pod] = {}
+        self._uids: dict[tuple[str, str], str] = {}
+        self._gone: collections.OrderedDict[str, None] = collections.OrderedDict()
+        self._followers: dict[ClusterPod, Callable[[], None]] = {}
+        self._fetched: cache.Cache[tuple[str, str, str], Any] = cache.Cache()
+        self._tokens: cache.Cache[tuple[str, str, int], secrets.Secret] = cache.Cache()
+
+    @property
+    def is_used(self) -> bool:
+        return bool(self._followers)
+
+    @property
+    def endpoint(self) -> port.Endpoint:
+        return self._access.endpoint
+
+    def renew(self, access: identity.Access) -> None:
+        """Use a newer kubeconfig of the same identity from now on."""
+        if access.is_newer_than(self._access):
+            log.info("kubeconfig renewed", user=access.user, node=self._node)
+            self._access = access
+            self._renewed.set()
+
+    def follow(self, pod: ClusterPod, on_change: Callable[[], None]) -> None:
+        self._followers[pod] = on_change
+
+    def unfollow(self, pod: ClusterPod) -> None:
+        _ = self._followers.pop(pod, None)
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        log.info("following pods", user=self._access.user, node=self._node)
+        while True:
+            self._renewed.clear()
+            async with self._connect(self._access.config) as client:
+                self._recorder = events.EventRecorder(client, component="kcilet", host=self._node)
+                watch = reflector.Reflector(
+                    client,
+                    resources.PODS,
+                    field_selector=f"spec.nodeName={self._node}",
+                    on_change=self._on_change,
+                )
+                self._set_client(client)
+                await tasks.first_of(
+                    watch.run(),
+                    self._recorder.run(),
+                    self._after_sync(client, watch),
+                    self._renewed.wait(),
+                    name=f"cluster of {self._node}",
+                )
+
+    async def _after_sync(self, client: clients.Client, watch: reflector.Reflector[models.Pod]) -> None:
+        await watch.synced.wait()
+        # A pod that the former watch knew and this one does not: it has to be looked at directly.
+        for uid in [uid for uid in self._pods if uid not in watch.objects]:
+            self._forget(uid)
+        self._tell()
+        while True:
+            if await self._find_host_ip(client):
+                self._tell()
+            await asyncio.sleep(HOST_IP_AGAIN_S if self.host_ip else HOST_IP_RETRY_S)
+
+    async def _find_host_ip(self, client: clients.Client) -> bool:
+        """Whether there is something new to tell."""
+        try:
+            node = await client.get(resources.NODES, self._node)
+        except kube_errors.KubeError as error:
+            log.warning("cannot read the node's address", node=self._node, error=str(error))
+            return False
+        found = [one.address for one in node.status.addresses if one.type == "InternalIP"]
+        before, self.host_ip = self.host_ip, found[0] if found else self.host_ip
+        return self.host_ip != before
+
+    def _set_client(self, client: clients.Client) -> None:
+        if self._client.done():
+            self._client = asyncio.get_running_loop().create_future()
+        self._client.set_result(client)
+
+    async def client(self) -> clients.Client:
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            return await asyncio.shield(self._client)
+
+    # ---- pods -----------------------------------------------------------------------------------
+
+    def find(self, namespace: str, name: str) -> models.Pod | None:
+        return self._pods.get(self._uids.get((namespace, name), ""))
+
+    def view(self, uid: str) -> port.View:
+        if uid in self._pods:
+            return port.View(port.Sight.PRESENT, self._pods[uid])
+        return port.View(port.Sight.ABSENT if uid in self._gone else port.Sight.UNKNOWN)
+
+    def note(self, pod: models.Pod) -> None:
+        """Take a pod's state unless a newer one is known."""
+        meta = pod.metadata
+        known = self._pods.get(meta.uid)
+        if known is not None and not reflector.is_later(
+            meta.resource_version, than=known.metadata.resource_version
+        ):
+            return
+        self._pods[meta.uid] = pod
+        self._uids[meta.namespace, meta.name] = meta.uid
+
+    def note_gone(self, uid: str) -> None:
+        self._forget(uid)
+        self._gone[uid] = None
+        if len(self._gone) > REMEMBERED_DELETIONS:
+            _ = self._gone.popitem(last=False)
+
+    def _forget(self, uid: str) -> None:
+        pod = self._pods.pop(uid, None)
+        if pod is not None and self._uids.get((pod.metadata.namespace, pod.metadata.name)) == uid:
+            del self._uids[pod.metadata.namespace, pod.metadata.name]
+
+    def _on_change(self, change: reflector.Change[models.Pod]) -> None:
+        uid = change.object.metadata.uid
+        if change.kind is not reflector.ChangeKind.DELETED:
+            self.note(change.object)
+        elif change.final_state_unknown:
+            self._forget(uid)
+        else:
+            self.note_gone(uid)
+        self._tell(change.object)
+
+    def _tell(self, pod: models.Pod | None = None) -> None:
+        for follower, on_change in list(self._followers.items()):
+            if pod is None or follower.is_about(pod):
+                on_change()
+
+    # ---- calls ----------------------------------------------------------------------------------
+
+    async def fetch(self, resource: resources.Resource[T], namespace: str, name: str) -> T | None:
+        async def ask() -> tuple[T | None, float]:
+            keep_s = KEEP_CA_S if name == CA_CONFIG_MAP else KEEP_S
+            with _translated(f"cannot read {resource.plural} {namespace}/{name}"):
+                try:
+                    return await (await self.client()).get(resource, name, namespace=namespace), keep_s
+                except kube_errors.NotFoundError:
+                    return None, KEEP_S
+
+        found: T | None = await self._fetched.get((resource.plural, namespace, name), ask)
+        return found
+
+    async def token(self, pod: models.Pod, *, audience: str, expiration_s: int) -> secrets.Secret:
+        account = pod.spec.service_account_name or "default"
+
+        async def ask() -> tuple[secrets.Secret, float]:
+            with _translated(f"cannot get a token of {account} for {pod.key}"):
+                issued = await (await self.client()).create_token(
+                    pod, service_account=account, audience=audience, expiration_s=expiration_s
+                )
+            life: datetime.timedelta = issued.expires_at - self._clock.now()
+            return issued.token, max(0.0, life.total_seconds()) * TOKEN_SHARE
+
+        return await self._tokens.get((pod.metadata.uid, audience, expiration_s), ask)
+
+    def record(self, reference: events.Reference, kind: str, reason: str, message: str) -> None:
+        if self._recorder is not None:
+            self._recorder.record(reference, type=kind, reason=reason, message=message)
+
+
+class ClusterPod:
+    """One group's pod in a cluster: a port.PodSource."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        group: link.WantedGroup,
+        on_change: Callable[[], None],
+        *,
+        on_leave: Callable[[], None],
+    ) -> None:
+        self._cluster = cluster
+        self._namespace = group.namespace
+        self._name = group.pod_name
+        self._uid = group.pod_uid
+        self._on_leave = on_leave
+        cluster.follow(self, on_change)
+        self._lock_on()
+
+    def is_about(self, pod: models.Pod) -> bool:
+        if self._uid:
+            return pod.metadata.uid == self._uid
+        return (pod.metadata.namespace, pod.metadata.name) == (self._namespace, self._name)
+
+    @property
+    def host_ip(self) -> str:
+        return self._cluster.host_ip
+
+    @property
+    def endpoint(self) -> port.Endpoint:
+        return self._cluster.endpoint
+
+    @property
+    def view(self) -> port.View:
+        self._lock_on()
+        return self._cluster.view(self._uid)
+
+    async def confirm(self) -> port.View:
+        with _translated(f"cannot look for pod {self._namespace}/{self._name}"):
+            client = await self._cluster.client()
+            try:
+                pod = await client.get(resources.PODS, self._name, namespace=self._namespace)
+            except kube_errors.NotFoundError:
+                pod = None
+        if pod is not None:
+            self._cluster.note(pod)
+        self._lock_on()
+        if pod is not None and pod.metadata.uid == self._uid:
+            return self.view
+        if self._uid:
+            self._cluster.note_gone(self._uid)
+        return port.View(port.Sight.ABSENT)
+
+    async def config_map(self, name: str) -> models.ConfigMap | None:
+        return await self._cluster.fetch(resources.CONFIG_MAPS, self._namespace, name)
+
+    async def secret(self, name: str) -> models.Secret | None:
+        return await self._cluster.fetch(resources.SECRETS, self._namespace, name)
+
+    async def token(self, pod: models.Pod, *, audience: str, expiration_s: int) -> secrets.Secret:
+        return await self._cluster.token(pod, audience=audience, expiration_s=expiration_s)
+
+    async def patch_status(self, pod: models.Pod, patch: Mapping[str, Any]) -> None:
+        try:
+            with _translated(f"cannot write the status of pod {pod.key}"):
+                client = await self._cluster.client()
+                answer = await client.patch(
+                    resources.PODS,
+                    pod.metadata.name,
+                    patch,
+                    namespace=pod.metadata.namespace,
+                    subresource="status",
+                    patch_type=clients.PatchType.STRATEGIC,
+                    field_manager=FIELD_MANAGER,
+                )
+        except _ConflictError as error:
+            # Either the UID under the name is another by now, or only others' writes came in between.
+            if (await self.confirm()).sight is port.Sight.ABSENT:
+                raise errors.GoneError(str(error)) from error
+            raise
+        self._cluster.note(answer)
+
+    def record_event(self, pod: models.Pod, *, container: str, kind: str, reason: str, message: str) -> None:
+        self._cluster.record(events.of_pod(pod, container=container), kind, reason, message)
+
+    def leave(self) -> None:
+        self._cluster.unfollow(self)
+        self._on_leave()
+
+    def _lock_on(self) -> None:
+        """A group without a UID takes the first pod under its name."""
+        if not self._uid:
+            found = self._cluster.find(self._namespace, self._name)
+            self._uid = found.metadata.uid if found is not None else ""
+
+
+class _ConflictError(errors.SourceError):
+    """The pod changed while we wrote, or it is another one."""
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Kubernetes' errors as a source's."""
+    try:
+        yield
+    except kube_errors.NotFoundError as error:
+        raise errors.GoneError(f"{what}: {error}") from error
+    except kube_errors.ConflictError as error:
+        raise _ConflictError(f"{what}: {error}") from error
+    except kube_errors.InvalidError as error:
+        raise errors.RefusedError(f"{what}: {error}") from error
+    except kube_errors.KubeError as error:
+        raise errors.SourceError(f"{what}: {error}") from error
+    except TimeoutError as error:
+        raise errors.SourceError(f"{what}: no answer in time") from error
+
+
+_SYSTEM_CLOCK = clock.SystemClock()

@@ -1,0 +1,89 @@
+"""What a runner needs of the place that its pods come from. One `PodSource` serves one group."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from kci.kit import secret as secrets
+from kci.kube import models
+from kci.link import types as link
+
+
+class Sight(enum.Enum):
+    """What is known of a group's pod."""
+
+    # Not looked yet, or the source is away: nothing may be decided from this.
+    UNKNOWN = "unknown"
+    PRESENT = "present"
+    # The source itself says that there is no such pod.
+    ABSENT = "absent"
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The pod as known now; when ABSENT the last state known, if there was one."""
+
+    sight: Sight
+    pod: models.Pod | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """The API server as the group's containers reach it."""
+
+    host: str
+    port: int
+
+
+class PodSource(Protocol):
+    """One group's pod. Methods raise errors of source/errors.py, and each waits a limited time."""
+
+    @property
+    def view(self) -> View: ...
+
+    @property
+    def host_ip(self) -> str:
+        """The node's address, empty while not known."""
+        ...
+
+    @property
+    def endpoint(self) -> Endpoint: ...
+
+    async def confirm(self) -> View:
+        """Ask the source directly; for when the view is not PRESENT."""
+        ...
+
+    async def config_map(self, name: str) -> models.ConfigMap | None:
+        """At most a second old, so that a pod sees what was written before it; None if there is none."""
+        ...
+
+    async def secret(self, name: str) -> models.Secret | None:
+        """As `config_map`."""
+        ...
+
+    async def token(self, pod: models.Pod, *, audience: str, expiration_s: int) -> secrets.Secret:
+        """A token of the pod's service account, with at least a fifth of its life left."""
+        ...
+
+    async def patch_status(self, pod: models.Pod, patch: Mapping[str, Any]) -> None:
+        """Patch `pods/status`; the view then shows the answer. GoneError if the pod is gone or another."""
+        ...
+
+    def record_event(self, pod: models.Pod, *, container: str, kind: str, reason: str, message: str) -> None:
+        """Tell an event, some time soon; never waits and never fails."""
+        ...
+
+    def leave(self) -> None:
+        """The group is gone: nobody asks any more."""
+        ...
+
+
+class Sources(Protocol):
+    def join(self, group: link.WantedGroup, on_change: Callable[[], None]) -> PodSource:
+        """Follow a group's pod; `on_change` is called when the view may have changed. Joining again (with
+        a newer kubeconfig) gives a new PodSource; leave the old one then.
+        """
+        ...

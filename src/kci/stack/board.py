@@ -1,0 +1,73 @@
+"""The supervisor's account of itself: one value, written to `state.json` at each change."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from typing import Any
+
+import msgspec
+import structlog
+
+from kci.kit import clock, tasks
+from kci.stack import layout, parts, record
+
+log = structlog.get_logger(__name__)
+
+
+class Board:
+    """Changes are made here and nowhere else. `run` writes them; a burst becomes one write."""
+
+    def __init__(self, where: layout.Layout, state: record.State) -> None:
+        self._where = where
+        self._latest = tasks.Latest(state)
+        self._writing = threading.Lock()
+
+    @property
+    def state(self) -> record.State:
+        return self._latest.value
+
+    def update(self, **changes: Any) -> None:
+        self._latest.set(msgspec.structs.replace(self.state, **changes))
+
+    def update_part(self, part: parts.Part, **changes: Any) -> None:
+        before = self.state.part(part)
+        after = msgspec.structs.replace(before, **changes)
+        if after.state != before.state:
+            log.info("part changed", part=part, before=before.state, now=after.state, detail=after.detail)
+        others = self.state.parts
+        if all(other.name != part for other in others):
+            self.update(parts=(*others, after))
+            return
+        self.update(parts=tuple(after if other.name == part else other for other in others))
+
+    def note_changes(self, **changes: Any) -> None:
+        """Note what will have to be put back; write it before it is done."""
+        self.update(changes=msgspec.structs.replace(self.state.changes, **changes))
+
+    async def run(self) -> None:
+        """Write for ever."""
+        async for _ in self._latest.changes():
+            await tasks.in_thread(self.write)
+
+    def write(self) -> None:
+        # Taken inside the lock, so that of two writers the later one writes the newer state.
+        with self._writing:
+            record.write(self._where.state, self.state)
+
+
+def new_state(
+    run_id: str, previous: record.State | None, supervisor: record.ProcessId | None
+) -> record.State:
+    """A run's first account. What an earlier run of this boot started or changed is still there."""
+    boot = record.boot_id()
+    same_boot = previous is not None and previous.boot_id == boot
+    return record.State(
+        run_id=run_id,
+        boot_id=boot,
+        state=record.StackState.STARTING,
+        supervisor=supervisor,
+        started_at=clock.to_rfc3339(datetime.datetime.now(datetime.UTC)),
+        changes=previous.changes if previous and same_boot else record.Changes(),
+        parts=tuple(part for part in previous.parts if part.process) if previous and same_boot else (),
+    )

@@ -1,0 +1,191 @@
+"""What `kci up`, `status` and `down` do: start a supervisor, read its account, ask it to end.
+
+Blocking, for a command of the user. The work itself is the supervisor's (supervisor.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from kci.stack import board, containerd, errors, layout, processes, record, settings
+
+POLL_INTERVAL_S = 0.1
+LOG_TAIL_LINES = 8
+SUPERVISOR = "supervisor"
+TOOLS = {"ip": "iproute2", "nsenter": "util-linux"}
+ENDED = (record.StackState.FAILED, record.StackState.STOPPED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A supervisor's run, which this command started (`process`) or found (`found`)."""
+
+    where: layout.Layout
+    run_id: str
+    process: subprocess.Popen[bytes] | None = None
+    found: record.ProcessId | None = None
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None if self.process else not processes.is_alive(self.found)
+
+
+def start(asked: settings.Settings, *, foreground: bool) -> Run:
+    """Start the stack, or find the one that runs in that state folder already.
+
+    In the foreground the supervisor ends with this process.
+    """
+    _check_root()
+    asked = settings.checked(asked)
+    where = layout.Layout(pathlib.Path(asked.state_dir))
+    record.read_choices(where)
+    running = running_state(where)
+    if running:
+        return Run(where, running.run_id, found=running.supervisor)
+    _check_tools(asked)
+    for folder in (where.root, where.logs):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    run_id = secrets.token_hex(8)
+    record.write(where.launch, record.Launch(run_id=run_id, settings=asked))
+    where.down_request.unlink(missing_ok=True)
+    options = ("--end-with-parent",) if foreground else ()
+    return Run(where, run_id, _spawn(where, run_id, *options))
+
+
+def follow(run: Run, *, timeout_s: float | None = None) -> Iterator[record.State]:
+    """Each new account of the run, until it has ended; the last one says how."""
+    end = time.monotonic() + timeout_s if timeout_s else None
+    seen: record.State | None = None
+    while end is None or time.monotonic() < end:
+        # Asked before the file is read: what a supervisor wrote last is then not missed.
+        ended = run.has_ended()
+        state = record.read_state(run.where)
+        if state and state.run_id == run.run_id and state != seen:
+            seen = state
+            yield state
+        if ended:
+            if seen is None or seen.state not in ENDED:
+                yield _lost(run.where, seen)
+            return
+        time.sleep(POLL_INTERVAL_S)
+    raise errors.StackError(
+        f"cannot wait any longer than {timeout_s:g} s for the supervisor: see {run.where.log(SUPERVISOR)}"
+    )
+
+
+def stop(state_dir: pathlib.Path, *, keep_node: bool) -> Run | None:
+    """Ask the supervisor to end, or have one clean up after one that was killed. None: nothing runs."""
+    _check_root()
+    where = _layout(state_dir)
+    record.read_choices(where)
+    state = record.read_state(where)
+    if state is None or state.state is record.StackState.STOPPED:
+        return None
+    record.write(where.down_request, record.DownRequest(keep_node=keep_node))
+    running = running_state(where)
+    if running and running.supervisor and processes.send(running.supervisor, signal.SIGTERM):
+        return Run(where, running.run_id, found=running.supervisor)
+    run_id = secrets.token_hex(8)
+    return Run(where, run_id, _spawn(where, run_id, "--clean"))
+
+
+def interrupt(run: Run) -> None:
+    """Ask the supervisor of a run to end; `follow` goes on until it has."""
+    supervisor = processes.observe(run.process.pid) if run.process else run.found
+    if supervisor:
+        processes.send(supervisor, signal.SIGTERM)
+
+
+def purge(state_dir: pathlib.Path) -> None:
+    """Remove the state folder of a stack that does not run."""
+    _check_root()
+    where = _layout(state_dir)
+    record.read_choices(where)
+    if running_state(where):
+        raise errors.RunningError(f"cannot remove {where.root}: a stack runs in it")
+    if where.launch.exists():
+        shutil.rmtree(where.root)
+
+
+def read(state_dir: pathlib.Path) -> record.State | None:
+    """The stack's account. What a killed supervisor wrote last is corrected by what still lives."""
+    where = _layout(state_dir)
+    record.read_choices(where)
+    state = record.read_state(where)
+    if state is None or state.state in ENDED or running_state(where):
+        return state
+    same_boot = state.boot_id == record.boot_id()
+    return msgspec.structs.replace(
+        state,
+        state=record.StackState.FAILED,
+        failure="its supervisor was killed: `kci up` brings the stack back, `kci down` cleans up",
+        supervisor=None,
+        parts=tuple(
+            part
+            if same_boot and processes.is_alive(part.process)
+            else msgspec.structs.replace(part, state=record.PartState.STOPPED, process=None)
+            for part in state.parts
+        ),
+    )
+
+
+def running_state(where: layout.Layout) -> record.State | None:
+    """The account of a supervisor that lives."""
+    state = record.read_state(where)
+    if state and state.boot_id == record.boot_id() and processes.is_alive(state.supervisor):
+        return state
+    return None
+
+
+def _lost(where: layout.Layout, seen: record.State | None) -> record.State:
+    """What there is to say of a supervisor that ended without a last word."""
+    account = seen or board.new_state("", None, None)
+    return msgspec.structs.replace(
+        account,
+        state=record.StackState.FAILED,
+        supervisor=None,
+        failure="the supervisor ended without a word: `kci down` cleans up after it",
+        failure_log=processes.last_lines(where.log(SUPERVISOR), count=LOG_TAIL_LINES),
+    )
+
+
+def _layout(state_dir: pathlib.Path) -> layout.Layout:
+    return layout.Layout(state_dir.expanduser().absolute())
+
+
+def _spawn(where: layout.Layout, run_id: str, *options: str) -> subprocess.Popen[bytes]:
+    """A supervisor in a session of its own: neither our terminal nor our end reaches it."""
+    argv = [sys.executable, "-P", "-m", "kci.stack.supervisor"]
+    argv += ["--state-dir", str(where.root), "--run-id", run_id, *options]
+    log_file = where.log(SUPERVISOR)
+    processes.rotate(log_file)
+    with log_file.open("ab") as log:
+        log_file.chmod(0o600)
+        return subprocess.Popen(
+            argv, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def _check_root() -> None:
+    if os.geteuid() != 0:
+        raise errors.StackError("cannot set up links, namespaces and containers without being root: use sudo")
+
+
+def _check_tools(asked: settings.Settings) -> None:
+    """What is missing on the machine is said before anything is started."""
+    machine = settings.read_machine()
+    missing = [package for tool, package in TOOLS.items() if not shutil.which(tool, path=machine.path)]
+    if missing:
+        raise errors.StackError(f"cannot start without {', '.join(TOOLS)}: apt install {' '.join(missing)}")
+    if asked.own_containerd:
+        containerd.find_binaries(asked.runtime, machine)

@@ -1,0 +1,111 @@
+"""Network and mount namespaces of a stack.
+
+`enter_*` change the calling process and must come before its first thread. The private mount
+namespace is shared by all parts, so that a tmpfs the kcilet mounts is there for containerd.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pathlib
+import subprocess
+from collections.abc import Sequence
+
+from kci.stack import errors, processes, record
+
+NETNS_FOLDER = pathlib.Path("/run/netns")
+CLONE_NEWNS = 0x00020000
+CLONE_NEWNET = 0x40000000
+MS_REC, MS_SLAVE, MS_SHARED = 0x4000, 0x80000, 0x100000
+MNT_DETACH = 2
+UNIFIED = "/sys/fs/cgroup/unified"
+COMMAND_TIMEOUT_S = 20.0
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def netns_path(name: str) -> pathlib.Path:
+    return NETNS_FOLDER / name
+
+
+def has_netns(name: str) -> bool:
+    """Whether the name is a namespace's; a file without one is what is left if making it was cut short."""
+    path = netns_path(name)
+    return path.exists() and path.stat().st_dev != path.parent.stat().st_dev
+
+
+def add_netns(name: str) -> None:
+    """Make it under the name that `ip netns` knows. Not by that command, which makes its folder a mount
+    that stays for ever.
+    """
+    path = netns_path(name)
+    path.parent.mkdir(mode=0o755, exist_ok=True)
+    path.touch(mode=0o444, exist_ok=True)
+    _run(["unshare", f"--net={path}", "true"], f"cannot make the network namespace {name}")
+
+
+def remove_netns(name: str, mount_namespace: int | None = None) -> None:
+    """Remove it if it is there; in another mount namespace (an open descriptor) if given, since a name
+    that was mounted there is there to stay until it is unmounted there.
+    """
+    argv = ["ip", "netns", "delete", name]
+    if mount_namespace is not None:
+        argv = ["nsenter", f"--mount=/proc/self/fd/{mount_namespace}", *argv]
+    if netns_path(name).exists():
+        keep = () if mount_namespace is None else (mount_namespace,)
+        _run(argv, f"cannot remove the network namespace {name}", keep)
+
+
+def enter_netns(name: str) -> None:
+    _set_namespace(netns_path(name), CLONE_NEWNET)
+
+
+def enter_mounts_of(process: record.ProcessId) -> bool:
+    """Join the mount namespace of a process; False if it is gone meanwhile."""
+    try:
+        _set_namespace(pathlib.Path(f"/proc/{process.pid}/ns/mnt"), CLONE_NEWNS)
+    except errors.StackError:
+        if processes.is_alive(process):
+            raise
+        return False
+    return True
+
+
+def enter_new_mounts() -> None:
+    """A mount namespace of our own: the machine's mounts come in, none of ours goes out, and containers
+    see ours.
+    """
+    _check(_libc.unshare(CLONE_NEWNS), "cannot make a private mount namespace")
+    for flags in (MS_REC | MS_SLAVE, MS_REC | MS_SHARED):
+        _check(_libc.mount(b"none", b"/", None, ctypes.c_ulong(flags), None), "cannot make mounts private")
+    if os.path.ismount(UNIFIED):
+        # crun takes a machine with both cgroup versions mounted for one it does not know.
+        _check(_libc.umount2(UNIFIED.encode(), MNT_DETACH), f"cannot unmount {UNIFIED} in our namespace")
+
+
+def _set_namespace(path: pathlib.Path, kind: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise errors.StackError(f"cannot enter the namespace {path}: {error.strerror}") from error
+    try:
+        _check(_libc.setns(descriptor, kind), f"cannot enter the namespace {path}")
+    finally:
+        os.close(descriptor)
+
+
+def _check(result: int, sentence: str) -> None:
+    if result != 0:
+        raise errors.StackError(f"{sentence}: {os.strerror(ctypes.get_errno())}")
+
+
+def _run(argv: Sequence[str], sentence: str, descriptors: Sequence[int] = ()) -> None:
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False, pass_fds=descriptors
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise errors.StackError(f"{sentence}: {error}") from error
+    if done.returncode != 0:
+        raise errors.StackError(f"{sentence}: {done.stderr.strip()}")

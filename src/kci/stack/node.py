@@ -1,0 +1,319 @@
+"""The virtual node's identity in its cluster, as the administrator gives it.
+
+The node gets a client certificate `system:node:<name>` and a serving certificate by signing requests,
+which the stack approves after it has checked that they are its own: Kubernetes never approves
+serving certificates by itself. Both are kept while they are valid long enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import dataclasses
+import datetime
+import pathlib
+import secrets
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from kci.kit import files, secret, tasks
+from kci.kube import client as kube
+from kci.kube import config, models, resources
+from kci.kube import errors as kube_errors
+from kci.stack import certificates, errors, layout, programs
+
+ROLE_LABEL = "node-role.kubernetes.io/agent"
+CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
+SERVING_SIGNER = "kubernetes.io/kubelet-serving"
+ISSUE_TIMEOUT_S = 30.0
+INTERVAL_S = 0.05
+# The share of its life after which a certificate is asked for anew at the next start.
+RENEW_AT = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A certificate that the node needs. `files_name` is where it is kept."""
+
+    files_name: str
+    signer: str
+    usages: tuple[str, ...]
+    leaf: certificates.Leaf
+
+
+def plan_requests(node_name: str, gateway: str) -> tuple[Request, ...]:
+    user, group = f"system:node:{node_name}", "system:nodes"
+    return (
+        Request(
+            programs.NODE_CLIENT,
+            CLIENT_SIGNER,
+            ("digital signature", "client auth"),
+            certificates.Leaf("client", "", user, group, client=True),
+        ),
+        Request(
+            programs.NODE_SERVING,
+            SERVING_SIGNER,
+            ("digital signature", "server auth"),
+            certificates.Leaf("serving", "", user, group, server_names=(node_name, gateway)),
+        ),
+    )
+
+
+def refusal(seen: models.CertificateSigningRequest, sent_pem: bytes, request: Request, requester: str) -> str:
+    """Why a signing request found in the cluster must not be approved; empty if it is what we sent."""
+    if seen.spec.username != requester:
+        return f"it was sent by {seen.spec.username}, not by {requester}"
+    if seen.spec.signer_name != request.signer or set(seen.spec.usages) != set(request.usages):
+        return "its signer or usages are not those asked for"
+    if base64.b64decode(seen.spec.request) != sent_pem:
+        return "its content is not what was sent"
+    return ""
+
+
+def is_kept(
+    certificate_pem: bytes, key_pem: bytes, request: Request, authority_pem: bytes, now: datetime.datetime
+) -> bool:
+    """Whether a stored certificate still serves: for this name, from this cluster, with life left."""
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+        key = certificates.load_key(key_pem)
+        issued = any(
+            certificates.is_issued_by(certificate, authority)
+            for authority in x509.load_pem_x509_certificates(authority_pem)
+        )
+    except ValueError:
+        return False
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    return (
+        issued
+        and key.public_key() == certificate.public_key()
+        and now < certificate.not_valid_before_utc + life * RENEW_AT
+        and certificates.is_for(certificate, request.leaf)
+    )
+
+
+async def ensure_identity(
+    where: layout.Layout,
+    administrator: config.ClusterConfig,
+    *,
+    node_name: str,
+    gateway: str,
+    client_authority_pem: bytes | None,
+) -> pathlib.Path:
+    """Have client and serving certificate and client CA on disk; returns the node's kubeconfig.
+
+    The CA that verifies clients is asked of the cluster if it is not given.
+    """
+    async with kube.Client(administrator, user_agent="kci-stack") as client:
+        authority_pem = client_authority_pem or await _client_authority(client)
+        await tasks.in_thread(
+            files.write_atomic,
+            certificates.certificate_path(where.node_pki, programs.CLIENT_CA),
+            authority_pem,
+        )
+        # A cluster that signs serving certificates by another CA is asked for one at each start.
+        await tasks.wait_all(
+            (
+                _ensure_certificate(client, where, request, authority_pem, node_name)
+                for request in plan_requests(node_name, gateway)
+            ),
+            name="node certificates",
+        )
+    return await tasks.in_thread(_write_kubeconfig, where, administrator)
+
+
+async def wait_ready(administrator: config.ClusterConfig, node_name: str, timeout_s: float) -> None:
+    """Wait until the node says Ready and carries the role that only an administrator may give it."""
+    reason = "it does not exist"
+    try:
+        async with asyncio.timeout(timeout_s), kube.Client(administrator, user_agent="kci-stack") as client:
+            labelled = False
+            while reason:
+                reason = await _look(client, node_name)
+                if reason != "it does not exist" and not labelled:
+                    await _label(client, node_name)
+                    labelled = True
+                if reason:
+                    await asyncio.sleep(INTERVAL_S)
+    except TimeoutError as error:
+        raise errors.PartFailedError(
+            "node", f"cannot get the node {node_name} Ready within {timeout_s:g} s: {reason}"
+        ) from error
+    except kube_errors.KubeError as error:
+        raise errors.PartFailedError("node", f"cannot get the node {node_name} Ready: {error}") from error
+
+
+async def delete_node(administrator: config.ClusterConfig, node_name: str) -> None:
+    """Remove the Node object and its Lease; safe if they are not there."""
+    async with kube.Client(administrator, user_agent="kci-stack") as client:
+        with contextlib.suppress(kube_errors.NotFoundError):
+            await client.delete(resources.NODES, node_name)
+        with contextlib.suppress(kube_errors.NotFoundError):
+            await client.delete(resources.LEASES, node_name, namespace="kube-node-lease")
+
+
+async def check_cluster(administrator: config.ClusterConfig) -> None:
+    """StackError if the cluster does not answer us."""
+    try:
+        async with kube.Client(administrator, user_agent="kci-stack", timeout_s=10.0) as client:
+            await client.request("GET", "/version")
+    except kube_errors.KubeError as error:
+        raise errors.StackError(
+            f"cannot use the cluster {administrator.server}: {error}; "
+            "check that --kubeconfig names a running cluster that is reached from here (and from --netns)"
+        ) from error
+
+
+async def _client_authority(client: kube.Client) -> bytes:
+    """The CA by which the cluster knows clients: the API server's own certificate is signed by it too."""
+    name = "extension-apiserver-authentication"
+    try:
+        published = await client.get(resources.CONFIG_MAPS, name, namespace="kube-system")
+    except kube_errors.KubeError as error:
+        raise errors.StackError(
+            f"cannot read the cluster's client CA from the ConfigMap kube-system/{name}: {error}; "
+            "--kubeconfig must be an administrator's"
+        ) from error
+    text = published.data.get("client-ca-file", "")
+    if not text:
+        raise errors.StackError(
+            f"cannot guard the node's kubelet API: the ConfigMap kube-system/{name} names no client CA"
+        )
+    return text.encode()
+
+
+async def _ensure_certificate(
+    client: kube.Client, where: layout.Layout, request: Request, authority_pem: bytes, node_name: str
+) -> None:
+    certificate_file = certificates.certificate_path(where.node_pki, request.files_name)
+    key_file = certificates.key_path(where.node_pki, request.files_name)
+    if await tasks.in_thread(_is_stored, certificate_file, key_file, request, authority_pem):
+        return
+    key = ec.generate_private_key(ec.SECP256R1())
+    try:
+        async with asyncio.timeout(ISSUE_TIMEOUT_S):
+            certificate = await _issue(client, request, certificates.request_pem(key, request.leaf))
+    except TimeoutError as error:
+        raise errors.StackError(
+            f"cannot get a certificate for the node {node_name}: the cluster does not issue those of "
+            f"{request.signer}; its controller-manager needs --cluster-signing-cert-file"
+        ) from error
+    except kube_errors.KubeError as error:
+        raise errors.StackError(
+            f"cannot get a certificate for the node {node_name}: {error}; "
+            "--kubeconfig must be an administrator's"
+        ) from error
+    await tasks.in_thread(files.write_atomic, key_file, certificates.key_pem(key))
+    await tasks.in_thread(files.write_atomic, certificate_file, certificate)
+
+
+async def _issue(client: kube.Client, request: Request, request_pem: bytes) -> bytes:
+    """Send, check, approve and fetch one signing request, and remove it again."""
+    requests = resources.CERTIFICATE_SIGNING_REQUESTS
+    requester = await _own_name(client)
+    name = f"kci-{request.files_name}-{secrets.token_hex(4)}"
+    seen = await client.create(
+        requests,
+        {
+            "apiVersion": requests.api_version,
+            "kind": requests.kind,
+            "metadata": {"name": name},
+            "spec": {
+                "request": base64.b64encode(request_pem).decode(),
+                "signerName": request.signer,
+                "usages": list(request.usages),
+            },
+        },
+    )
+    try:
+        while not seen.status.certificate:
+            if not any(condition.type == "Approved" for condition in seen.status.conditions):
+                why = refusal(seen, request_pem, request, requester)
+                if why:
+                    raise errors.StackError(f"cannot approve the signing request {name}: {why}")
+                await _approve(client, name)
+            await asyncio.sleep(INTERVAL_S)
+            seen = await client.get(requests, name)
+        return base64.b64decode(seen.status.certificate)
+    finally:
+        with contextlib.suppress(kube_errors.KubeError):
+            await client.delete(requests, name)
+
+
+async def _own_name(client: kube.Client) -> str:
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    answer = await client.request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=body)
+    return msgspec.json.decode(answer, type=_SelfReview).status.user_info.username
+
+
+async def _approve(client: kube.Client, name: str) -> None:
+    condition = {
+        "type": "Approved",
+        "status": "True",
+        "reason": "KciStack",
+        "message": "The stack that asked for it has checked requester, names and addresses.",
+    }
+    # kube-controller-manager may have approved it in the meantime.
+    with contextlib.suppress(kube_errors.ConflictError):
+        await client.patch(
+            resources.CERTIFICATE_SIGNING_REQUESTS,
+            name,
+            {"status": {"conditions": [condition]}},
+            subresource="approval",
+        )
+
+
+async def _look(client: kube.Client, node_name: str) -> str:
+    """Empty if the node is Ready, else why not."""
+    try:
+        node = await client.get(resources.NODES, node_name)
+    except kube_errors.NotFoundError:
+        return "it does not exist"
+    for condition in node.status.conditions:
+        if condition.type == "Ready":
+            return "" if condition.status == "True" else f"it says {condition.message or condition.reason}"
+    return "it has no Ready condition yet"
+
+
+async def _label(client: kube.Client, node_name: str) -> None:
+    await client.patch(resources.NODES, node_name, {"metadata": {"labels": {ROLE_LABEL: ""}}})
+
+
+def _is_stored(
+    certificate_file: pathlib.Path, key_file: pathlib.Path, request: Request, authority_pem: bytes
+) -> bool:
+    try:
+        certificate, key = certificate_file.read_bytes(), key_file.read_bytes()
+    except FileNotFoundError:
+        return False
+    return is_kept(certificate, key, request, authority_pem, datetime.datetime.now(datetime.UTC))
+
+
+def _write_kubeconfig(where: layout.Layout, administrator: config.ClusterConfig) -> pathlib.Path:
+    node = dataclasses.replace(
+        administrator,
+        client_certificate_pem=certificates.certificate_path(
+            where.node_pki, programs.NODE_CLIENT
+        ).read_text(),
+        client_key_pem=secret.Secret(certificates.key_path(where.node_pki, programs.NODE_CLIENT).read_text()),
+        token=None,
+        token_file=None,
+    )
+    path = where.node_pki / "kubeconfig"
+    files.write_atomic(path, config.render(node))
+    return path
+
+
+class _UserInfo(msgspec.Struct):
+    username: str
+
+
+class _SelfReviewStatus(msgspec.Struct, rename="camel"):
+    user_info: _UserInfo
+
+
+class _SelfReview(msgspec.Struct):
+    status: _SelfReviewStatus

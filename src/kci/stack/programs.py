@@ -1,0 +1,188 @@
+"""Command lines of our own programs and the local registry. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+import urllib.parse
+from collections.abc import Mapping
+
+import kci
+from kci.stack import addresses, certificates, commands, layout, record, settings
+
+REGION = "local-1"
+ZONE = "local-1a"
+PROVIDER = "kingsoftcloud"
+# Containers get their own grace from the pod; this is the most that `kci down` waits for all of them.
+DRAIN_GRACE_S = 30
+NODE_CLIENT, NODE_SERVING, CLIENT_CA = "client", "serving", "client-ca"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    where: layout.Layout
+    asked: settings.Settings
+    ranges: addresses.Ranges
+    choices: record.Choices
+    identity: record.Identity = dataclasses.field(repr=False)
+    # The CRI socket and the handler that kcilet asks it for.
+    cri_endpoint: pathlib.Path
+    runtime_handler: str
+    path: str
+
+    @property
+    def kci_endpoint(self) -> str:
+        return f"http://{self.ranges.gateway}:{self.asked.kci_port}"
+
+
+def registry(plan: Plan) -> commands.Command:
+    address = f"127.0.0.1:{plan.choices.registry_port}"
+    return _program(
+        plan,
+        "kci.stack.images.registry",
+        {"listen": address, "store": plan.where.registry},
+        probe=commands.HttpProbe(f"http://{address}/v2/"),
+        listens=(("127.0.0.1", plan.choices.registry_port, ""),),
+    )
+
+
+def service(plan: Plan) -> commands.Command:
+    host = str(plan.ranges.gateway)
+    flags = {
+        "listen": f"{host}:{plan.asked.kci_port}",
+        "database": plan.where.service_database,
+        "region": REGION,
+        "zone": ZONE,
+        "kcilet-socket": plan.where.kcilet_socket,
+        "subnet-id": plan.identity.subnet_id,
+        "subnet-cidr": plan.ranges.pods,
+        "gateway": host,
+        "security-group-id": plan.identity.security_group_id,
+        "operator-credentials": plan.where.env_file,
+        "encryption-key-file": plan.where.encryption_key,
+        "log-level": plan.asked.log_level,
+    }
+    return _program(
+        plan,
+        "kci.service.main",
+        flags,
+        probe=commands.HttpProbe(f"{plan.kci_endpoint}/healthz"),
+        listens=((host, plan.asked.kci_port, "--kci-port"),),
+    )
+
+
+def kcilet(plan: Plan) -> commands.Command:
+    flags = {
+        "socket": plan.where.kcilet_socket,
+        "cri-endpoint": plan.cri_endpoint,
+        "state-dir": plan.where.kcilet,
+        "cni-socket": plan.where.cni_socket,
+        "bridge": plan.where.bridge,
+        "cgroup-parent": plan.where.cgroup_parent,
+        "runtime-handler": plan.runtime_handler,
+        "log-level": plan.asked.log_level,
+    }
+    return _program(
+        plan,
+        "kci.kcilet.main",
+        flags,
+        arguments=("run",),
+        probe=commands.HttpProbe("http://kcilet/v1/version", socket=plan.where.kcilet_socket),
+    )
+
+
+def drain(where: layout.Layout, cri_endpoint: pathlib.Path, path: str) -> commands.Command:
+    """`kcilet drain`: stops every pod of ours and keeps what the restart policy needs to know later."""
+    flags = {
+        "cri-endpoint": cri_endpoint,
+        "state-dir": where.kcilet,
+        "cgroup-parent": where.cgroup_parent,
+        "grace-s": DRAIN_GRACE_S,
+    }
+    return commands.Command(
+        argv=(*_python("kci.kcilet.main"), "drain", *_flags(flags)),
+        env={"PATH": path},
+        version=kci.__version__,
+        probe=None,
+    )
+
+
+def virtual_kubelet(plan: Plan, *, cluster_server: str, node_kubeconfig: pathlib.Path) -> commands.Command:
+    host = str(plan.ranges.gateway)
+    pki = plan.where.node_pki
+    flags = {
+        "provider": PROVIDER,
+        "nodename": plan.asked.node_name,
+        "cluster-domain": plan.asked.cluster_domain,
+        "kubeconfig": node_kubeconfig,
+        "client-ca-file": certificates.certificate_path(pki, CLIENT_CA),
+        "tls-cert-file": certificates.certificate_path(pki, NODE_SERVING),
+        "tls-private-key-file": certificates.key_path(pki, NODE_SERVING),
+        "log-level": plan.asked.log_level,
+    }
+    switches = ("--enable-node-lease", *(("--disable-taint",) if plan.asked.disable_taint else ()))
+    env = {
+        **operator_environment(plan.identity, plan.kci_endpoint),
+        "VKUBELET_POD_IP": host,
+        "KUBELET_PORT": str(plan.asked.kubelet_port),
+        "KCI_CLUSTER_ID": plan.identity.cluster_id,
+        "KCI_SUBNET_ID": plan.identity.subnet_id,
+        "KCI_SECURITY_GROUP_IDS": plan.identity.security_group_id,
+        "KCI_CLUSTER_SERVER": urllib.parse.urlsplit(cluster_server).netloc,
+    }
+    return _program(
+        plan,
+        "kci.provider.main",
+        flags,
+        switches=switches,
+        env=env,
+        probe=commands.TcpProbe(host, plan.asked.kubelet_port),
+        listens=((host, plan.asked.kubelet_port, "--kubelet-port"),),
+    )
+
+
+def operator_environment(identity: record.Identity, kci_endpoint: str) -> dict[str, str]:
+    """The operator's account as the guide's variables. Secret."""
+    return {
+        "KCI_ACCESS_KEY": identity.access_key,
+        "KCI_SECRET_KEY": identity.secret_key,
+        "KCI_REGION": REGION,
+        "KCI_ENDPOINT": kci_endpoint,
+    }
+
+
+def env_file(identity: record.Identity, kci_endpoint: str) -> str:
+    """The same for a shell to read."""
+    return "".join(
+        f"{name}={value}\n" for name, value in operator_environment(identity, kci_endpoint).items()
+    )
+
+
+def _program(
+    plan: Plan,
+    module: str,
+    flags: Mapping[str, object],
+    *,
+    probe: commands.Probe,
+    arguments: tuple[str, ...] = (),
+    switches: tuple[str, ...] = (),
+    env: Mapping[str, str] | None = None,
+    listens: tuple[tuple[str, int, str], ...] = (),
+) -> commands.Command:
+    return commands.Command(
+        argv=(*_python(module), *arguments, *_flags(flags), *switches),
+        env={"PATH": plan.path, **(env or {})},
+        version=kci.__version__,
+        probe=probe,
+        listens=listens,
+    )
+
+
+def _python(module: str) -> tuple[str, ...]:
+    # -P: nothing in the folder that we were called from may stand in for a module of ours.
+    return (sys.executable, "-P", "-m", module)
+
+
+def _flags(flags: Mapping[str, object]) -> list[str]:
+    return [text for name, value in flags.items() for text in (f"--{name}", str(value))]

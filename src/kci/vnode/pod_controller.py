@@ -1,0 +1,340 @@
+"""Makes the instances of this node what its pods ask for: evidence in, one planned step at a time out.
+
+One queue, keyed by pod UID, and never two workers on one UID: so between deciding to create and having
+created nobody else can decide the same. Everything that happens (a pod's change, an instance's, a
+listing, a timer) only puts a UID on the queue; what to do follows from `pods.plan` on what is known
+then. So a restart needs no second code path, and doing a step twice is harmless.
+
+Tasks: workers; the provider's change stream; looks (whole listings, on demand and each minute, after
+which instances without a pod are swept).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import structlog
+
+from kci.kit import backoff as backoffs
+from kci.kit import clock as clocks
+from kci.kit import tasks, workqueue
+from kci.kube import admission, errors, models, reflector
+from kci.vnode import knowledge, pod_api, pods, provider
+
+log = structlog.get_logger(__name__)
+
+WORKERS = 32
+SWEEP_INTERVAL_S = 60.0
+# Between the two listings that must agree before many instances are removed at once.
+BRAKE_PAUSE_S = 5.0
+# A failing create is shown on the pod after so many failures: a short blip needs nobody's attention.
+FAILURES_TO_SHOW = 3
+
+
+@dataclasses.dataclass
+class _History:
+    """What was tried for one UID."""
+
+    failures: int = 0
+    retry_at_s: float = 0.0
+    refused: provider.Refusal | None = None
+    refused_fingerprint: bytes = b""
+
+
+class PodController:
+    """`on_change` takes the reflector's changes; `run` does the rest until cancelled."""
+
+    def __init__(
+        self,
+        *,
+        pod_provider: provider.Provider,
+        api: pod_api.PodApi,
+        events: pod_api.EventSink,
+        backoff: backoffs.Backoff | None = None,
+        clock: clocks.Clock | None = None,
+    ) -> None:
+        self._provider = pod_provider
+        self._api = api
+        self._events = events
+        self._clock = clock or clocks.SystemClock()
+        self._backoff = backoff or backoffs.Backoff(initial_s=0.5)
+        self._knowledge = knowledge.Knowledge()
+        self._pods: Mapping[str, models.Pod] = {}
+        self._synced = asyncio.Event()
+        self._known_pods: set[models.PodUid] = set()
+        # Pods of which we know that they are gone, not only that nothing shows them.
+        self._gone: set[models.PodUid] = set()
+        self._history: dict[models.PodUid, _History] = {}
+        self._queue: workqueue.WorkQueue[models.PodUid] = workqueue.WorkQueue("pods", self._backoff)
+        self._look = asyncio.Event()
+        self._sweep_due = asyncio.Event()
+        self._newest_listing: provider.Listing | None = None
+
+    def watch(self, objects: Mapping[str, models.Pod], synced: asyncio.Event) -> None:
+        """Where the pods are: a reflector's live copy, and when it was first complete."""
+        self._pods, self._synced = objects, synced
+
+    def on_change(self, change: reflector.Change[models.Pod]) -> None:
+        uid = change.object.uid
+        if change.kind is reflector.ChangeKind.DELETED:
+            # A deletion that was only inferred from a list is left to the sweep, which asks again.
+            if change.final_state_unknown:
+                self._look.set()
+            else:
+                self._gone.add(uid)
+        elif uid not in self._known_pods:
+            self._known_pods.add(uid)
+            if not self._synced.is_set() and self._known(uid).belief is knowledge.Belief.ABSENT:
+                # The pod is older than this process: an earlier one may have created its instance.
+                self._knowledge.doubt(uid, self._now_s())
+        self._queue.add(uid)
+
+    async def run(self) -> None:
+        async with tasks.Tasks() as group:
+            group.run_forever("pod workers", self._queue.run(self._reconcile, workers=WORKERS))
+            group.run_forever("instance changes", self._follow_changes())
+            group.run_forever("instance looks", self._look_forever())
+            group.run_forever("instance sweeps", self._sweep_forever())
+
+    # ---- evidence ------------------------------------------------------------------------------
+
+    async def _follow_changes(self) -> None:
+        async for change in self._provider.changes():
+            self._take_in(change)
+
+    async def _look_forever(self) -> None:
+        failures = 0
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_INTERVAL_S):
+                    await self._look.wait()
+            self._look.clear()
+            try:
+                listing = await self._provider.list_instances()
+            except provider.ProviderError as error:
+                failures += 1
+                delay_s = self._backoff.delay_s(failures)
+                log.warning("cannot list instances", error=str(error), next_try_s=round(delay_s, 2))
+                await asyncio.sleep(delay_s)
+                self._look.set()
+                continue
+            failures = 0
+            self._take_in(listing)
+
+    def _take_in(self, change: provider.Change) -> None:
+        for uid in self._knowledge.apply(change, window_s=self._provider.consistency_window_s):
+            self._queue.add(uid)
+        if isinstance(change, provider.Listing):
+            self._newest_listing = change
+            self._sweep_due.set()
+
+    async def _sweep_forever(self) -> None:
+        await self._synced.wait()
+        while True:
+            await self._sweep_due.wait()
+            self._sweep_due.clear()
+            if self._newest_listing is not None:
+                await self._sweep(self._newest_listing)
+
+    async def _sweep(self, listing: provider.Listing) -> None:
+        """Have instances removed whose pods do not exist. Both sides are asked again first: a copy of
+        the pods that lost some must not cost running instances.
+        """
+        suspects = knowledge.find_orphans(listing, self._wanted())
+        if not suspects:
+            return
+        try:
+            confirmed = suspects.keys() - await self._api.list_pod_uids()
+            if knowledge.needs_brake(len(confirmed), len(listing.instances)):
+                log.warning("many orphans, asking again", orphans=len(confirmed), of=len(listing.instances))
+                await asyncio.sleep(BRAKE_PAUSE_S)
+                again = await self._provider.list_instances()
+                still = knowledge.find_orphans(again, self._wanted()).keys()
+                confirmed = (confirmed & still) - await self._api.list_pod_uids()
+        except (errors.KubeError, provider.ProviderError) as error:
+            log.warning("cannot confirm orphans, leaving them", orphans=len(suspects), error=str(error))
+            return
+        for uid in confirmed:
+            log.info("orphan found", pod_uid=uid, instance=suspects[uid])
+            self._gone.add(uid)
+            self._queue.add(uid)
+
+    def _wanted(self) -> set[models.PodUid]:
+        # Known to be gone means that its removal is under way already.
+        return {models.PodUid(uid) for uid in self._pods} | self._gone
+
+    # ---- steps ---------------------------------------------------------------------------------
+
+    async def _reconcile(self, uid: models.PodUid) -> None:
+        pod = self._pods.get(uid)
+        action = self._plan(uid, pod)
+        match action:
+            case pods.Nothing():
+                pass
+            case pods.Forget():
+                self._forget(uid)
+            case pods.Wait(until_s):
+                self._queue.add_after(uid, max(0.0, until_s - self._now_s()))
+            case pods.Look():
+                self._look.set()
+            case pods.RemoveInstances(ids):
+                await self._remove_instances(uid, ids)
+            case _ if pod is not None:
+                await self._act_on_pod(pod, action)
+            case _:
+                raise AssertionError(f"the plan {action} needs a pod")
+
+    def _plan(self, uid: models.PodUid, pod: models.Pod | None) -> pods.Action:
+        history, known = self._history.get(uid, _History()), self._known(uid)
+        refusals: list[provider.Refusal] = []
+        if pod is not None and known.belief is knowledge.Belief.ABSENT:
+            refusals = self._refusals(pod, history)
+        return pods.plan(
+            pod,
+            known,
+            pod_is_gone=uid in self._gone,
+            refusals=refusals,
+            retry_at_s=history.retry_at_s,
+            now_s=self._now_s(),
+        )
+
+    def _refusals(self, pod: models.Pod, history: _History) -> list[provider.Refusal]:
+        found = [provider.Refusal(refusal.reason, refusal.message) for refusal in admission.refusals(pod)]
+        found += self._provider.refusals(pod)
+        if not found and history.refused and history.refused_fingerprint == pods.fingerprint(pod):
+            found = [history.refused]
+        return found
+
+    async def _act_on_pod(self, pod: models.Pod, action: pods.Action) -> None:
+        now = self._clock.now()
+        match action:
+            case pods.Create():
+                await self._create(pod)
+            case pods.RemoveObject():
+                await self._remove_object(pod)
+            case pods.Refuse(refusal):
+                await self._say(pod, refusal)
+            case pods.Fail(refusal):
+                if await self._patch_status(pod, pods.failed_patch(pod, refusal, now)):
+                    self._warn(pod, "pod failed", refusal)
+            case pods.ClearStatus():
+                await self._patch_status(pod, pods.cleared_patch(pod))
+            case _:
+                raise AssertionError(f"the plan {action} needs no pod")
+
+    async def _create(self, pod: models.Pod) -> None:
+        # While the call is under way no listing can tell that it did nothing.
+        self._knowledge.doubt(pod.uid, math.inf)
+        try:
+            instance_id = await self._provider.create_instance(pod)
+        except provider.RefusedError as error:
+            self._knowledge.settle_not_created(pod.uid)
+            history = self._history.setdefault(pod.uid, _History())
+            history.refused = provider.Refusal(error.reason, str(error))
+            history.refused_fingerprint = pods.fingerprint(pod)
+            self._queue.add(pod.uid)
+        except provider.TryLaterError as error:
+            self._knowledge.settle_not_created(pod.uid)
+            await self._failed(pod, error.reason, error, error.retry_after_s)
+        except provider.ProviderError as error:
+            self._knowledge.doubt(pod.uid, self._now_s())
+            await self._failed(pod, "CreateOutcomeUnknown", error)
+        except BaseException:
+            self._knowledge.doubt(pod.uid, self._now_s())
+            raise
+        else:
+            self._knowledge.acknowledge(pod.uid, instance_id, self._now_s())
+            self._history.pop(pod.uid, None)
+            log.info("instance created", pod=pod.key, pod_uid=pod.uid, instance=instance_id)
+            self._events.tell(pod, "InstanceCreated", f"Created instance {instance_id}")
+            self._queue.add(pod.uid)
+
+    async def _failed(
+        self, pod: models.Pod, reason: str, error: provider.ProviderError, retry_after_s: float = 0.0
+    ) -> None:
+        """Come back later, for ever; say so on the pod once it is no blip any more."""
+        history = self._history.setdefault(pod.uid, _History())
+        history.failures += 1
+        delay_s = max(self._backoff.delay_s(history.failures), retry_after_s)
+        history.retry_at_s = self._now_s() + delay_s
+        log.warning(
+            "cannot create an instance",
+            pod=pod.key,
+            pod_uid=pod.uid,
+            failures=history.failures,
+            next_try_s=round(delay_s, 2),
+            error=str(error),
+        )
+        self._queue.add(pod.uid)
+        if history.failures >= FAILURES_TO_SHOW:
+            await self._say(pod, provider.Refusal(reason, str(error)))
+
+    async def _remove_instances(self, uid: models.PodUid, ids: tuple[provider.InstanceId, ...]) -> None:
+        for instance_id in ids:
+            try:
+                await self._provider.remove_instance(instance_id)
+            except provider.ProviderError as error:
+                history = self._history.setdefault(uid, _History())
+                history.failures += 1
+                delay_s = self._backoff.delay_s(history.failures)
+                log.warning(
+                    "cannot remove an instance",
+                    pod_uid=uid,
+                    instance=instance_id,
+                    next_try_s=round(delay_s, 2),
+                    error=str(error),
+                )
+                self._queue.add_after(uid, delay_s)
+                return
+            self._knowledge.removal_sent(uid, instance_id, self._now_s())
+            log.info("instance removal asked for", pod_uid=uid, instance=instance_id)
+        self._queue.add(uid)
+
+    async def _remove_object(self, pod: models.Pod) -> None:
+        try:
+            await self._api.remove_pod(pod)
+        except (errors.NotFoundError, errors.ConflictError):
+            # It is gone, and a pod of another UID may have its name by now.
+            return
+        log.info("pod removed", pod=pod.key, pod_uid=pod.uid)
+
+    async def _say(self, pod: models.Pod, refusal: provider.Refusal) -> None:
+        """Put the reason on the pod, with one event; nothing if it stands there already."""
+        patch = pods.refused_patch(pod, refusal, self._clock.now())
+        if patch is not None and await self._patch_status(pod, patch):
+            self._warn(pod, "pod is kept pending", refusal)
+
+    async def _patch_status(self, pod: models.Pod, patch: dict[str, object]) -> bool:
+        try:
+            await self._api.patch_status(pod, patch)
+        except (errors.NotFoundError, errors.ConflictError):
+            # The pod changed since; its change is on the way to us and is planned anew.
+            return False
+        return True
+
+    def _warn(self, pod: models.Pod, event: str, refusal: provider.Refusal) -> None:
+        log.info(event, pod=pod.key, pod_uid=pod.uid, reason=refusal.reason, message=refusal.message)
+        self._events.warn(pod, refusal.reason, refusal.message)
+
+    def _forget(self, uid: models.PodUid) -> None:
+        self._knowledge.forget(uid)
+        self._history.pop(uid, None)
+        self._known_pods.discard(uid)
+        self._gone.discard(uid)
+
+    # ---- for the kubelet API -------------------------------------------------------------------
+
+    def instance_of(self, uid: models.PodUid) -> provider.Instance | None:
+        """The instance that runs this pod, as far as is known."""
+        found = self._known(uid).instances
+        return found[0] if found else None
+
+    def _known(self, uid: models.PodUid) -> knowledge.Known:
+        return self._knowledge.of(uid, window_s=self._provider.consistency_window_s)
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,244 @@
+"""What to do about a pod next: from the pod, what is known of its instance, and what was tried. Pure.
+
+The virtual node writes a pod's status only while nothing runs it: refused, waiting for a create, or
+when its instance failed to come up or was lost. All other status comes from what runs the pod.
+
+    deleting:  instance there ─► remove it ─► absence confirmed ─► remove the object
+    wanted:    absent ─► create (or refuse) ─► there: nothing more to do
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from kci.kit import clock
+from kci.kube import models
+from kci.vnode import knowledge, provider
+
+# Written only while nothing runs the pod; gone again once something does.
+CONDITION = "virtual-kubelet.io/InstanceCreated"
+TERMINAL_PHASES = ("Succeeded", "Failed")
+# A removal that shows no effect is asked for again.
+RESEND_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    """All is as it should be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Forget:
+    """Neither pod nor instance is left."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    """Look at this UID again then."""
+
+    until_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """Ask for a whole listing: it is not known whether there is an instance."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Create:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Refuse:
+    """Keep the pod Pending and say why."""
+
+    refusal: provider.Refusal
+
+
+@dataclasses.dataclass(frozen=True)
+class Fail:
+    """End the pod: nothing runs it, and nothing will."""
+
+    refusal: provider.Refusal
+
+
+@dataclasses.dataclass(frozen=True)
+class ClearStatus:
+    """Something runs the pod now: take back what was said about refusing or waiting."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoveInstances:
+    ids: tuple[provider.InstanceId, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoveObject:
+    """Remove the pod from the API: its instance is known to be gone, or never was."""
+
+
+Action = (
+    Nothing | Forget | Wait | Look | Create | Refuse | Fail | ClearStatus | RemoveInstances | RemoveObject
+)
+
+
+def plan(
+    pod: models.Pod | None,
+    known: knowledge.Known,
+    *,
+    pod_is_gone: bool,
+    refusals: Sequence[provider.Refusal],
+    retry_at_s: float,
+    now_s: float,
+) -> Action:
+    """The next step. `pod_is_gone` says that a missing pod is known to be deleted, not just not listed."""
+    if pod is None:
+        ended = _end(known, now_s)
+        if ended is None:
+            return Forget()
+        # Missing is not deleted: such an instance is left to the sweep, which asks the API server again.
+        return ended if pod_is_gone or isinstance(ended, Look | Wait) else Nothing()
+    if pod.metadata.deletion_timestamp is not None:
+        return _end(known, now_s) or RemoveObject()
+    if pod.status.phase in TERMINAL_PHASES:
+        return Nothing()
+    match known.belief:
+        case knowledge.Belief.PRESENT:
+            return _keep(pod, known, now_s)
+        case knowledge.Belief.UNKNOWN:
+            return _look(known, now_s)
+        case knowledge.Belief.ABSENT:
+            return _start(pod, known, refusals=refusals, retry_at_s=retry_at_s, now_s=now_s)
+
+
+def _start(
+    pod: models.Pod,
+    known: knowledge.Known,
+    *,
+    refusals: Sequence[provider.Refusal],
+    retry_at_s: float,
+    now_s: float,
+) -> Action:
+    if known.existed or pod.status.start_time is not None:
+        return Fail(provider.Refusal("InstanceLost", "the instance that ran this pod is gone"))
+    if refusals:
+        return Refuse(refusals[0] if len(refusals) == 1 else _joined(refusals))
+    return Wait(retry_at_s) if now_s < retry_at_s else Create()
+
+
+def _end(known: knowledge.Known, now_s: float) -> Action | None:
+    """The way to certain absence; None once there."""
+    match known.belief:
+        case knowledge.Belief.ABSENT:
+            return None
+        case knowledge.Belief.UNKNOWN:
+            return _look(known, now_s)
+        case knowledge.Belief.PRESENT:
+            return _remove(known, known.instances, now_s)
+
+
+def _keep(pod: models.Pod, known: knowledge.Known, now_s: float) -> Action:
+    first, *others = known.instances
+    if others:
+        # Two creates had effect though one answer was lost: the older one stays.
+        return _remove(known, others, now_s)
+    if known.look_at_s is not None:
+        return _look(known, now_s)
+    if first.phase is provider.Phase.CREATE_FAILED:
+        message = first.message or "the instance did not come up"
+        return Fail(provider.Refusal("CreateError", message))
+    return Nothing() if _own_condition(pod) is None else ClearStatus()
+
+
+def _remove(known: knowledge.Known, instances: Sequence[provider.Instance], now_s: float) -> Action:
+    sent = known.removals_s
+    due = [one.id for one in instances if one.id not in sent or now_s >= sent[one.id] + RESEND_S]
+    if due:
+        return RemoveInstances(tuple(due))
+    if known.look_at_s is not None:
+        return _look(known, now_s)
+    return Wait(min(sent[one.id] for one in instances) + RESEND_S)
+
+
+def _look(known: knowledge.Known, now_s: float) -> Action:
+    return Wait(known.look_at_s) if known.look_at_s is not None and now_s < known.look_at_s else Look()
+
+
+def _joined(refusals: Sequence[provider.Refusal]) -> provider.Refusal:
+    return provider.Refusal(refusals[0].reason, "; ".join(refusal.message for refusal in refusals))
+
+
+def fingerprint(pod: models.Pod) -> bytes:
+    """Changes when something changes that a refusal can depend on."""
+    return msgspec.json.encode((pod.spec, pod.metadata.annotations), order="deterministic")
+
+
+# ---- status patches (strategic merge, so that others' conditions stay) ---------------------------
+
+
+def refused_patch(
+    pod: models.Pod, refusal: provider.Refusal, now: datetime.datetime
+) -> dict[str, Any] | None:
+    """Pending, with the reason; None if the pod says exactly that already."""
+    condition = _own_condition(pod)
+    said = (pod.status.reason, pod.status.message, condition and condition.message)
+    if said == (refusal.reason, refusal.message, refusal.message):
+        return None
+    return _patch(
+        pod,
+        {
+            "phase": "Pending",
+            "reason": refusal.reason,
+            "message": refusal.message,
+            "conditions": [_condition(CONDITION, refusal, now)],
+        },
+    )
+
+
+def failed_patch(pod: models.Pod, refusal: provider.Refusal, now: datetime.datetime) -> dict[str, Any]:
+    """Failed, and not ready, whatever its containers last said."""
+    conditions = [_condition(kind, refusal, now) for kind in ("Ready", "ContainersReady")]
+    return _patch(
+        pod,
+        {
+            "phase": "Failed",
+            "reason": refusal.reason,
+            "message": refusal.message,
+            "conditions": conditions,
+        },
+    )
+
+
+def cleared_patch(pod: models.Pod) -> dict[str, Any]:
+    """Without our condition, and without reason and message if they are ours."""
+    condition = _own_condition(pod)
+    status: dict[str, Any] = {"conditions": [{"$patch": "delete", "type": CONDITION}]}
+    if condition is not None and pod.status.reason == condition.reason:
+        status |= {"reason": None, "message": None}
+    return _patch(pod, status)
+
+
+def _patch(pod: models.Pod, status: dict[str, Any]) -> dict[str, Any]:
+    # The version as well: what runs the pod may have written since, and must not be overwritten.
+    metadata = {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version}
+    return {"metadata": metadata, "status": status}
+
+
+def _condition(kind: str, refusal: provider.Refusal, now: datetime.datetime) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "status": "False",
+        "reason": refusal.reason,
+        "message": refusal.message,
+        "lastTransitionTime": clock.to_rfc3339(now),
+    }
+
+
+def _own_condition(pod: models.Pod) -> models.PodCondition | None:
+    return next((condition for condition in pod.status.conditions if condition.type == CONDITION), None)

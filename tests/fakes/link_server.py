@@ -1,0 +1,164 @@
+"""A kcilet that runs nothing: the link's server side (kci/link/types.py) over a unix socket, in memory.
+
+A group that is ensured is reported Pending, then Running with its address; one that is removed is
+reported Gone. A command answers its input on standard output and ends with 0 when the input ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import msgspec
+from aiohttp import web
+
+from kci.contract import ids
+from kci.kit import channels
+from kci.link import types as link
+
+
+class LinkServer:
+    """`calls` are the methods and paths in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.wanted: dict[ids.GroupId, link.WantedGroup] = {}
+        self.calls: list[str] = []
+        self.logs: dict[tuple[str, str], bytes] = {}
+        self.queries: list[dict[str, list[str]]] = []
+        # Phases that an ensured group goes through by itself.
+        self.phases = [link.Phase.PENDING, link.Phase.RUNNING]
+        # A removed group is reported Gone at once; otherwise only by `report`.
+        self.ends_at_once = True
+        self._reports: dict[ids.GroupId, link.GroupReport] = {}
+        self._lines: set[asyncio.Queue[link.GroupReport | None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def serve(self, socket: str) -> AsyncIterator[None]:
+        application = web.Application(client_max_size=64 * 1024 * 1024)
+        application.router.add_put("/v1/groups", self._sync)
+        application.router.add_put("/v1/groups/{id}", self._ensure)
+        application.router.add_delete("/v1/groups/{id}", self._remove)
+        application.router.add_get("/v1/reports", self._stream_reports)
+        application.router.add_get("/v1/groups/{id}/containers/{name}/log", self._log)
+        application.router.add_get("/v1/groups/{id}/containers/{name}/exec", self._exec)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.UnixSite(runner, socket).start()
+            yield
+        finally:
+            for line in self._lines:
+                line.put_nowait(None)
+            await runner.cleanup()
+
+    def report(
+        self, group_id: ids.GroupId, phase: link.Phase, *, generation: int = 1, reason: str = ""
+    ) -> None:
+        wanted = self.wanted.get(group_id)
+        report = link.GroupReport(
+            group_id=group_id,
+            generation=generation,
+            phase=phase,
+            address=wanted.interface.address if wanted and phase is not link.Phase.GONE else "",
+            reason=reason,
+        )
+        self._reports[group_id] = report
+        for line in self._lines:
+            line.put_nowait(report)
+
+    def forget(self, group_id: ids.GroupId) -> None:
+        """As after a restart: nothing of the group is known."""
+        self.wanted.pop(group_id, None)
+        self._reports.pop(group_id, None)
+
+    async def _sync(self, request: web.Request) -> web.Response:
+        self.calls.append("PUT /v1/groups")
+        sync = msgspec.json.decode(await request.read(), type=link.Sync)
+        keep = {group.group_id for group in sync.groups}
+        for group_id in set(self.wanted) - keep:
+            self._end(group_id)
+        for group in sync.groups:
+            self._start(group)
+        return web.json_response({})
+
+    async def _ensure(self, request: web.Request) -> web.Response:
+        self.calls.append(f"PUT {request.path}")
+        self._start(msgspec.json.decode(await request.read(), type=link.WantedGroup))
+        return web.json_response({})
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        self.calls.append(f"DELETE {request.path}")
+        group_id = ids.GroupId(request.match_info["id"])
+        if group_id not in self.wanted and group_id not in self._reports:
+            return _error(404, "NotFound", "cannot remove the group: it is not here")
+        self._end(group_id)
+        return web.json_response({})
+
+    def _start(self, group: link.WantedGroup) -> None:
+        new = group.group_id not in self.wanted
+        self.wanted[group.group_id] = group
+        for phase in self.phases if new else ():
+            self.report(group.group_id, phase, generation=group.generation)
+
+    def _end(self, group_id: ids.GroupId) -> None:
+        if self.ends_at_once:
+            self.wanted.pop(group_id, None)
+            self.report(group_id, link.Phase.GONE)
+
+    async def _stream_reports(self, request: web.Request) -> web.StreamResponse:
+        self.calls.append("GET /v1/reports")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        line: asyncio.Queue[link.GroupReport | None] = asyncio.Queue()
+        for known in self._reports.values():
+            line.put_nowait(known)
+        self._lines.add(line)
+        try:
+            # An empty line at once: the client must bear it.
+            await response.write(b"\n")
+            while True:
+                report = await line.get()
+                if report is None:
+                    return response
+                await response.write(msgspec.json.encode(report) + b"\n")
+        except ConnectionError:
+            return response
+        finally:
+            self._lines.discard(line)
+
+    async def _log(self, request: web.Request) -> web.StreamResponse:
+        self.queries.append({key: request.query.getall(key) for key in request.query})
+        content = self.logs.get((request.match_info["id"], request.match_info["name"]))
+        if content is None:
+            return _error(404, "NotFound", "cannot open the log: the container has none yet")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(content)
+        if request.query.get("follow") == "true":
+            with contextlib.suppress(ConnectionError):
+                for number in range(1_000_000):
+                    await response.write(b"line %d\n" % number)
+                    await asyncio.sleep(0.01)
+        return response
+
+    async def _exec(self, request: web.Request) -> web.StreamResponse:
+        self.queries.append({key: request.query.getall(key) for key in request.query})
+        if request.match_info["id"] not in self.wanted:
+            return _error(404, "NotFound", "cannot run a command: the group is not here")
+        socket = web.WebSocketResponse(protocols=(channels.V5,))
+        await socket.prepare(request)
+        async for message in socket:
+            channel, data = channels.parse(message.data)
+            if channel is channels.Channel.STDIN:
+                await socket.send_bytes(channels.frame(channels.Channel.STDOUT, data))
+            elif channel is channels.Channel.CLOSE:
+                await socket.send_bytes(channels.close_frame(channels.Channel.STDOUT))
+                await socket.send_bytes(channels.frame(channels.Channel.STATUS, channels.exit_status(0)))
+                break
+        await socket.close()
+        return socket
+
+
+def _error(status: int, code: str, message: str) -> web.Response:
+    return web.json_response({"error": {"code": code, "message": message}}, status=status)

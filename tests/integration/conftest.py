@@ -1,0 +1,6 @@
+"""Fixtures that the integration tests share."""
+
+from apiserver_fixture import admin, api_server, namespace
+from containerd_fixture import containerd
+
+__all__ = ["admin", "api_server", "containerd", "namespace"]

@@ -1,0 +1,125 @@
+"""A whole service on loopback with the simulated kcilet behind it, wired as main.py does."""
+
+import contextlib
+import dataclasses
+import ipaddress
+import pathlib
+import uuid
+
+from fakes import link_server
+
+from kci.client import client as clients
+from kci.client import credentials as sources
+from kci.contract import groups as api
+from kci.contract import ids, signing
+from kci.kit import clock, secret, tasks
+from kci.service.app import accounts, changes, groups, streams
+from kci.service.domain import addresses
+from kci.service.domain import groups as domain
+from kci.service.engines import local
+from kci.service.http import groups as group_actions
+from kci.service.http import server, verification
+from kci.service.http import streams as stream_actions
+from kci.service.reconcilers import groups as group_reconciler
+from kci.service.reconcilers import reports
+from kci.service.store import database
+
+REGION = "cn-test-1"
+KEY = bytes(range(32))
+SUBNET_ID = "11111111-1111-4111-8111-111111111111"
+SECURITY_GROUP_ID = "22222222-2222-4222-8222-222222222222"
+PLACE = domain.Place(
+    region=REGION,
+    zone="cn-test-1a",
+    vpc_id=ids.VpcId("33333333-3333-4333-8333-333333333333"),
+    subnet=addresses.Subnet(
+        ids.SubnetId(SUBNET_ID), ipaddress.IPv4Network("10.9.0.0/24"), ipaddress.IPv4Address("10.9.0.1")
+    ),
+    security_group_ids=frozenset((ids.SecurityGroupId(SECURITY_GROUP_ID),)),
+)
+ALICE = accounts.Account(ids.TenantId("tenant-alice"), "AKALICE", secret.Secret("alice-secret"))
+BOB = accounts.Account(ids.TenantId("tenant-bob"), "AKBOB", secret.Secret("bob-secret"))
+CANARY = "kubeconfig-canary-5f1d"
+
+
+def create_request(*, pod: str = "web-0", pod_uid: str = "", **changes_) -> api.CreateContainerGroup:
+    uid = pod_uid or str(uuid.uuid4())
+    given = {
+        "container_group_name": f"default-{pod}-{uid}",
+        "subnet_id": SUBNET_ID,
+        "security_group_id": (SECURITY_GROUP_ID,),
+        "kube_config": f"apiVersion: v1 # {CANARY}",
+        "label": tuple(
+            api.Label(key=key, value=value)
+            for key, value in (
+                ("cluster-id", "c1"),
+                ("namespace", "default"),
+                ("pod-name", pod),
+                ("node-name", "vk"),
+                ("pod-uuid", uid),
+            )
+        ),
+    }
+    return api.CreateContainerGroup(**(given | changes_))
+
+
+@dataclasses.dataclass
+class World:
+    """The running service, the kcilet behind it, and a client for each tenant."""
+
+    port: int
+    kcilet: link_server.LinkServer
+    alice: clients.KciClient
+    bob: clients.KciClient
+    application: object
+    service: groups.GroupService
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+
+@contextlib.asynccontextmanager
+async def running(folder: pathlib.Path, *, kcilet: link_server.LinkServer | None = None, skew_s: int = 300):
+    fake = kcilet or link_server.LinkServer()
+    socket = str(folder / "kcilet.sock")
+    feed = changes.Feed()
+    wall = clock.SystemClock()
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(fake.serve(socket))
+        store = stack.enter_context(database.open_database(folder / "service.db", KEY))
+        engine = await stack.enter_async_context(local.LocalEngine(socket))
+        reconciler = group_reconciler.GroupReconciler(engine)
+        service = groups.GroupService(store, PLACE, feed, wall, on_work=reconciler.signal)
+        application = server.make_application(
+            verification.Verifier(accounts.ListedAccounts([ALICE, BOB]), wall, region=REGION, skew_s=skew_s),
+            group_actions.GroupActions(service),
+            stream_actions.StreamActions(streams.StreamService(service, engine, replay_window_s=skew_s)),
+            version="test",
+        )
+        _, port = await stack.enter_async_context(
+            server.listening(application, "127.0.0.1", 0, before_end=feed.close)
+        )
+        await stack.enter_async_context(tasks.background("groups", reconciler.run(service)))
+        reader = reports.ReportReader(engine, service, reconciler)
+        await stack.enter_async_context(tasks.background("reports", reader.run()))
+        alice, bob = [
+            await stack.enter_async_context(client_of(f"127.0.0.1:{port}", who)) for who in (ALICE, BOB)
+        ]
+        yield World(port, fake, alice, bob, application, service)
+
+
+def client_of(endpoint: str, who: accounts.Account) -> clients.KciClient:
+    return clients.KciClient(endpoint, region=REGION, credentials=sources.Static(keys_of(who)))
+
+
+def keys_of(who: accounts.Account) -> signing.Credentials:
+    return signing.Credentials(who.access_key, who.secret_key)
+
+
+async def until(watch, wanted):
+    """Read a watch up to the first change that is wanted, and return it."""
+    async for change in watch:
+        if wanted(change):
+            return change
+    raise AssertionError("the watch ended")

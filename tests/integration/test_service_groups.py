@@ -1,0 +1,185 @@
+"""Groups from the signed call to the (simulated) machine and back."""
+
+import asyncio
+import contextlib
+
+import msgspec
+import pytest
+import service_world
+from fakes import link_server
+
+from kci.client import errors
+from kci.contract import capabilities
+from kci.link import types as link
+
+
+@pytest.fixture
+async def world(tmp_path):
+    async with service_world.running(tmp_path) as running:
+        yield running
+
+
+def _is(group_id, *, status="", absent=False):
+    def wanted(change):
+        if change.group_id != group_id:
+            return False
+        return change.absent if absent else change.group is not None and change.group.status == status
+
+    return wanted
+
+
+async def test_a_group_runs_is_described_and_ends(world):
+    async with asyncio.timeout(10), contextlib.aclosing(world.alice.watch_container_groups()) as watch:
+        assert (await anext(watch)).synced
+        group_id = await world.alice.create_container_group(
+            service_world.create_request(cpu=0.5, memory=7.8, cluster_dns="10.0.0.10")
+        )
+        running = await service_world.until(watch, _is(group_id, status="Running"))
+
+        (listed,) = await world.alice.list_container_groups(ids=(group_id,))
+        assert listed == running.group
+        assert listed.private_address == "10.9.0.2"
+        assert (listed.cpu, listed.memory) == (0.5, 7.8)
+        assert listed.label("pod-name") == "web-0"
+        wanted = world.kcilet.wanted[group_id]
+        assert wanted.interface == link.Interface(
+            address="10.9.0.2", prefix_length=24, gateway="10.9.0.1", mac_address="0a:58:0a:09:00:02"
+        )
+        assert service_world.CANARY in wanted.cluster.kubeconfig
+        assert (wanted.cpu_milli, wanted.cluster_dns) == (500, ("10.0.0.10",))
+
+        await world.alice.delete_container_group(group_id)
+        await service_world.until(watch, _is(group_id, absent=True))
+        assert await world.alice.list_container_groups() == []
+        with pytest.raises(errors.NotFoundError):
+            await world.alice.delete_container_group(group_id)
+
+
+async def test_the_same_pod_gets_the_same_group_even_from_many_calls_at_once(world):
+    request = service_world.create_request()
+    made = await asyncio.wait_for(_all(world.alice.create_container_group(request) for _ in range(50)), 20)
+    assert len(set(made)) == 1
+    assert len(await world.alice.list_container_groups()) == 1
+
+    renewed = msgspec.structs.replace(request, kube_config="renewed")
+    assert await world.alice.create_container_group(renewed) == made[0]
+    with pytest.raises(errors.ConflictError) as caught:
+        await world.alice.create_container_group(msgspec.structs.replace(request, cpu=8))
+    assert caught.value.code == "IdempotentParameterMismatch"
+
+
+async def test_a_repeated_create_after_the_deletion_makes_no_second_group(world):
+    request = service_world.create_request()
+    group_id = await world.alice.create_container_group(request)
+    async with asyncio.timeout(10), contextlib.aclosing(world.alice.watch_container_groups()) as watch:
+        await service_world.until(watch, _is(group_id, status="Running"))
+        await world.alice.delete_container_group(group_id)
+        await service_world.until(watch, _is(group_id, absent=True))
+    assert await world.alice.create_container_group(request) == group_id
+    assert await world.alice.list_container_groups() == []
+
+
+async def test_a_client_token_is_the_tenants_own(world):
+    request = service_world.create_request(client_token="t-1", label=service_world.create_request().label[:4])
+    assert await world.alice.create_container_group(request) == await world.alice.create_container_group(
+        request
+    )
+    assert await world.bob.create_container_group(request) not in {
+        group.container_group_id for group in await world.alice.list_container_groups()
+    }
+
+
+async def test_a_foreign_group_looks_missing(world):
+    group_id = await world.alice.create_container_group(service_world.create_request())
+    missing = "99999999-9999-4999-8999-999999999999"
+    assert await world.bob.list_container_groups(ids=(group_id,)) == []
+    for call in (
+        world.bob.delete_container_group,
+        lambda value: world.bob.describe_container_log(value, "web", 10),
+        lambda value: world.bob.exec_container_command(value, "web", ["id"]),
+        lambda value: anext(world.bob.stream_container_log(value, "web")),
+    ):
+        answers = []
+        for value in (group_id, missing):
+            with pytest.raises(errors.NotFoundError) as caught:
+                await call(value)
+            answers.append((str(caught.value), caught.value.code))
+        assert answers[0] == answers[1]
+    assert [group.container_group_id for group in await world.alice.list_container_groups()] == [group_id]
+
+
+async def test_groups_are_listed_in_pages_and_by_filter(world):
+    made = [
+        await world.alice.create_container_group(service_world.create_request(pod=f"p-{n}"))
+        for n in range(103)
+    ]
+    listed = await world.alice.list_container_groups()
+    assert [group.container_group_id for group in listed] == made
+    assert len({group.private_address for group in listed}) == 103
+    assert await world.alice.list_container_groups(filters={"status": ["Failed"]}) == []
+    assert (
+        len(await world.alice.list_container_groups(filters={"subnet-id": [service_world.SUBNET_ID]})) == 103
+    )
+    with pytest.raises(errors.InvalidError):
+        await world.alice.list_container_groups(filters={"colour": ["red"]})
+
+
+async def test_a_watch_is_narrowed_to_a_node(world):
+    await world.alice.create_container_group(service_world.create_request())
+    async with asyncio.timeout(5):
+        for node, first_is_mark in (("vk", False), ("other", True)):
+            watch = world.alice.watch_container_groups(cluster_id="c1", node_name=node)
+            async with contextlib.aclosing(watch):
+                assert (await anext(watch)).synced is first_is_mark
+
+
+async def test_what_the_service_can_do_is_told(world):
+    assert (await world.alice.describe_capabilities()).names == frozenset(capabilities.ALL)
+
+
+async def test_reports_of_another_generation_change_nothing(world):
+    group_id = await world.alice.create_container_group(service_world.create_request())
+    async with asyncio.timeout(10), contextlib.aclosing(world.alice.watch_container_groups()) as watch:
+        await service_world.until(watch, _is(group_id, status="Running"))
+        world.kcilet.report(group_id, link.Phase.FAILED, generation=7)
+        world.kcilet.report(group_id, link.Phase.SUCCEEDED, reason="Completed")
+        change = await service_world.until(watch, lambda change: change.group_id == group_id)
+        assert (change.group.status, change.group.status_reason) == ("Succeeded", "Completed")
+
+
+async def test_a_group_that_went_by_itself_stays_listed_until_its_deletion_is_asked_for(world):
+    group_id = await world.alice.create_container_group(service_world.create_request())
+    async with asyncio.timeout(10), contextlib.aclosing(world.alice.watch_container_groups()) as watch:
+        await service_world.until(watch, _is(group_id, status="Running"))
+        world.kcilet.report(group_id, link.Phase.GONE)
+        await service_world.until(watch, _is(group_id, status="Unknown"))
+        await world.alice.delete_container_group(group_id)
+        await service_world.until(watch, _is(group_id, absent=True))
+    assert f"DELETE /v1/groups/{group_id}" not in world.kcilet.calls
+
+
+async def test_wishes_wait_for_an_engine_that_is_away_and_go_down_whole_when_it_comes(tmp_path):
+    kcilet = link_server.LinkServer()
+    kcilet.ends_at_once = False
+    async with service_world.running(tmp_path, kcilet=kcilet) as world:
+        stays = await world.alice.create_container_group(service_world.create_request())
+        goes = await world.alice.create_container_group(service_world.create_request())
+        async with asyncio.timeout(10), contextlib.aclosing(world.alice.watch_container_groups()) as watch:
+            await service_world.until(watch, _is(goes, status="Running"))
+        await world.alice.delete_container_group(goes)
+        (first,) = {call for call in kcilet.calls if call.startswith("PUT /v1/groups") and len(call) < 20}
+        assert kcilet.calls.index("GET /v1/reports") < kcilet.calls.index(first)
+
+    reborn = link_server.LinkServer()
+    async with service_world.running(tmp_path, kcilet=reborn) as world, asyncio.timeout(10):
+        async with contextlib.aclosing(world.alice.watch_container_groups()) as watch:
+            # The new kcilet knows nothing of it: that is evidence enough.
+            await service_world.until(watch, lambda change: change.group_id == goes and change.absent)
+        assert reborn.calls[:2] == ["GET /v1/reports", "PUT /v1/groups"]
+        assert set(reborn.wanted) == {stays}
+
+
+async def _all(work):
+    async with asyncio.TaskGroup() as group:
+        started = [group.create_task(step) for step in work]
+    return [task.result() for task in started]

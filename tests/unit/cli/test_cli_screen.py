@@ -1,0 +1,93 @@
+import subprocess
+import sys
+
+import msgspec
+import pytest
+import typer.testing
+
+from kci.cli import main, screen, table
+from kci.stack import board, record
+
+STATE = msgspec.structs.replace(
+    board.new_state("run", None, None),
+    state=record.StackState.READY,
+    started_in_s=6.5,
+    node_name="virtual-kubelet",
+    kubeconfig="/state/kubeconfig",
+    gateway="10.88.0.1",
+    netns="n1",
+    images="local registry",
+    parts=(
+        record.PartRecord(
+            name="etcd",
+            state=record.PartState.RUNNING,
+            process=record.ProcessId(pid=7, start_ticks=1),
+            version="v3",
+            started_in_s=0.4,
+            log_file="/state/logs/etcd.log",
+        ),
+        record.PartRecord(name="kcilet", state=record.PartState.FAILED, detail="no socket"),
+    ),
+)
+
+
+def test_a_row_says_how_long_it_took_and_a_failed_one_why():
+    etcd, kcilet = table.plan_rows(STATE)
+    assert (etcd.took, etcd.pid, etcd.detail) == ("0.4 s", "7", "v3")
+    assert kcilet.detail == "no socket"
+
+
+def test_where_there_is_no_terminal_each_change_is_one_line():
+    assert table.plan_news(None, STATE) == ["etcd: running after 0.4 s", "kcilet: failed (no socket)"]
+    assert table.plan_news(STATE, STATE) == []
+
+
+def test_the_summary_names_the_kubeconfig_and_what_to_try_where_the_stack_is():
+    text = "\n".join(table.plan_summary(STATE, state_dir="/state", default_state_dir="/var/lib/kci"))
+    assert "/state/kubeconfig" in text
+    assert "nsenter --net=/run/netns/n1 kubectl" in text
+    assert "$(kci kubeconfig --state-dir /state)" in text
+
+
+def test_a_failure_is_told_with_its_cause():
+    failed = msgspec.structs.replace(STATE, failure="cannot start kcilet", failure_log=("no such socket",))
+    assert table.plan_failure(failed)[0] == "cannot start kcilet"
+    assert "no such socket" in table.plan_failure(failed)[-1]
+
+
+def test_status_as_json_has_no_secret_but_names_where_it_is():
+    status = screen.to_status(STATE)
+    assert status.parts[0].pid == 7
+    assert status.parts[0].log_file == "/state/logs/etcd.log"
+    assert screen.to_status(None).state == "stopped"
+
+
+@pytest.fixture
+def invoke():
+    runner = typer.testing.CliRunner()
+    return lambda *arguments: runner.invoke(main.app, list(arguments))
+
+
+def test_a_folder_without_a_stack_is_stopped_and_says_so(invoke, tmp_path):
+    answer = invoke("status", "--state-dir", str(tmp_path))
+    assert answer.exit_code == 1
+    assert "stopped" in answer.output
+
+
+def test_the_users_mistakes_end_in_one_sentence_without_a_traceback(tmp_path):
+    (tmp_path / "letters").write_text("dear")
+    done = subprocess.run(
+        [sys.executable, "-m", "kci.cli.main", "status", "--state-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "cannot use the state folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_loads_neither_the_service_nor_the_cluster_client():
+    code = "import sys, kci.cli.main; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"sqlalchemy", "aiohttp", "kci.service", "kci.kube.client"} & set(done.stdout.split())

@@ -1,0 +1,449 @@
+"""The agent and its workers on fakes: a pod's whole life, on a clock that jumps."""
+
+import asyncio
+import contextlib
+import functools
+
+import msgspec
+import pytest
+from fakes import machine_world, virtual_time
+
+from kci.kcilet import ports
+from kci.kcilet.workers import agent, machine
+from kci.kit import tasks
+from kci.kube import models
+from kci.link import types as link
+
+Program = machine_world.Program
+
+
+def on_virtual_time(test):
+    @functools.wraps(test)
+    def run():
+        with asyncio.Runner(loop_factory=virtual_time.VirtualLoop) as runner:
+            runner.run(test())
+
+    return run
+
+
+class World:
+    """One machine, one cluster; `start` starts a kcilet on it, `kill` ends it as a kill -9 does."""
+
+    def __init__(self):
+        self.runtime = machine_world.FakeRuntime()
+        self.cluster = machine_world.FakeCluster()
+        self.drivers = machine_world.drivers(self.runtime)
+        self.agent = None
+        self._task = None
+
+    async def start(self, *groups):
+        started = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run(started))
+        await started.wait()
+        if groups:
+            self.agent.sync(groups)
+
+    async def _run(self, started):
+        async with tasks.Tasks() as group:
+            ours = machine.Machine(self.drivers, clock=machine_world.LoopClock())
+            self.agent = agent.Agent(ours, self.cluster, group)
+            group.run_forever("agent", self.agent.run())
+            started.set()
+
+    async def kill(self):
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self.cluster.followers.clear()
+
+    def phase(self, group_id="g-1"):
+        report = self.agent.reports.get(group_id)
+        return report.phase if report else None
+
+    async def until(self, holds, what="", within_s=3600.0):
+        async with asyncio.timeout(within_s):
+            while not holds():
+                await asyncio.sleep(0.01)
+
+    async def until_phase(self, phase, group_id="g-1"):
+        await self.until(lambda: self.phase(group_id) is phase)
+
+    def left(self):
+        """Everything that a pod may leave on the machine."""
+        drivers = self.drivers
+        found = [self.runtime.sandboxes, self.runtime.containers, drivers.volumes.pods]
+        return [*found, drivers.network.links, drivers.cgroups.pods, drivers.logs.pods]
+
+
+@contextlib.asynccontextmanager
+async def world(**pod_changes):
+    """A world with one pod and its group, before the kcilet starts."""
+    it = World()
+    it.cluster.put(machine_world.pod(**pod_changes))
+    try:
+        yield it
+    finally:
+        it.runtime.close()
+        await it.kill()
+
+
+def app(it):
+    return it.cluster.status("uid-1").container_statuses[0]
+
+
+def ready(it):
+    conditions = it.cluster.status("uid-1").conditions
+    return next((one.status for one in conditions if one.type == "Ready"), None)
+
+
+@on_virtual_time
+async def test_a_pod_becomes_ready_with_one_status_write():
+    async with world() as it:
+        await it.start(machine_world.group())
+        await it.until_phase(link.Phase.RUNNING)
+        await it.until(lambda: ready(it) == "True")
+        assert len(it.cluster.patches) == 1
+        status = it.cluster.status("uid-1")
+        assert (status.phase, status.pod_ip, status.host_ip) == ("Running", "10.0.0.9", "192.168.0.1")
+        assert app(it).state.running is not None
+        assert app(it).ready
+        assert app(it).container_id.startswith("containerd://")
+        annotations = it.cluster.pods["uid-1"].metadata.annotations
+        assert annotations["k8s.ksyun.com/kci-instance-id"] == "g-1"
+        assert it.cluster.reasons() == ["Pulled", "Created", "Started"]
+        # What it does not know any better, it does not say again.
+        await asyncio.sleep(300)
+        assert len(it.cluster.patches) == 1
+        assert it.runtime.names().count("run_sandbox") == 1
+
+
+@on_virtual_time
+async def test_a_slow_start_is_told_before_it_is_done():
+    async with world() as it:
+        it.runtime.delays_s["run_sandbox"] = 5.0
+        await it.start(machine_world.group())
+        await it.until(lambda: it.cluster.patches)
+        assert asyncio.get_running_loop().time() < 1003
+        assert app(it).state.waiting.reason == "ContainerCreating"
+        await it.until(lambda: ready(it) == "True")
+        assert len(it.cluster.patches) == 2
+
+
+@on_virtual_time
+async def test_an_exit_is_told_at_once_and_a_finished_pod_keeps_its_records():
+    async with world(policy="Never") as it:
+        it.drivers.volumes.pods["uid-1"]["message-app-0"] = b"last words"
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        before = asyncio.get_running_loop().time()
+        it.runtime.exit("app", 3)
+        await it.until_phase(link.Phase.FAILED)
+        await it.until(lambda: it.cluster.status("uid-1").phase == "Failed")
+        assert asyncio.get_running_loop().time() - before < 0.1
+        ended = app(it).state.terminated
+        assert (ended.exit_code, ended.reason, ended.message) == (3, "Error", "last words")
+        await it.until(lambda: not any(box.ready for box in it.runtime.sandboxes.values()))
+        await asyncio.sleep(100)
+        assert it.runtime.containers
+        assert len(it.runtime.sandboxes) == 1
+
+
+@on_virtual_time
+async def test_a_crashing_container_is_restarted_after_growing_delays():
+    async with world() as it:
+        it.runtime.programs["app:1"] = Program(runs_s=0.5, code=1)
+        await it.start(machine_world.group())
+        starts = []
+
+        def count():
+            number = it.runtime.names().count("start_container")
+            if number > len(starts):
+                starts.append(asyncio.get_running_loop().time())
+            return len(starts) == 6
+
+        await it.until(count)
+        waits = [round(b - a) for a, b in zip(starts, starts[1:], strict=False)]
+        # The first restart is at once; then 10, 20, 40, 80 seconds after the exit.
+        assert waits == [1, 11, 21, 41, 81] or waits == [0, 10, 20, 40, 80]
+        await it.until(lambda: app(it).state.waiting is not None)
+        assert app(it).state.waiting.reason == "CrashLoopBackOff"
+        assert app(it).state.waiting.message.startswith("back-off 2m40s restarting failed container=app pod=web_")
+        assert app(it).restart_count == 5
+        assert app(it).last_state.terminated.exit_code == 1
+        assert it.cluster.status("uid-1").phase == "Running"
+        assert "BackOff" in it.cluster.reasons()
+        # Two records of a container are kept, and no more.
+        assert len(it.runtime.containers) == 2
+
+
+@on_virtual_time
+async def test_an_image_that_is_not_there_is_asked_for_again_and_again():
+    async with world(image="gone:1") as it:
+        await it.start(machine_world.group())
+        await it.until(lambda: it.cluster.patches and app(it).state.waiting.reason == "ErrImagePull")
+        await it.until(lambda: app(it).state.waiting.reason == "ImagePullBackOff")
+        assert it.cluster.status("uid-1").phase == "Pending"
+        assert it.agent.reports.get("g-1").reason == "ImagePullBackOff"
+        it.runtime.registry.add("gone:1")
+        await it.until_phase(link.Phase.RUNNING)
+        await it.until(lambda: ready(it) == "True")
+        told = it.cluster.reasons()
+        assert told[:3] == ["Pulling", "Failed", "Failed"]
+        assert told[-4:] == ["Pulling", "Pulled", "Created", "Started"]
+
+
+@on_virtual_time
+async def test_a_container_that_cannot_start_says_why():
+    async with world() as it:
+        it.runtime.programs["app:1"] = Program(fails_to_start=True)
+        await it.start(machine_world.group())
+        await it.until(lambda: it.cluster.patches and app(it).state.waiting is not None)
+        assert app(it).state.waiting.reason == "RunContainerError"
+        await it.until(lambda: app(it).state.waiting.reason == "CrashLoopBackOff")
+        assert app(it).last_state.terminated.exit_code == 128
+
+
+@on_virtual_time
+async def test_a_missing_config_map_is_waited_for():
+    volume = models.Volume(name="config", config_map=models.ConfigMapVolume(name="settings"))
+    async with world(volumes=(volume,)) as it:
+        await it.start(machine_world.group())
+        await it.until(lambda: "FailedMount" in it.cluster.reasons())
+        it.cluster.config_maps["settings"] = models.ConfigMap(data={"a": "1"})
+        await it.until_phase(link.Phase.RUNNING)
+        content = it.drivers.volumes.pods["uid-1"]["volume config"]
+        assert [(file.path, file.content) for file in content.files] == [("a", b"1")]
+
+
+@on_virtual_time
+async def test_a_deleted_pod_gets_its_grace_and_leaves_nothing():
+    async with world() as it:
+        it.runtime.programs["app:1"] = Program(stops_in_s=3.0, stop_code=0)
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        it.cluster.delete("uid-1", grace_s=30)
+        await it.until_phase(link.Phase.GONE)
+        assert ("stop_container", "c2", 30) in it.runtime.calls
+        status = it.cluster.status("uid-1")
+        assert (status.phase, app(it).state.terminated.exit_code) == ("Succeeded", 0)
+        assert not any(it.left())
+        assert "Killing" in it.cluster.reasons()
+        # One write for the start, one for the end.
+        assert len(it.cluster.patches) == 2
+        # What is gone stays gone, whoever asks.
+        it.agent.want(machine_world.group(generation=2))
+        await asyncio.sleep(60)
+        assert not any(it.left())
+
+
+@on_virtual_time
+async def test_a_shorter_grace_period_overtakes_a_longer_one():
+    async with world() as it:
+        it.runtime.programs["app:1"] = Program(stops_in_s=1000.0)
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        it.cluster.delete("uid-1", grace_s=600)
+        await asyncio.sleep(1)
+        it.cluster.delete("uid-1", grace_s=0)
+        await it.until_phase(link.Phase.GONE)
+        assert asyncio.get_running_loop().time() < 1010
+        assert app(it).state.terminated.exit_code == 137
+        assert it.cluster.status("uid-1").phase == "Failed"
+
+
+@pytest.mark.parametrize("step", ["run_sandbox", "pull_image", "create_container", "start_container"])
+def test_a_deletion_in_the_middle_of_a_start_ends_it(step):
+    @on_virtual_time
+    async def run():
+        async with world(image="new:1") as it:
+            it.runtime.registry.add("new:1")
+            it.runtime.delays_s[step] = 5.0
+            await it.start(machine_world.group())
+            await it.until(lambda: step in it.runtime.names())
+            it.cluster.delete("uid-1", grace_s=0)
+            await it.until_phase(link.Phase.GONE)
+            assert not any(it.left())
+            assert it.cluster.status("uid-1").phase == "Failed"
+
+    run()
+
+
+@on_virtual_time
+async def test_a_group_that_the_service_drops_ends_though_the_pod_stays():
+    async with world() as it:
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        it.agent.drop("g-1")
+        await it.until_phase(link.Phase.GONE)
+        assert not any(it.left())
+        it.agent.drop("g-1")
+        it.agent.drop("never-known")
+        await it.until_phase(link.Phase.GONE, "never-known")
+
+
+@on_virtual_time
+async def test_a_pod_deleted_by_force_ends_too():
+    async with world() as it:
+        it.runtime.programs["app:1"] = Program(stops_in_s=1000.0)
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        it.cluster.remove("uid-1")
+        await it.until_phase(link.Phase.GONE)
+        assert ("stop_container", "c2", 2) in it.runtime.calls
+        assert not any(it.left())
+
+
+@on_virtual_time
+async def test_a_restarted_kcilet_takes_over_and_changes_nothing():
+    async with world() as it:
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        calls, patches = len(it.runtime.calls), len(it.cluster.patches)
+        for _ in range(5):
+            await it.kill()
+            await it.start(machine_world.group())
+            await it.until_phase(link.Phase.RUNNING)
+            await asyncio.sleep(60)
+        assert len(it.runtime.calls) == calls
+        assert len(it.cluster.patches) == patches
+
+
+@on_virtual_time
+async def test_before_the_first_sync_nothing_is_removed_and_after_it_orphans_are():
+    async with world() as it:
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        await it.kill()
+        await it.start()
+        await asyncio.sleep(300)
+        assert it.runtime.containers
+        it.agent.sync(())
+        await it.until(lambda: not any(it.left()))
+
+
+@on_virtual_time
+async def test_a_kcilet_that_was_killed_at_any_step_goes_on_with_one_sandbox():
+    for step in ("run_sandbox", "create_container", "start_container"):
+        async with world() as it:
+            it.runtime.delays_s[step] = 0.5
+            await it.start(machine_world.group())
+            await it.until(lambda: step in it.runtime.names())
+            await it.kill()
+            it.runtime.delays_s[step] = 0.0
+            await it.start(machine_world.group())
+            await it.until(lambda: ready(it) == "True")
+            assert it.runtime.most_live_sandboxes == 1
+            assert len(it.runtime.containers) == 1
+            assert app(it).restart_count == 0
+
+
+@on_virtual_time
+async def test_a_lost_sandbox_is_replaced_and_the_restart_is_counted():
+    async with world() as it:
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        it.runtime.kill_sandbox("uid-1")
+        await it.until(lambda: app(it).restart_count == 1 and ready(it) == "True")
+        assert it.runtime.most_live_sandboxes == 1
+        assert "SandboxChanged" in it.cluster.reasons()
+
+
+@on_virtual_time
+async def test_while_the_api_server_is_away_containers_run_and_the_newest_status_is_kept():
+    async with world() as it:
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        it.cluster.is_away = True
+        it.runtime.exit("app", 1)
+        await it.until(lambda: it.runtime.names().count("start_container") == 2)
+        await asyncio.sleep(600)
+        assert app(it).restart_count == 0
+        it.cluster.is_away = False
+        await it.until(lambda: app(it).restart_count == 1 and app(it).state.running is not None)
+        assert len(it.cluster.patches) == 2
+
+
+@on_virtual_time
+async def test_after_a_restart_without_the_api_server_nothing_is_touched():
+    async with world() as it:
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        await it.kill()
+        calls = len(it.runtime.calls)
+        it.cluster.is_away, it.cluster.is_synced = True, False
+        await it.start(machine_world.group())
+        await it.until_phase(link.Phase.RUNNING)
+        await asyncio.sleep(600)
+        assert len(it.runtime.calls) == calls
+
+
+@on_virtual_time
+async def test_the_runtime_may_go_away_in_the_middle():
+    async with world() as it:
+        for name in ("observe_pod", "run_sandbox", "create_container", "start_container"):
+            it.runtime.fail_next[name] = [ports.DriverError("cannot reach the runtime")] * 2
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        assert it.runtime.most_live_sandboxes == 1
+        assert "FailedCreatePodSandBox" in it.cluster.reasons()
+
+
+@on_virtual_time
+async def test_in_a_burst_sandboxes_are_made_a_few_at_a_time():
+    async with world() as it:
+        it.runtime.delays_s["run_sandbox"] = 0.1
+        groups = []
+        for number in range(20):
+            it.cluster.put(machine_world.pod(name=f"p{number}", uid=f"u{number}"))
+            groups.append(machine_world.group(f"p{number}", f"u{number}", f"g{number}"))
+        await it.start(*groups)
+        first = None
+        while it.phase("g19") is not link.Phase.RUNNING:
+            await asyncio.sleep(0.01)
+            if first is None and it.phase("g0") is link.Phase.RUNNING:
+                first = asyncio.get_running_loop().time()
+        assert it.runtime.most_starts == 4
+        assert asyncio.get_running_loop().time() - first > 0.35
+
+
+@on_virtual_time
+async def test_a_group_without_a_uid_keeps_the_first_pod_of_its_name():
+    async with world() as it:
+        await it.start(machine_world.group(pod_uid=""))
+        await it.until_phase(link.Phase.RUNNING)
+        assert it.agent.reports.get("g-1").pod_uid == "uid-1"
+        await it.kill()
+        # While we are down the pod is replaced by another of the same name.
+        it.cluster.remove("uid-1")
+        it.cluster.put(machine_world.pod(uid="uid-2"))
+        await it.start(machine_world.group(pod_uid=""))
+        await it.until_phase(link.Phase.GONE)
+        assert not any(it.left())
+        assert it.cluster.status("uid-2").container_statuses == ()
+
+
+@on_virtual_time
+async def test_a_pod_that_cannot_run_as_asked_says_so_and_starts_nothing():
+    probed = machine_world.pod()
+    container = msgspec.structs.replace(probed.spec.containers[0], liveness_probe={"exec": {}})
+    async with world() as it:
+        spec = msgspec.structs.replace(probed.spec, containers=(container,))
+        it.cluster.put(msgspec.structs.replace(probed, spec=spec))
+        await it.start(machine_world.group())
+        await it.until(lambda: it.cluster.patches)
+        status = it.cluster.status("uid-1")
+        assert status.phase == "Pending"
+        assert "livenessProbe" in status.message
+        assert it.runtime.calls == []
+        it.cluster.delete("uid-1", grace_s=0)
+        await it.until_phase(link.Phase.GONE)
+
+
+@on_virtual_time
+async def test_a_deadline_ends_the_pod_as_failed():
+    async with world(active_deadline_seconds=60) as it:
+        await it.start(machine_world.group())
+        await it.until(lambda: it.cluster.status("uid-1").phase == "Failed")
+        assert it.cluster.status("uid-1").reason == "DeadlineExceeded"
+        assert it.runtime.containers
+        assert 1059 < asyncio.get_running_loop().time() < 1062

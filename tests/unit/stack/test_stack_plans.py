@@ -1,0 +1,233 @@
+"""Command lines, configuration and the order of parts."""
+
+import ipaddress
+import itertools
+import json
+import pathlib
+import tomllib
+
+import pytest
+import yaml
+
+from kci.stack import (
+    addresses,
+    commands,
+    containerd,
+    controlplane,
+    errors,
+    goprograms,
+    layout,
+    parts,
+    preparation,
+    programs,
+    publicimages,
+    record,
+    settings,
+)
+
+WHERE = layout.Layout(pathlib.Path("/state"))
+RANGES = addresses.Ranges(ipaddress.IPv4Network("10.88.0.0/16"), ipaddress.IPv4Network("10.152.0.0/16"))
+CHOICES = record.Choices(
+    format=record.FORMAT,
+    kci_version="0",
+    cluster="",
+    pod_cidr="10.88.0.0/16",
+    service_cidr="10.152.0.0/16",
+    etcd_port=4001,
+    etcd_peer_port=4002,
+    controller_manager_port=4003,
+    scheduler_port=4004,
+    registry_port=4005,
+)
+IDENTITY = record.Identity(
+    access_key="AK", secret_key="canary-secret", cluster_id="c", subnet_id="s", security_group_id="g"
+)
+
+
+def control_plane():
+    return controlplane.Plan(
+        where=WHERE,
+        binary=pathlib.Path("/cache/controlplane"),
+        version="v1",
+        etcd_version="v3",
+        ranges=RANGES,
+        choices=CHOICES,
+        api_port=6443,
+        cluster_domain="cluster.local",
+    )
+
+
+def program_plan(**asked):
+    return programs.Plan(
+        where=WHERE,
+        asked=settings.Settings(**asked),
+        ranges=RANGES,
+        choices=CHOICES,
+        identity=IDENTITY,
+        cri_endpoint=WHERE.containerd_socket,
+        runtime_handler="runc",
+        path="/bin",
+    )
+
+
+def all_commands():
+    plan, ours = control_plane(), program_plan()
+    return [
+        controlplane.etcd(plan),
+        controlplane.api_server(plan),
+        controlplane.controller_manager(plan),
+        controlplane.scheduler(plan),
+        programs.registry(ours),
+        programs.service(ours),
+        programs.kcilet(ours),
+        programs.virtual_kubelet(
+            ours,
+            cluster_server="https://10.88.0.1:6443",
+            node_kubeconfig=pathlib.Path("/state/node/kubeconfig"),
+        ),
+    ]
+
+
+@pytest.mark.parametrize("own", list(itertools.product([True, False], repeat=2)))
+def test_each_part_comes_after_all_that_it_needs(own):
+    planned = parts.plan(own_control_plane=own[0], own_containerd=own[1])
+    for number, part in enumerate(planned):
+        assert set(parts.needs(part, planned)) <= set(planned[:number])
+
+
+def test_every_process_is_stopped_and_the_api_server_outlives_who_talks_to_it():
+    order = [*parts.STOP_BEFORE_DRAIN, *parts.STOP_AFTER_DRAIN]
+    assert set(order) == set(parts.Part) - set(parts.STEPS)
+    assert order.index(parts.Part.ETCD) == len(order) - 1
+    assert order.index(parts.Part.API_SERVER) == len(order) - 2
+
+
+def test_a_cluster_that_is_given_needs_no_control_plane():
+    planned = parts.plan(own_control_plane=False, own_containerd=True)
+    assert not set(parts.CONTROL_PLANE) & set(planned)
+    assert parts.Part.NODE in planned
+
+
+def test_no_secret_stands_on_a_command_line_or_in_a_repr():
+    for command in all_commands():
+        assert "canary-secret" not in " ".join(command.argv)
+        assert "canary-secret" not in repr(command)
+
+
+def test_nothing_listens_outside_loopback_and_the_gateway():
+    hosts = {host for command in all_commands() for host, _, _ in command.listens}
+    assert hosts == {"127.0.0.1", "10.88.0.1"}
+
+
+def test_no_two_parts_share_a_port():
+    addresses_ = [(host, port) for command in all_commands() for host, port, _ in command.listens]
+    assert len(addresses_) == len(set(addresses_))
+
+
+def test_etcd_asks_every_client_for_a_certificate():
+    config = yaml.safe_load(controlplane.etcd_config(control_plane()))
+    assert config["client-transport-security"]["client-cert-auth"] is True
+    assert config["listen-client-urls"] == "https://127.0.0.1:4001"
+
+
+def test_the_node_is_told_the_api_server_as_host_and_port():
+    command = all_commands()[-1]
+    assert command.env["KCI_CLUSTER_SERVER"] == "10.88.0.1:6443"
+    assert command.env["VKUBELET_POD_IP"] == "10.88.0.1"
+    assert isinstance(command.probe, commands.TcpProbe)
+
+
+def test_the_taint_is_left_out_only_when_asked():
+    def argv(**asked):
+        return programs.virtual_kubelet(
+            program_plan(**asked), cluster_server="https://a:1", node_kubeconfig=pathlib.Path("/k")
+        ).argv
+
+    assert "--disable-taint" in argv(disable_taint=True)
+    assert "--disable-taint" not in argv()
+
+
+def test_containerd_keeps_to_the_state_folder_and_to_our_plugin():
+    binaries = containerd.Binaries("/usr/bin/containerd", "1.7.24", "crun", "/usr/bin/crun")
+    config = tomllib.loads(containerd.config(WHERE, binaries))
+    cri = config["plugins"]["io.containerd.grpc.v1.cri"]
+    for path in (config["root"], config["state"], config["grpc"]["address"], cri["cni"]["conf_dir"]):
+        assert path.startswith("/state/")
+    assert cri["restrict_oom_score_adj"] is True
+    assert cri["containerd"]["runtimes"]["crun"]["options"]["BinaryName"] == "/usr/bin/crun"
+    assert json.loads(containerd.cni_config(WHERE))["socket"] == str(WHERE.cni_socket)
+
+
+def test_public_names_go_to_the_local_registry_only_where_public_ones_do_not_answer():
+    assert set(containerd.registry_hosts(5000, public_is_local=False)) == {"registry.local"}
+    local = containerd.registry_hosts(5000, public_is_local=True)
+    assert set(local) == {"registry.local", "docker.io"}
+    assert tomllib.loads(local["docker.io"])["server"] == "http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "versions", "chosen"),
+    [
+        (settings.Runtime.AUTO, {"crun": (1, 21), "runc": (1, 1)}, "crun"),
+        (settings.Runtime.AUTO, {"crun": (1, 8), "runc": (1, 1)}, "runc"),
+        (settings.Runtime.AUTO, {"crun": None, "runc": (1, 1)}, "runc"),
+        (settings.Runtime.CRUN, {"crun": (1, 28), "runc": None}, "crun"),
+        (settings.Runtime.RUNC, {"crun": (1, 28), "runc": (1, 1)}, "runc"),
+    ],
+)
+def test_crun_is_preferred_where_it_is_new_enough(wanted, versions, chosen):
+    assert containerd.choose_runtime(wanted, versions) == chosen
+
+
+@pytest.mark.parametrize(
+    ("wanted", "versions", "said"),
+    [
+        (settings.Runtime.CRUN, {"crun": (1, 8), "runc": (1, 1)}, "1.21 or newer is needed and found 1.8"),
+        (settings.Runtime.AUTO, {"crun": None, "runc": None}, "apt install"),
+    ],
+)
+def test_a_runtime_that_is_missing_is_named_with_the_remedy(wanted, versions, said):
+    with pytest.raises(errors.StackError, match=said):
+        containerd.choose_runtime(wanted, versions)
+
+
+def test_ports_are_kept_but_for_those_that_somebody_took():
+    chosen = preparation.choose_ports(
+        [1, 2, 3], lambda count: list(range(100, 100 + count)), lambda port: port != 2
+    )
+    assert chosen == [1, 100, 3]
+    assert len(preparation.choose_ports([], lambda count: list(range(count)), lambda _: True)) == 5
+
+
+def test_names_on_the_machine_differ_between_stacks_and_fit_a_link():
+    one, other = layout.Layout(pathlib.Path("/a")), layout.Layout(pathlib.Path("/b"))
+    assert one.bridge != other.bridge
+    assert len(one.bridge) < 16
+
+
+async def test_without_a_way_out_public_registries_are_not_even_asked():
+    is_local, _ = await publicimages.decide(settings.Images.AUTO, has_default_route=False)
+    assert is_local
+    is_local, _ = await publicimages.decide(settings.Images.PUBLIC, has_default_route=False)
+    assert not is_local
+
+
+def test_the_control_plane_is_built_to_know_its_version():
+    module = goprograms.read_module()
+    flags = " ".join(goprograms.plan_flags(goprograms.CONTROL_PLANE, module.kubernetes_version))
+    assert f"gitVersion={module.kubernetes_version}" in flags
+    assert "gitMajor=1 " in flags
+
+
+def test_a_change_of_one_program_builds_only_that_one_anew(tmp_path):
+    for program in goprograms.PROGRAMS:
+        (tmp_path / program).mkdir()
+        (tmp_path / program / "main.go").write_text("package main\n")
+    (tmp_path / "go.mod").write_text("x")
+    (tmp_path / "go.sum").write_text("x")
+    module = goprograms.Module(tmp_path, "v1.36.3", "v3", (1, 26))
+    before = {program: goprograms.cache_key(program, module) for program in goprograms.PROGRAMS}
+    (tmp_path / "cni" / "main.go").write_text("package main // changed\n")
+    after = {program: goprograms.cache_key(program, module) for program in goprograms.PROGRAMS}
+    assert after["controlplane"] == before["controlplane"]
+    assert after["cni"] != before["cni"]

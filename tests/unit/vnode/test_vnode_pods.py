@@ -1,0 +1,185 @@
+"""What is done about a pod follows from the pod and from what is known; each row is one situation."""
+
+import datetime
+
+import msgspec
+import pytest
+from fakes import vnode_world
+
+from kci.kube import models
+from kci.vnode import knowledge, pods, provider
+
+ABSENT, PRESENT, UNKNOWN = knowledge.Belief.ABSENT, knowledge.Belief.PRESENT, knowledge.Belief.UNKNOWN
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+ONE = provider.Instance(provider.InstanceId("i1"), models.PodUid("u"), provider.Phase.RUNNING, "1")
+TWO = provider.Instance(provider.InstanceId("i2"), models.PodUid("u"), provider.Phase.PENDING, "2")
+DEAD = provider.Instance(provider.InstanceId("i3"), models.PodUid("u"), provider.Phase.CREATE_FAILED, "3", "no")
+REFUSAL = provider.Refusal("NotSupported", "spec.hostNetwork: use a pod network")
+WANTED = vnode_world.pod("u")
+
+
+def changed(*, deleting=False, **status):
+    meta = WANTED.metadata
+    if deleting:
+        meta = msgspec.structs.replace(meta, deletion_timestamp="2026-01-01T00:00:00Z")
+    return msgspec.structs.replace(
+        WANTED, metadata=meta, status=msgspec.structs.replace(WANTED.status, **status)
+    )
+
+
+def planned(pod, belief, *instances, gone=False, refusals=(), retry_at_s=0.0, **known):
+    return pods.plan(
+        pod,
+        knowledge.Known(belief, tuple(instances), **known),
+        pod_is_gone=gone,
+        refusals=refusals,
+        retry_at_s=retry_at_s,
+        now_s=100.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        (planned(WANTED, ABSENT), pods.Create()),
+        (planned(WANTED, ABSENT, retry_at_s=101.0), pods.Wait(101.0)),
+        (planned(WANTED, ABSENT, refusals=[REFUSAL]), pods.Refuse(REFUSAL)),
+        (planned(WANTED, UNKNOWN), pods.Look()),
+        (planned(WANTED, UNKNOWN, look_at_s=105.0), pods.Wait(105.0)),
+        (planned(WANTED, UNKNOWN, look_at_s=100.0), pods.Look()),
+        (planned(WANTED, PRESENT, ONE), pods.Nothing()),
+        (planned(WANTED, PRESENT, ONE, TWO), pods.RemoveInstances((TWO.id,))),
+        (planned(WANTED, PRESENT, DEAD), pods.Fail(provider.Refusal("CreateError", "no"))),
+        (planned(changed(phase="Failed"), ABSENT), pods.Nothing()),
+        (planned(changed(phase="Succeeded"), UNKNOWN), pods.Nothing()),
+    ],
+    ids=str,
+)
+def test_a_wanted_pod_is_created_once_its_absence_is_certain(action, expected):
+    assert action == expected
+
+
+@pytest.mark.parametrize("known", [{"existed": True}, {"status": {"start_time": "2026-01-01T00:00:00Z"}}])
+def test_a_pod_whose_instance_is_certainly_lost_fails_and_is_not_created_again(known):
+    status = known.pop("status", {})
+    action = planned(changed(**status), ABSENT, **known)
+    assert isinstance(action, pods.Fail)
+    assert action.refusal.reason == "InstanceLost"
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        (planned(changed(deleting=True), PRESENT, ONE), pods.RemoveInstances((ONE.id,))),
+        (planned(changed(deleting=True), PRESENT, ONE, removals_s={ONE.id: 90.0}), pods.Wait(120.0)),
+        (planned(changed(deleting=True), PRESENT, ONE, removals_s={ONE.id: 70.0}), pods.RemoveInstances((ONE.id,))),
+        (planned(changed(deleting=True), PRESENT, ONE, removals_s={ONE.id: 99.0}, look_at_s=99.5), pods.Look()),
+        (planned(changed(deleting=True), UNKNOWN), pods.Look()),
+        (planned(changed(deleting=True), ABSENT), pods.RemoveObject()),
+        (planned(changed(deleting=True, phase="Failed"), PRESENT, ONE), pods.RemoveInstances((ONE.id,))),
+        # A refused pod never had an instance.
+        (planned(changed(deleting=True), ABSENT, refusals=[REFUSAL]), pods.RemoveObject()),
+    ],
+    ids=str,
+)
+def test_a_deleted_pod_leaves_the_api_only_after_its_instance(action, expected):
+    assert action == expected
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        (planned(None, PRESENT, ONE, gone=True), pods.RemoveInstances((ONE.id,))),
+        (planned(None, PRESENT, ONE, gone=False), pods.Nothing()),
+        (planned(None, UNKNOWN, gone=True), pods.Look()),
+        (planned(None, ABSENT, gone=True), pods.Forget()),
+    ],
+    ids=str,
+)
+def test_an_instance_is_not_removed_because_its_pod_is_merely_missing(action, expected):
+    assert action == expected
+
+
+def test_a_refusal_is_said_once_and_taken_back_when_something_runs_the_pod():
+    patch = pods.refused_patch(WANTED, REFUSAL, NOW)
+    assert patch["metadata"] == {"uid": "u", "resourceVersion": "1"}
+    assert patch["status"]["phase"] == "Pending"
+    assert patch["status"]["reason"] == "NotSupported"
+    said = changed(
+        reason=REFUSAL.reason,
+        message=REFUSAL.message,
+        conditions=(
+            models.PodCondition(
+                type=pods.CONDITION, status="False", reason=REFUSAL.reason, message=REFUSAL.message
+            ),
+        ),
+    )
+    assert pods.refused_patch(said, REFUSAL, NOW) is None
+    assert pods.refused_patch(said, provider.Refusal("Other", "x"), NOW) is not None
+    assert planned(said, PRESENT, ONE) == pods.ClearStatus()
+    assert pods.cleared_patch(said)["status"]["message"] is None
+
+
+def test_the_kcilets_own_reason_is_not_taken_back():
+    condition = models.PodCondition(type=pods.CONDITION, status="False", reason="NotSupported")
+    pod = changed(reason="Evicted", conditions=(condition,))
+    assert "reason" not in pods.cleared_patch(pod)["status"]
+
+
+class TestKnowledge:
+    """Absence takes a positive word, or two whole listings far enough apart."""
+
+    def listing(self, began_s, *instances):
+        return provider.Listing(began_s, instances)
+
+    def belief(self, known, window_s):
+        return known.of(models.PodUid("u"), window_s=window_s).belief
+
+    def test_a_doubtful_create_is_settled_by_two_misses_separated_by_the_window(self):
+        known = knowledge.Knowledge()
+        known.doubt(ONE.pod_uid, 10.0)
+        for began_s, belief in ((9.0, UNKNOWN), (11.0, UNKNOWN), (12.0, UNKNOWN), (130.0, UNKNOWN), (131.0, ABSENT)):
+            known.apply(self.listing(began_s), window_s=120.0)
+            assert self.belief(known, 120.0) is belief, began_s
+
+    def test_a_listing_begun_while_a_create_is_under_way_settles_nothing(self):
+        known = knowledge.Knowledge()
+        known.doubt(ONE.pod_uid, float("inf"))
+        for began_s in (11.0, 200.0, 400.0):
+            known.apply(self.listing(began_s), window_s=0.0)
+        assert self.belief(known, 0.0) is UNKNOWN
+
+    def test_a_found_instance_ends_the_doubt(self):
+        known = knowledge.Knowledge()
+        known.doubt(ONE.pod_uid, 10.0)
+        assert known.apply(provider.Seen(ONE), window_s=120.0) == {"u"}
+        assert self.belief(known, 120.0) is PRESENT
+
+    def test_an_instance_is_gone_at_once_when_the_provider_says_so(self):
+        known = knowledge.Knowledge()
+        known.acknowledge(ONE.pod_uid, ONE.id, 10.0)
+        known.apply(provider.Gone(ONE.id, ONE.pod_uid), window_s=120.0)
+        assert self.belief(known, 120.0) is ABSENT
+        assert known.of(ONE.pod_uid, window_s=120.0).existed
+
+    def test_an_instance_that_reappears_was_never_gone(self):
+        known = knowledge.Knowledge()
+        known.apply(provider.Seen(ONE), window_s=120.0)
+        for began_s, found in ((10.0, ()), (100.0, (ONE,)), (140.0, ()), (150.0, ())):
+            known.apply(self.listing(began_s, *found), window_s=120.0)
+        assert self.belief(known, 120.0) is PRESENT
+
+    def test_after_a_removal_a_short_second_look_is_enough(self):
+        known = knowledge.Knowledge()
+        known.apply(provider.Seen(ONE), window_s=120.0)
+        known.removal_sent(ONE.pod_uid, ONE.id, 10.0)
+        known.apply(self.listing(11.0), window_s=120.0)
+        assert self.belief(known, 120.0) is PRESENT
+        known.apply(self.listing(12.0), window_s=120.0)
+        assert self.belief(known, 120.0) is ABSENT
+
+    @pytest.mark.parametrize(
+        ("orphans", "listed", "brake"), [(10, 10, False), (11, 11, True), (11, 55, False), (12, 55, True)]
+    )
+    def test_many_orphans_at_once_are_doubted(self, orphans, listed, brake):
+        assert knowledge.needs_brake(orphans, listed) is brake
