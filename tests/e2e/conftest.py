@@ -1,12 +1,9 @@
 import os
-import pathlib
 import shutil
-import tempfile
-import uuid
 
 import leftovers
 import pytest
-from line import Line
+import line as lines
 
 
 def why_not() -> str:
@@ -28,15 +25,10 @@ def _machine_can_run_the_line():
         pytest.skip(reason)
 
 
-def new_line() -> Line:
-    name = f"kci-e2e-{uuid.uuid4().hex[:6]}"
-    return Line(netns=name, state_dir=pathlib.Path(tempfile.gettempdir()) / name)
-
-
 @pytest.fixture(scope="session")
 def line():
     """One running stack for all tests that do not stop it; at the end nothing of it may be left."""
-    stack = new_line()
+    stack = lines.new_line()
     before = leftovers.machine()
     try:
         stack.kci("up", "--detach", "--netns", stack.netns)

@@ -8,7 +8,9 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -93,6 +95,12 @@ class Line:
             timeout=30,
             check=True,
         ).stdout
+
+
+def new_line() -> Line:
+    """A stack that nobody else has; it is not started."""
+    name = f"kci-e2e-{uuid.uuid4().hex[:6]}"
+    return Line(netns=name, state_dir=pathlib.Path(tempfile.gettempdir()) / name)
 
 
 def eventually(look: Callable[[], Any], *, timeout_s: float = 30, what: str = "") -> Any:

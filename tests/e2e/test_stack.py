@@ -6,8 +6,7 @@ import stat
 
 import leftovers
 import pytest
-from conftest import new_line
-from line import eventually, pod
+from line import eventually, new_line, pod
 
 pytestmark = pytest.mark.e2e
 

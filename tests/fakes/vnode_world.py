@@ -302,5 +302,3 @@ class Cloud:
 class FixedClock:
     def now(self):
         return datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-
-

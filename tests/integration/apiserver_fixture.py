@@ -22,7 +22,7 @@ from kci.kit import environment, secret
 from kci.kube import client as clients
 from kci.kube import config as configs
 from kci.kube import resources
-from kci.stack import certificates
+from kci.stack import certificates, goprograms
 
 SERVICE_RANGE = "198.18.0.0/24"
 FIRST_SERVICE = "198.18.0.1"
@@ -159,22 +159,18 @@ def _free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in found]
 
 
-def find_binary() -> pathlib.Path | None:
-    """The control plane as the stack built and cached it."""
-    variables = environment.read()
-    if variables.get("KCI_TEST_CONTROLPLANE"):
-        return pathlib.Path(variables["KCI_TEST_CONTROLPLANE"])
-    caches = pathlib.Path(variables.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    found = [*caches.glob("kci/**/controlplane"), caches / "kci-build" / "controlplane"]
-    return next((path for path in found if path.is_file()), None)
+def find_binary() -> pathlib.Path:
+    """Where the stack keeps the control plane that it built."""
+    cache = pathlib.Path(environment.read().get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "kci")
+    return goprograms.cached_path(goprograms.CONTROL_PLANE, goprograms.read_module(), cache)
 
 
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory):
     """A running ApiServer."""
     binary = find_binary()
-    if binary is None:
-        pytest.skip("there is no control plane binary: `make up` builds it")
+    if not binary.exists():
+        pytest.skip("the control plane is not built: `python -m kci.stack.goprograms` builds it")
     server = ApiServer(binary, tmp_path_factory.mktemp("apiserver"))
     try:
         server.start()

@@ -76,7 +76,7 @@ def why_not():
     """Why this machine cannot run a containerd of our own, or nothing."""
     if os.geteuid() != 0:
         return "a containerd of our own needs root"
-    programs = ("containerd", "ctr", "runc", "ip", "nsenter", "unshare")
+    programs = ("containerd", "ctr", "runc", "ip", "nsenter", "setpriv", "unshare")
     missing = [program for program in programs if shutil.which(program) is None]
     return f"not installed: {', '.join(missing)} (run 'make install')" if missing else ""
 
@@ -139,7 +139,8 @@ def _prepare(where):
 def _process(log, netns, *command):
     with log.open("w") as output:
         process = subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{netns}", *map(str, command)],
+            # Should the tests be killed, this goes with them.
+            ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/run/netns/{netns}", *map(str, command)],
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -1,5 +1,6 @@
 """A whole service on loopback with the simulated kcilet behind it, wired as main.py does."""
 
+import asyncio
 import contextlib
 import dataclasses
 import ipaddress
@@ -115,6 +116,13 @@ def client_of(endpoint: str, who: accounts.Account) -> clients.KciClient:
 
 def keys_of(who: accounts.Account) -> signing.Credentials:
     return signing.Credentials(who.access_key, who.secret_key)
+
+
+@contextlib.asynccontextmanager
+async def watching(client):
+    """A watch, for at most 20 s."""
+    async with asyncio.timeout(20), contextlib.aclosing(client.watch_container_groups()) as watch:
+        yield watch
 
 
 async def until(watch, wanted):

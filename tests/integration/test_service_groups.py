@@ -29,7 +29,7 @@ def _is(group_id, *, status="", absent=False):
 
 
 async def test_a_group_runs_is_described_and_ends(world):
-    async with asyncio.timeout(10), contextlib.aclosing(world.alice.watch_container_groups()) as watch:
+    async with service_world.watching(world.alice) as watch:
         assert (await anext(watch)).synced
         group_id = await world.alice.create_container_group(
             service_world.create_request(cpu=0.5, memory=7.8, cluster_dns="10.0.0.10")
@@ -71,7 +71,7 @@ async def test_the_same_pod_gets_the_same_group_even_from_many_calls_at_once(wor
 async def test_a_repeated_create_after_the_deletion_makes_no_second_group(world):
     request = service_world.create_request()
     group_id = await world.alice.create_container_group(request)
-    async with asyncio.timeout(10), contextlib.aclosing(world.alice.watch_container_groups()) as watch:
+    async with service_world.watching(world.alice) as watch:
         await service_world.until(watch, _is(group_id, status="Running"))
         await world.alice.delete_container_group(group_id)
         await service_world.until(watch, _is(group_id, absent=True))
@@ -139,7 +139,7 @@ async def test_what_the_service_can_do_is_told(world):
 
 async def test_reports_of_another_generation_change_nothing(world):
     group_id = await world.alice.create_container_group(service_world.create_request())
-    async with asyncio.timeout(10), contextlib.aclosing(world.alice.watch_container_groups()) as watch:
+    async with service_world.watching(world.alice) as watch:
         await service_world.until(watch, _is(group_id, status="Running"))
         world.kcilet.report(group_id, link.Phase.FAILED, generation=7)
         world.kcilet.report(group_id, link.Phase.SUCCEEDED, reason="Completed")
@@ -149,7 +149,7 @@ async def test_reports_of_another_generation_change_nothing(world):
 
 async def test_a_group_that_went_by_itself_stays_listed_until_its_deletion_is_asked_for(world):
     group_id = await world.alice.create_container_group(service_world.create_request())
-    async with asyncio.timeout(10), contextlib.aclosing(world.alice.watch_container_groups()) as watch:
+    async with service_world.watching(world.alice) as watch:
         await service_world.until(watch, _is(group_id, status="Running"))
         world.kcilet.report(group_id, link.Phase.GONE)
         await service_world.until(watch, _is(group_id, status="Unknown"))
@@ -164,7 +164,7 @@ async def test_wishes_wait_for_an_engine_that_is_away_and_go_down_whole_when_it_
     async with service_world.running(tmp_path, kcilet=kcilet) as world:
         stays = await world.alice.create_container_group(service_world.create_request())
         goes = await world.alice.create_container_group(service_world.create_request())
-        async with asyncio.timeout(10), contextlib.aclosing(world.alice.watch_container_groups()) as watch:
+        async with service_world.watching(world.alice) as watch:
             await service_world.until(watch, _is(goes, status="Running"))
         await world.alice.delete_container_group(goes)
         (first,) = {call for call in kcilet.calls if call.startswith("PUT /v1/groups") and len(call) < 20}

@@ -23,7 +23,7 @@ async def world(tmp_path):
 @pytest.fixture
 async def group_id(world):
     made = await world.alice.create_container_group(service_world.create_request())
-    async with asyncio.timeout(10), contextlib.aclosing(world.alice.watch_container_groups()) as watch:
+    async with service_world.watching(world.alice) as watch:
         await service_world.until(watch, lambda change: change.group and change.group.status == "Running")
     return made
 

@@ -122,8 +122,8 @@ def test_a_start_that_fails_names_the_cause_and_leaves_nothing(netns, tmp_path):
             check=False,
         )
     assert done.returncode == 1
-    assert "10.88.0.1:8180 is taken" in done.stdout
-    assert "--kci-port" in done.stdout
+    assert "10.88.0.1:8180 is taken" in done.stderr
+    assert "--kci-port" in done.stderr
     assert routes(netns) == before
     assert str(state_dir) not in run("ps", "-eo", "args").stdout
     assert (

@@ -49,36 +49,34 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 def show_up(run: lifecycle.Run, *, stay: bool) -> int:
     """Follow a start; with `stay`, also what comes after it, until Ctrl-C. Returns the exit code."""
     console = rich.console.Console(highlight=False)
-    found = run.process is None
+    if run.process is None:
+        console.print("It runs already.")
+    interrupted = INTERRUPTED
     try:
         state = _follow(console, run, until=record.StackState.READY)
         if state.state is not record.StackState.READY:
             return _tell_end(console, state)
-        if found:
-            console.print("It runs already.")
         _print(
             console, table.plan_summary(state, state_dir=str(run.where.root), default_state_dir=_default())
         )
-        if not stay or found:
+        if not stay or run.process is None:
             return 0
         console.print("Ctrl-C stops it.")
+        # From here on Ctrl-C is how it is meant to end.
+        interrupted = 0
         return _tell_end(console, _follow(console, run))
     except KeyboardInterrupt:
-        console.print("stopping")
-        if found:
+        if run.process is None:
             return INTERRUPTED
+        console.print("stopping")
         lifecycle.interrupt(run)
-        state = _follow(console, run, timeout_s=DOWN_TIMEOUT_S)
-        return _tell_end(console, state) if state.failure else INTERRUPTED
+        return _tell_end(console, _follow(console, run, timeout_s=DOWN_TIMEOUT_S)) or interrupted
 
 
 def show_down(run: lifecycle.Run) -> int:
     console = rich.console.Console(highlight=False)
     state = _follow(console, run, timeout_s=DOWN_TIMEOUT_S)
-    if state.state is not record.StackState.STOPPED:
-        return _tell_end(console, state)
-    console.print("Everything is stopped; its state is kept.")
-    return 0
+    return _tell_end(console, state)
 
 
 def show_status(state: record.State | None, *, as_json: bool) -> int:
@@ -127,10 +125,7 @@ def _show_table(state: record.State | None) -> None:
         console.print("stopped: nothing was started yet; `kci up` does")
         return
     console.print(table.render(table.plan_rows(state)))
-    console.print(f"\n{state.state}: node {state.node_name}, KCI {state.kci_endpoint} ({state.kci_region})")
-    console.print(f"images from {state.images}; kubeconfig {state.kubeconfig}; account {state.env_file}")
-    if state.failure:
-        _print(console, table.plan_failure(state))
+    _print(console, ["", *table.plan_place(state), *(table.plan_failure(state) if state.failure else ())])
 
 
 def _follow(
@@ -166,10 +161,9 @@ def _shown(
 
 def _tell_end(console: rich.console.Console, state: record.State) -> int:
     if state.state is record.StackState.STOPPED:
-        console.print("Everything is stopped; its state is kept.")
+        _print(console, table.plan_farewell(state))
         return 0
-    for line in table.plan_failure(state):
-        console.print(line, style="red", markup=False)
+    _print(rich.console.Console(stderr=True, highlight=False, style="red"), table.plan_failure(state))
     return 1
 
 

@@ -85,6 +85,32 @@ def plan_summary(state: record.State, *, state_dir: str, default_state_dir: str)
     ]
 
 
+def plan_place(state: record.State) -> list[str]:
+    """Where a stack's things are."""
+    return [
+        f"{state.state}: node {state.node_name} at {state.gateway}",
+        f"images      {state.images}",
+        f"kubeconfig  {state.kubeconfig}",
+        f"KCI         {state.kci_endpoint}, region {state.kci_region}, account in {state.env_file}",
+    ]
+
+
+def plan_farewell(state: record.State) -> list[str]:
+    """What remains after an orderly end."""
+    lines = ["Everything is stopped; its state is kept."]
+    if state.cluster and state.node_kept:
+        lines.append(
+            f"The Node {state.node_name} stays in {state.cluster}, NotReady, and its pods with it: "
+            f"`kubectl delete node {state.node_name}` removes them."
+        )
+    elif state.cluster:
+        lines.append(
+            f"The Node {state.node_name} is removed from {state.cluster}: that cluster will remove the pods "
+            "that were bound to it, and replace those that a controller wants. Nothing else of ours is in it."
+        )
+    return lines
+
+
 def plan_failure(state: record.State) -> list[str]:
     """Why a stack failed, with the last lines of the log that tells."""
     lines = [state.failure or "the stack failed"]

@@ -290,10 +290,10 @@ class KciClient:
 
 def _parse_endpoint(endpoint: str) -> yarl.URL:
     url = yarl.URL(endpoint if "://" in endpoint else f"//{endpoint}")
-    if not url.scheme:
-        url = url.with_scheme("http" if _is_loopback(url.host or "") else "https")
-    if url.scheme not in {"http", "https"} or not url.host or url.path not in {"", "/"}:
+    if url.scheme not in {"", "http", "https"} or not url.host or url.path not in {"", "/"}:
         raise ValueError(f"cannot use the endpoint {endpoint!r}: write it as https://host:port")
+    if not url.scheme:
+        url = url.with_scheme("http" if _is_loopback(url.host) else "https")
     return url.with_path("/")
 
 

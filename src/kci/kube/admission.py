@@ -8,7 +8,7 @@ init containers, DaemonSets) and what the kcilet does not do yet; a rule goes wh
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from kci.kube import models
 
@@ -75,65 +75,67 @@ def _of_owner(pod: models.Pod) -> Iterator[Refusal]:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """Refuses a pod whose spec sets a field."""
+
+    field: str
+    reason: str
+    is_set: Callable[[models.PodSpec], object]
+    why: str = "it is not supported yet"
+    remedy: str = "remove it"
+
+
+_NO_MACHINE = "the pod shares no machine with others"
+_POD_RULES = (
+    _Rule("hostNetwork", "HostNetworkNotSupported", lambda spec: spec.host_network, _NO_MACHINE),
+    _Rule("hostPID", "HostPidNotSupported", lambda spec: spec.host_pid, _NO_MACHINE),
+    _Rule("hostIPC", "HostIpcNotSupported", lambda spec: spec.host_ipc, _NO_MACHINE),
+    _Rule("hostUsers", "UserNamespaceNotSupported", lambda spec: spec.host_users is False),
+    _Rule(
+        "hostnameOverride",
+        "HostnameOverrideNotSupported",
+        lambda spec: spec.hostname_override,
+        remedy="use hostname",
+    ),
+    _Rule(
+        "initContainers",
+        "InitContainersNotSupported",
+        lambda spec: spec.init_containers,
+        remedy="do their work in the container's own command",
+    ),
+    _Rule(
+        "ephemeralContainers",
+        "EphemeralContainersNotSupported",
+        lambda spec: spec.ephemeral_containers,
+        remedy="use kubectl exec",
+    ),
+    _Rule(
+        "runtimeClassName",
+        "RuntimeClassNotSupported",
+        lambda spec: spec.runtime_class_name,
+        "the node chooses the runtime",
+    ),
+    _Rule(
+        "resourceClaims",
+        "ResourceClaimsNotSupported",
+        lambda spec: spec.resource_claims,
+        "the node has no devices",
+    ),
+    _Rule(
+        "os.name",
+        "OsNotSupported",
+        lambda spec: (spec.os or {}).get("name", "linux") != "linux",
+        "only linux runs here",
+        "schedule the pod on another node",
+    ),
+)
+
+
 def _of_pod(spec: models.PodSpec) -> Iterator[Refusal]:
-    no_machine = "the pod shares no machine with others"
-    not_yet = "is not supported yet"
-    remove = "remove it"
-    rules: Iterable[tuple[bool, str, str, str, str]] = (
-        (spec.host_network, "hostNetwork", "HostNetworkNotSupported", no_machine, remove),
-        (spec.host_pid, "hostPID", "HostPidNotSupported", no_machine, remove),
-        (spec.host_ipc, "hostIPC", "HostIpcNotSupported", no_machine, remove),
-        (
-            spec.host_users is False,
-            "hostUsers",
-            "UserNamespaceNotSupported",
-            f"a user namespace {not_yet}",
-            remove,
-        ),
-        (
-            bool(spec.hostname_override),
-            "hostnameOverride",
-            "HostnameOverrideNotSupported",
-            f"this {not_yet}",
-            "use hostname",
-        ),
-        (
-            bool(spec.init_containers),
-            "initContainers",
-            "InitContainersNotSupported",
-            f"running them {not_yet}",
-            "do their work in the container's own command",
-        ),
-        (
-            bool(spec.ephemeral_containers),
-            "ephemeralContainers",
-            "EphemeralContainersNotSupported",
-            f"running them {not_yet}",
-            "use kubectl exec",
-        ),
-        (
-            bool(spec.runtime_class_name),
-            "runtimeClassName",
-            "RuntimeClassNotSupported",
-            "the node chooses the runtime",
-            remove,
-        ),
-        (
-            bool(spec.resource_claims),
-            "resourceClaims",
-            "ResourceClaimsNotSupported",
-            "the node has no devices",
-            remove,
-        ),
-        (
-            (spec.os or {}).get("name", "linux") != "linux",
-            "os.name",
-            "OsNotSupported",
-            "only linux runs here",
-            "schedule the pod on another node",
-        ),
-    )
-    yield from (_refuse(f"spec.{field}", reason, why, fix) for bad, field, reason, why, fix in rules if bad)
+    for rule in _POD_RULES:
+        if rule.is_set(spec):
+            yield _refuse(f"spec.{rule.field}", rule.reason, rule.why, rule.remedy)
 
 
 def _of_pod_security(context: models.PodSecurityContext) -> Iterator[Refusal]:
@@ -195,7 +197,7 @@ def _of_container(path: str, container: models.Container) -> Iterator[Refusal]:
     }
     for field, (reason, value) in features.items():
         if value:
-            yield _refuse(f"{path}.{field}", reason, "this is not supported yet", "remove it")
+            yield _refuse(f"{path}.{field}", reason, "it is not supported yet", "remove it")
     checks: tuple[Callable[[str, models.Container], Iterator[Refusal]], ...] = (
         _of_security,
         _of_ports,
@@ -269,7 +271,7 @@ def _of_variables(path: str, container: models.Container) -> Iterator[Refusal]:
             yield _refuse(
                 f"{path}.env[{number}].valueFrom.fileKeyRef",
                 "EnvFilesNotSupported",
-                "this is not supported yet",
+                "it is not supported yet",
                 "use a configMapKeyRef or secretKeyRef",
             )
 

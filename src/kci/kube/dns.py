@@ -51,53 +51,48 @@ def resolve(
     """`machine` is what dnsPolicy Default gives; if it names no server, look-ups end in the pod itself,
     rather than at whatever the machine that runs the pod happens to use.
     """
-    machine = machine or Resolver()
-    notes: list[Note] = []
+    base, notes = _base(pod, machine or Resolver(), cluster_dns, cluster_domain)
+    if pod.spec.dns_config:
+        base = _with(base, pod.spec.dns_config)
+    servers, searches = base.servers[:MAX_SERVERS], _fitting(base.searches)
+    if servers != base.servers:
+        notes.append(_cut("Nameserver", "nameservers", "nameserver", servers))
+    if searches != base.searches:
+        notes.append(_cut("Search Line", "search paths", "search", searches))
+    return Resolved(Resolver(servers, searches, base.options), tuple(notes))
+
+
+def _base(
+    pod: models.Pod, machine: Resolver, cluster_dns: Sequence[str], cluster_domain: str
+) -> tuple[Resolver, list[Note]]:
     policy = pod.spec.dns_policy
     if policy == "None":
-        base = Resolver()
-    elif policy == "Default" or (policy == "ClusterFirst" and pod.spec.host_network):
-        base = _of_machine(machine)
-    elif cluster_dns:
+        return Resolver(), []
+    if policy == "Default" or (policy == "ClusterFirst" and pod.spec.host_network):
+        return _of_machine(machine), []
+    if cluster_dns:
         searches = machine.searches
         if cluster_domain:
             service = f"svc.{cluster_domain}"
             searches = (f"{pod.metadata.namespace}.{service}", service, cluster_domain, *searches)
-        base = Resolver(tuple(cluster_dns), _unique(searches), _DEFAULT_OPTIONS)
-    else:
-        base = _of_machine(machine)
-        notes.append(
-            Note(
-                "MissingClusterDNS",
-                f'pod: "{pod.key}". the node has no ClusterDNS IP configured and cannot create Pod using '
-                '"ClusterFirst" policy. Falling back to "Default" policy.',
-            )
-        )
-    if pod.spec.dns_config:
-        base = _with(base, pod.spec.dns_config)
-    servers = base.servers[:MAX_SERVERS]
-    if servers != base.servers:
-        notes.append(
-            Note(
-                "DNSConfigForming",
-                "Nameserver limits were exceeded, some nameservers have been omitted, the applied "
-                f"nameserver line is: {' '.join(servers)}",
-            )
-        )
-    searches = _fitting(base.searches)
-    if searches != base.searches:
-        notes.append(
-            Note(
-                "DNSConfigForming",
-                "Search Line limits were exceeded, some search paths have been omitted, the applied "
-                f"search line is: {' '.join(searches)}",
-            )
-        )
-    return Resolved(Resolver(servers, searches, base.options), tuple(notes))
+        return Resolver(tuple(cluster_dns), _unique(searches), _DEFAULT_OPTIONS), []
+    missing = (
+        f'pod: "{pod.key}". the node has no ClusterDNS IP configured and cannot create Pod using '
+        '"ClusterFirst" policy. Falling back to "Default" policy.'
+    )
+    return _of_machine(machine), [Note("MissingClusterDNS", missing)]
 
 
 def _of_machine(machine: Resolver) -> Resolver:
     return machine if machine.servers else Resolver(("127.0.0.1",), (".",))
+
+
+def _cut(what: str, omitted: str, line: str, applied: tuple[str, ...]) -> Note:
+    return Note(
+        "DNSConfigForming",
+        f"{what} limits were exceeded, some {omitted} have been omitted, "
+        f"the applied {line} line is: {' '.join(applied)}",
+    )
 
 
 def _with(base: Resolver, own: models.PodDNSConfig) -> Resolver:

@@ -138,9 +138,7 @@ class Store(Generic[T]):
 
     def _remove(self, uid: str) -> T:
         item = self.objects.pop(uid)
-        key = (item.metadata.namespace, item.metadata.name)
-        if self._names.get(key) == uid:
-            del self._names[key]
+        del self._names[item.metadata.namespace, item.metadata.name]
         return item
 
     def _remember_deletion(self, uid: str, version: str) -> None:

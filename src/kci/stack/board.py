@@ -60,14 +60,28 @@ def new_state(
     run_id: str, previous: record.State | None, supervisor: record.ProcessId | None
 ) -> record.State:
     """A run's first account. What an earlier run of this boot started or changed is still there."""
-    boot = record.boot_id()
-    same_boot = previous is not None and previous.boot_id == boot
-    return record.State(
+    fresh = record.State(
         run_id=run_id,
-        boot_id=boot,
+        boot_id=record.boot_id(),
         state=record.StackState.STARTING,
         supervisor=supervisor,
         started_at=clock.to_rfc3339(datetime.datetime.now(datetime.UTC)),
-        changes=previous.changes if previous and same_boot else record.Changes(),
-        parts=tuple(part for part in previous.parts if part.process) if previous and same_boot else (),
+    )
+    if previous is None:
+        return fresh
+    same_boot = previous.boot_id == fresh.boot_id
+    return msgspec.structs.replace(
+        previous,
+        run_id=run_id,
+        boot_id=fresh.boot_id,
+        state=fresh.state,
+        supervisor=supervisor,
+        started_at=fresh.started_at,
+        started_in_s=None,
+        failure="",
+        failure_log=(),
+        changes=previous.changes
+        if same_boot
+        else record.Changes(node_registered=previous.changes.node_registered),
+        parts=tuple(part for part in previous.parts if part.process) if same_boot else (),
     )

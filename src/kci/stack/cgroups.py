@@ -28,6 +28,14 @@ def remove(parent: str) -> None:
         time.sleep(INTERVAL_S)
 
 
+def list_members(parent: str) -> set[int]:
+    """Pids of all that runs below this cgroup."""
+    members: set[int] = set()
+    for folder in _folders(parent):
+        members.update(_members(folder))
+    return members
+
+
 def _folders(parent: str) -> list[pathlib.Path]:
     """Deepest first. Under v1 each controller is a folder of the root; some are links to others."""
     tops = [folder for folder in (ROOT / parent, *ROOT.glob(f"*/{parent}")) if folder.is_dir()]
@@ -35,8 +43,14 @@ def _folders(parent: str) -> list[pathlib.Path]:
 
 
 def _kill_members(folder: pathlib.Path) -> None:
-    with contextlib.suppress(OSError):
-        for pid in (folder / "cgroup.procs").read_text().split():
-            # Members of our own cgroup: what the pid means cannot be anybody else's.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+    for pid in _members(folder):
+        # Members of our own cgroup: what the pid means cannot be anybody else's.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _members(folder: pathlib.Path) -> list[int]:
+    try:
+        return [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []

@@ -106,6 +106,8 @@ def api_server(plan: Plan) -> commands.Command:
         "authorization-mode": "Node,RBAC",
         "enable-admission-plugins": "NodeRestriction",
         "anonymous-auth": "false",
+        # As kubeadm: whether a pod may be privileged is the node's to say, with its reason on the pod.
+        "allow-privileged": "true",
         "service-cluster-ip-range": plan.ranges.services,
         "service-account-issuer": f"https://kubernetes.default.svc.{plan.cluster_domain}",
         "service-account-key-file": plan.where.pki / f"{service_account}.pub",

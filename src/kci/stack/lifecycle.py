@@ -52,6 +52,7 @@ def start(asked: settings.Settings, *, foreground: bool) -> Run:
     running = running_state(where)
     if running:
         return Run(where, running.run_id, found=running.supervisor)
+    _check_same_netns(where, asked)
     _check_tools(asked)
     for folder in (where.root, where.logs):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -132,7 +133,7 @@ def read(state_dir: pathlib.Path) -> record.State | None:
         supervisor=None,
         parts=tuple(
             part
-            if same_boot and processes.is_alive(part.process)
+            if part.process is None or (same_boot and processes.is_alive(part.process))
             else msgspec.structs.replace(part, state=record.PartState.STOPPED, process=None)
             for part in state.parts
         ),
@@ -179,6 +180,19 @@ def _spawn(where: layout.Layout, run_id: str, *options: str) -> subprocess.Popen
 def _check_root() -> None:
     if os.geteuid() != 0:
         raise errors.StackError("cannot set up links, namespaces and containers without being root: use sudo")
+
+
+def _check_same_netns(where: layout.Layout, asked: settings.Settings) -> None:
+    """What a killed supervisor has left can only be taken up, or cleaned, where it is."""
+    state = record.read_state(where)
+    if state is None or state.state in ENDED or state.boot_id != record.boot_id():
+        return
+    if state.netns != asked.netns:
+        place = f"the network namespace {state.netns}" if state.netns else "the machine's network namespace"
+        raise errors.StackError(
+            f"cannot start: a stack of {where.root} that was killed is left in {place}: "
+            "`kci down` first, or start it there again"
+        )
 
 
 def _check_tools(asked: settings.Settings) -> None:

@@ -25,9 +25,11 @@ from kci.kube import config, models, resources
 from kci.kube import errors as kube_errors
 from kci.stack import certificates, errors, layout, programs
 
+TYPE_LABEL, VIRTUAL = "type", "virtual-kubelet"
 ROLE_LABEL = "node-role.kubernetes.io/agent"
 CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
 SERVING_SIGNER = "kubernetes.io/kubelet-serving"
+LEASE_NAMESPACE = "kube-node-lease"
 ISSUE_TIMEOUT_S = 30.0
 INTERVAL_S = 0.05
 # The share of its life after which a certificate is asked for anew at the next start.
@@ -125,19 +127,19 @@ async def ensure_identity(
     return await tasks.in_thread(_write_kubeconfig, where, administrator)
 
 
-async def wait_ready(administrator: config.ClusterConfig, node_name: str, timeout_s: float) -> None:
-    """Wait until the node says Ready and carries the role that only an administrator may give it."""
-    reason = "it does not exist"
+async def wait_ready(
+    administrator: config.ClusterConfig, node_name: str, *, since: datetime.datetime, timeout_s: float
+) -> None:
+    """Wait until the node says Ready, by a heartbeat after `since` (an earlier run may have left it
+    Ready), and give it the role that only an administrator may give.
+    """
+    reason = "it was not looked at"
     try:
         async with asyncio.timeout(timeout_s), kube.Client(administrator, user_agent="kci-stack") as client:
-            labelled = False
-            while reason:
-                reason = await _look(client, node_name)
-                if reason != "it does not exist" and not labelled:
-                    await _label(client, node_name)
-                    labelled = True
-                if reason:
-                    await asyncio.sleep(INTERVAL_S)
+            # A look each time: to the API server it is cheaper than a watch that lasts a moment.
+            while reason := await _look(client, node_name, since):  # noqa: ASYNC110
+                await asyncio.sleep(INTERVAL_S)
+            await client.patch(resources.NODES, node_name, {"metadata": {"labels": {ROLE_LABEL: ""}}})
     except TimeoutError as error:
         raise errors.PartFailedError(
             "node", f"cannot get the node {node_name} Ready within {timeout_s:g} s: {reason}"
@@ -152,19 +154,26 @@ async def delete_node(administrator: config.ClusterConfig, node_name: str) -> No
         with contextlib.suppress(kube_errors.NotFoundError):
             await client.delete(resources.NODES, node_name)
         with contextlib.suppress(kube_errors.NotFoundError):
-            await client.delete(resources.LEASES, node_name, namespace="kube-node-lease")
+            await client.delete(resources.LEASES, node_name, namespace=LEASE_NAMESPACE)
 
 
-async def check_cluster(administrator: config.ClusterConfig) -> None:
-    """StackError if the cluster does not answer us."""
+async def check_cluster(administrator: config.ClusterConfig, node_name: str) -> None:
+    """StackError if the cluster does not answer us, or a node of that name is not a virtual one."""
     try:
         async with kube.Client(administrator, user_agent="kci-stack", timeout_s=10.0) as client:
-            await client.request("GET", "/version")
+            node = await client.get(resources.NODES, node_name)
+    except kube_errors.NotFoundError:
+        return
     except kube_errors.KubeError as error:
         raise errors.StackError(
             f"cannot use the cluster {administrator.server}: {error}; "
             "check that --kubeconfig names a running cluster that is reached from here (and from --netns)"
         ) from error
+    if node.metadata.labels.get(TYPE_LABEL) != VIRTUAL:
+        raise errors.StackError(
+            f"cannot use the name {node_name}: the cluster has a node of that name that is not virtual; "
+            "choose another with --node-name"
+        )
 
 
 async def _client_authority(client: kube.Client) -> bytes:
@@ -266,20 +275,20 @@ async def _approve(client: kube.Client, name: str) -> None:
         )
 
 
-async def _look(client: kube.Client, node_name: str) -> str:
-    """Empty if the node is Ready, else why not."""
+async def _look(client: kube.Client, node_name: str, since: datetime.datetime) -> str:
+    """Empty if the node is Ready now, else why not."""
     try:
+        lease = await client.get(resources.LEASES, node_name, namespace=LEASE_NAMESPACE)
         node = await client.get(resources.NODES, node_name)
-    except kube_errors.NotFoundError:
-        return "it does not exist"
+    except kube_errors.NotFoundError as error:
+        return str(error)
+    renewed = lease.spec.renew_time
+    if not renewed or datetime.datetime.fromisoformat(renewed) < since:
+        return "its Lease has no new heartbeat"
     for condition in node.status.conditions:
         if condition.type == "Ready":
             return "" if condition.status == "True" else f"it says {condition.message or condition.reason}"
     return "it has no Ready condition yet"
-
-
-async def _label(client: kube.Client, node_name: str) -> None:
-    await client.patch(resources.NODES, node_name, {"metadata": {"labels": {ROLE_LABEL: ""}}})
 
 
 def _is_stored(

@@ -15,7 +15,7 @@ import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from kci.stack import commands, record
 
@@ -105,6 +105,19 @@ def find_shims(containerd_socket: pathlib.Path) -> list[record.ProcessId]:
         if process:
             found.append(process)
     return found
+
+
+def has_ancestor(pid: int, ancestors: Collection[int]) -> bool:
+    """Whether one of these is a process' parent, or its parent's, and so on."""
+    while pid > 1:
+        if pid in ancestors:
+            return True
+        try:
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        pid = int(fields[1])
+    return False
 
 
 def owner_of_socket(path: pathlib.Path) -> record.ProcessId | None:

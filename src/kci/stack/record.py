@@ -92,10 +92,12 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """What was changed on the machine and must be put back. Written before the change is made."""
+    """What was changed outside the state folder and must be put back. Written before it is done."""
 
-    netns_created: bool = False
+    netns_created: str = ""
     ip_forward_was: str = ""
+    # A Node of ours may stand in a cluster that is not ours; that outlives a reboot.
+    node_registered: bool = False
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +114,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     netns: str = ""
     node_name: str = ""
     kubeconfig: str = ""
+    # The server of a cluster that is not ours, and whether our Node was left in it at the end.
+    cluster: str = ""
+    node_kept: bool = False
     gateway: str = ""
     kci_endpoint: str = ""
     kci_region: str = ""

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import ctypes
 import dataclasses
+import datetime
 import fcntl
 import functools
 import os
@@ -53,7 +54,6 @@ log = structlog.get_logger(__name__)
 NODE_READY_TIMEOUT_S = 60.0
 ROTATE_INTERVAL_S = 60.0
 PR_SET_PDEATHSIG = 1
-EXIT_RUNNING = 3
 
 
 class Supervisor:
@@ -69,6 +69,7 @@ class Supervisor:
         self._ready = {part: asyncio.Event() for part in self._planned}
         self._runners: list[runner.Runner] = []
         self._node_kubeconfig = pathlib.Path()
+        self._begun = datetime.datetime.now(datetime.UTC)
 
     async def start(self, stop: asyncio.Event) -> int:
         """Run until `stop`; the exit code."""
@@ -112,21 +113,25 @@ class Supervisor:
         problems = await teardown.stop_processes(self._account, leftovers)
         if problems:
             raise errors.StackError("; ".join(problems))
+        if self._asked.own_containerd:
+            await teardown.end_orphans(self._where)
         self._account.update(parts=tuple(record.PartRecord(name=part) for part in self._planned))
         prepared = await tasks.in_thread(preparation.prepare, self._where, self._asked, self._scene.machine)
         is_local, words = await publicimages.decide(
             self._asked.images,
             has_default_route=links.has_default_route(await tasks.in_thread(links.list_routes)),
         )
+        if not self._asked.own_containerd:
+            words = "as the given containerd is set up"
         prepared = dataclasses.replace(prepared, images_are_local=is_local)
         await tasks.in_thread(preparation.write_files, prepared)
         if prepared.cluster:
-            await node.check_cluster(prepared.cluster)
+            await node.check_cluster(prepared.cluster, self._asked.node_name)
         self._account.update(
             node_name=self._asked.node_name,
-            netns=self._asked.netns,
             gateway=prepared.gateway,
             kubeconfig=prepared.kubeconfig,
+            cluster=prepared.choices.cluster,
             kci_endpoint=prepared.program_plan().kci_endpoint,
             kci_region=programs.REGION,
             env_file=str(self._where.env_file),
@@ -150,6 +155,9 @@ class Supervisor:
 
     async def _run_process(self, part: parts.Part, prepared: preparation.Prepared) -> None:
         command = await tasks.in_thread(self._plan_command, part, prepared)
+        if part is parts.Part.VIRTUAL_KUBELET and prepared.cluster:
+            self._account.note_changes(node_registered=True)
+            await tasks.in_thread(self._account.write)
         one = runner.Runner(part, command, self._where, self._account, self._ready[part])
         self._runners.append(one)
         await one.run()
@@ -169,7 +177,12 @@ class Supervisor:
                 await self._identify(prepared)
             case parts.Part.NODE:
                 administrator = await tasks.in_thread(preparation.administrator, prepared)
-                await node.wait_ready(administrator, self._asked.node_name, NODE_READY_TIMEOUT_S)
+                await node.wait_ready(
+                    administrator,
+                    self._asked.node_name,
+                    since=self._begun,
+                    timeout_s=NODE_READY_TIMEOUT_S,
+                )
             case _:
                 raise AssertionError(f"{part} is not a step")
         self._account.update_part(
@@ -265,6 +278,7 @@ class Supervisor:
         self._account.update(
             state=final,
             supervisor=None,
+            node_kept=request.keep_node,
             failure="; ".join([*([str(failure)] if failure else []), *problems]),
         )
         await tasks.in_thread(self._account.write)
@@ -294,9 +308,9 @@ def main() -> int:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     try:
         return _supervise(where, given.run_id, clean=given.clean)
-    except errors.RunningError as error:
+    except kit_errors.UserError as error:
         sys.stderr.write(f"{error}\n")
-        return EXIT_RUNNING
+        return 1
 
 
 def _supervise(where: layout.Layout, run_id: str, *, clean: bool) -> int:
@@ -341,9 +355,10 @@ def _enter(
     """Enter the namespaces that every part inherits. Before the first thread of this process."""
     outer_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     in_netns = True
+    account.update(netns=asked.netns)
     if asked.netns:
         if not namespaces.has_netns(asked.netns) and not clean:
-            account.note_changes(netns_created=True)
+            account.note_changes(netns_created=asked.netns)
             account.write()
             namespaces.add_netns(asked.netns)
         in_netns = namespaces.has_netns(asked.netns)

@@ -76,8 +76,8 @@ async def take_down(scene: Scene, account: board.Board, *, keep_node: bool) -> l
     problems = await stop_processes(account, parts.STOP_BEFORE_DRAIN)
     async with _collected(problems, "stop the pods"):
         await _drain(scene, account)
-    if scene.asked.kubeconfig and not keep_node:
-        async with _collected(problems, "remove the Node"):
+    if account.state.changes.node_registered and not keep_node:
+        async with _collected(problems, "remove the Node (`kci down --keep-node` leaves it)"):
             await _delete_node(scene.asked)
     problems += await stop_processes(account, parts.STOP_AFTER_DRAIN)
     async with _collected(problems, "end what is left of the pods"):
@@ -90,6 +90,18 @@ async def take_down(scene: Scene, account: board.Board, *, keep_node: bool) -> l
         if account.state.part(name).state in {record.PartState.STARTING, record.PartState.DONE}:
             account.update_part(name, state=record.PartState.STOPPED, detail="")
     return problems
+
+
+async def end_orphans(where: layout.Layout) -> None:
+    """Kill containers whose shim is dead: containerd takes them for ended and starts others beside them,
+    with the same addresses.
+    """
+    shims = {shim.pid for shim in await tasks.in_thread(processes.find_shims, where.containerd_socket)}
+    for pid in await tasks.in_thread(cgroups.list_members, where.cgroup_parent):
+        orphan = None if processes.has_ancestor(pid, shims) else processes.observe(pid)
+        if orphan:
+            log.warning("ending a container without a shim", pid=pid)
+            _ = await processes.stop(orphan, 0.0)
 
 
 async def _drain(scene: Scene, account: board.Board) -> None:
@@ -140,8 +152,8 @@ def _restore_machine(scene: Scene, state: record.State) -> None:
         )
         if state.changes.ip_forward_was:
             links.write_ip_forward(state.changes.ip_forward_was)
-    if state.changes.netns_created and scene.asked.netns:
-        namespaces.remove_netns(scene.asked.netns, scene.outer_mounts)
+    if state.changes.netns_created:
+        namespaces.remove_netns(state.changes.netns_created, scene.outer_mounts)
 
 
 @contextlib.asynccontextmanager

@@ -16,7 +16,7 @@ from kci.kcilet.drivers.runtime import cri
 from kci.kcilet.drivers.runtime.api import api_pb2
 from kci.kcilet.drivers.streams import driver
 from kci.kcilet.drivers.volumes import folders
-from kci.kit import channels, clock, environment
+from kci.kit import channels, clock, environment, tasks
 from kci.kube import models
 from kci.link import types as link
 from kci.stack import layout
@@ -113,13 +113,15 @@ class Machine:
         yield
         away.rename(self.where.cni_socket)
 
-    async def reopen_log(self, started):
-        """What a kubelet asks for after it has renamed a log."""
+    async def rotate_log(self, started):
+        """As a kubelet does it: rename, and have the runtime make a new file."""
+        path = pathlib.Path(started.log_directory, "main", "0.log")
+        await tasks.in_thread(path.rename, path.with_suffix(".log.20261123-180000"))
         connection = self.runtime._connection
         request = api_pb2.ReopenContainerLogRequest(container_id=started.container_id)
-        await connection.ask(
-            connection.runtime.ReopenContainerLog, request, what="reopen a log", timeout_s=10
-        )
+        reopen = connection.runtime.ReopenContainerLog
+        await connection.ask(reopen, request, what="reopen a log", timeout_s=10)
+        assert await tasks.in_thread(path.exists)
 
     async def ended(self, started):
         """The container once it has ended."""
@@ -140,7 +142,8 @@ class Machine:
     async def ask(self, started, *command):
         """What a command in the container prints."""
         peer = Peer()
-        await self.streams.exec(started.container_id, link.ExecOptions(command=command), peer)
+        async with asyncio.timeout(WITHIN_S):
+            await self.streams.exec(started.container_id, link.ExecOptions(command=command), peer)
         assert peer.status() == (0, ""), peer.sent
         return peer.output().decode()
 
@@ -168,11 +171,11 @@ class Machine:
 
 
 class Peer:
-    """An exec's peer with what it sends prepared; it goes on waiting after that, or leaves."""
+    """An exec's peer with what it sends prepared, and then it waits; a coroutine function in its place
+    says when it leaves."""
 
-    def __init__(self, *messages, leaves=False):
+    def __init__(self, *messages):
         self._messages = list(messages)
-        self._leaves = leaves
         self.sent = []
         self.changed = asyncio.Condition()
 
@@ -185,8 +188,6 @@ class Peer:
         if self._messages:
             message = self._messages.pop(0)
             return await message() if callable(message) else message
-        if self._leaves:
-            return None
         return await asyncio.Event().wait()
 
     async def until_output(self, text, channel=channels.Channel.STDOUT):

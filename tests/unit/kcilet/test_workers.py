@@ -263,7 +263,9 @@ def test_a_deletion_in_the_middle_of_a_start_ends_it(step):
             it.cluster.delete("uid-1", grace_s=0)
             await it.until_phase(link.Phase.GONE)
             assert not any(it.left())
-            assert it.cluster.status("uid-1").phase == "Failed"
+            # What ran after all ended well when it was told to; what never ran counts as failed.
+            has_run = step in {"create_container", "start_container"}
+            assert it.cluster.status("uid-1").phase == ("Succeeded" if has_run else "Failed")
 
     run()
 

@@ -149,4 +149,4 @@ def test_everything_is_said_at_once_with_the_remedy():
     body = {"spec": {"hostNetwork": True, "hostPID": True, **container(livenessProbe={"a": 1})["spec"]}}
     found = admission.refusals(read(body))
     assert len(found) == 3
-    assert found[2].message == "spec.containers[0].livenessProbe: this is not supported yet; remove it"
+    assert found[2].message == "spec.containers[0].livenessProbe: it is not supported yet; remove it"

@@ -58,6 +58,16 @@ def test_repeated_late_and_reordered_events_change_nothing():
     assert store.objects == {}
 
 
+def test_what_is_known_to_be_gone_does_not_come_back():
+    listed = synced(version=20)
+    assert listed.apply(clients.WatchEvent(ADDED, thing("1", 15))) == [], "older than the list"
+    replaced = synced(thing("old", 1))
+    replaced.apply(clients.WatchEvent(ADDED, thing("new", 13)))
+    replaced.apply(clients.WatchEvent(DELETED, thing("new", 14)))
+    assert replaced.apply(clients.WatchEvent(MODIFIED, thing("old", 12))) == [], "its name was made anew"
+    assert listed.objects == replaced.objects == {}
+
+
 def test_a_bookmark_moves_the_version_forward_only():
     store = synced(version=10)
     assert store.apply(clients.Bookmark("15")) == []

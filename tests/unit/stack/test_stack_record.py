@@ -58,9 +58,9 @@ def test_the_operators_account_is_made_once_and_hides_its_secret(where):
 
 def test_what_an_earlier_run_of_this_boot_changed_is_not_forgotten(where):
     earlier = msgspec.structs.replace(
-        board.new_state("1", None, None), changes=record.Changes(netns_created=True)
+        board.new_state("1", None, None), changes=record.Changes(netns_created="n1")
     )
-    assert board.new_state("2", earlier, None).changes.netns_created
+    assert board.new_state("2", earlier, None).changes.netns_created == "n1"
     rebooted = msgspec.structs.replace(earlier, boot_id="another boot")
     assert not board.new_state("2", rebooted, None).changes.netns_created
 

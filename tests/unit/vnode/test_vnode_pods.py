@@ -13,7 +13,9 @@ ABSENT, PRESENT, UNKNOWN = knowledge.Belief.ABSENT, knowledge.Belief.PRESENT, kn
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 ONE = provider.Instance(provider.InstanceId("i1"), models.PodUid("u"), provider.Phase.RUNNING, "1")
 TWO = provider.Instance(provider.InstanceId("i2"), models.PodUid("u"), provider.Phase.PENDING, "2")
-DEAD = provider.Instance(provider.InstanceId("i3"), models.PodUid("u"), provider.Phase.CREATE_FAILED, "3", "no")
+DEAD = provider.Instance(
+    provider.InstanceId("i3"), models.PodUid("u"), provider.Phase.CREATE_FAILED, "3", "no"
+)
 REFUSAL = provider.Refusal("NotSupported", "spec.hostNetwork: use a pod network")
 WANTED = vnode_world.pod("u")
 
@@ -72,8 +74,14 @@ def test_a_pod_whose_instance_is_certainly_lost_fails_and_is_not_created_again(k
     [
         (planned(changed(deleting=True), PRESENT, ONE), pods.RemoveInstances((ONE.id,))),
         (planned(changed(deleting=True), PRESENT, ONE, removals_s={ONE.id: 90.0}), pods.Wait(120.0)),
-        (planned(changed(deleting=True), PRESENT, ONE, removals_s={ONE.id: 70.0}), pods.RemoveInstances((ONE.id,))),
-        (planned(changed(deleting=True), PRESENT, ONE, removals_s={ONE.id: 99.0}, look_at_s=99.5), pods.Look()),
+        (
+            planned(changed(deleting=True), PRESENT, ONE, removals_s={ONE.id: 70.0}),
+            pods.RemoveInstances((ONE.id,)),
+        ),
+        (
+            planned(changed(deleting=True), PRESENT, ONE, removals_s={ONE.id: 99.0}, look_at_s=99.5),
+            pods.Look(),
+        ),
         (planned(changed(deleting=True), UNKNOWN), pods.Look()),
         (planned(changed(deleting=True), ABSENT), pods.RemoveObject()),
         (planned(changed(deleting=True, phase="Failed"), PRESENT, ONE), pods.RemoveInstances((ONE.id,))),
@@ -138,7 +146,13 @@ class TestKnowledge:
     def test_a_doubtful_create_is_settled_by_two_misses_separated_by_the_window(self):
         known = knowledge.Knowledge()
         known.doubt(ONE.pod_uid, 10.0)
-        for began_s, belief in ((9.0, UNKNOWN), (11.0, UNKNOWN), (12.0, UNKNOWN), (130.0, UNKNOWN), (131.0, ABSENT)):
+        for began_s, belief in (
+            (9.0, UNKNOWN),
+            (11.0, UNKNOWN),
+            (12.0, UNKNOWN),
+            (130.0, UNKNOWN),
+            (131.0, ABSENT),
+        ):
             known.apply(self.listing(began_s), window_s=120.0)
             assert self.belief(known, 120.0) is belief, began_s
 

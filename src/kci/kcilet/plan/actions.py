@@ -35,6 +35,8 @@ class StartContainer:
     attempt: int
     sandbox_id: ports.SandboxId
     created: ports.ContainerId | None = None
+    # When the attempt before it ended (Unix seconds): from this the restart back-off goes on.
+    after_exit_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

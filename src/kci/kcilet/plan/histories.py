@@ -71,10 +71,12 @@ def begin(history: History, action: actions.Action) -> History:
     return dataclasses.replace(history, doing=history.doing | {action})
 
 
-def succeed(history: History, action: actions.Action, *, image: ports.ImageRef | None = None) -> History:
+def succeed(
+    history: History, action: actions.Action, *, now_s: float, image: ports.ImageRef | None = None
+) -> History:
     """The action was carried out."""
     failures = {key: value for key, value in history.failures.items() if key != actions.subject(action)}
-    history = dataclasses.replace(_ended(history, action), failures=failures)
+    history = dataclasses.replace(_tried(history, action, now_s), failures=failures)
     match action:
         case actions.PrepareVolumes():
             return dataclasses.replace(history, volumes_ready=True)
@@ -94,7 +96,7 @@ def fail(history: History, action: actions.Action, reason: str, message: str, *,
         last.delay if last else None, limits, event_at_s=last.at_s if last else now_s, now_s=now_s
     )
     failure = Failure(reason, message, now_s, delay)
-    return dataclasses.replace(_ended(history, action), failures={**history.failures, subject: failure})
+    return dataclasses.replace(_tried(history, action, now_s), failures={**history.failures, subject: failure})
 
 
 def cancelled(history: History, action: actions.Action) -> History:
@@ -113,6 +115,16 @@ def _ended(history: History, action: actions.Action) -> History:
             return dataclasses.replace(changes, images=images)
         case _:
             return changes
+
+
+def _tried(history: History, action: actions.Action, now_s: float) -> History:
+    """One more start of a container lengthens its restart back-off, whether it went well or not."""
+    history = _ended(history, action)
+    if not isinstance(action, actions.StartContainer) or action.after_exit_s is None:
+        return history
+    last = history.restarts.get(action.container)
+    delay = backoff.lengthen(last, backoff.RESTART, event_at_s=action.after_exit_s, now_s=now_s)
+    return dataclasses.replace(history, restarts={**history.restarts, action.container: delay})
 
 
 def _limits(action: actions.Action) -> backoff.Limits:

@@ -43,6 +43,10 @@ class Facts:
     refusal: str = ""
     runtime_name: str = "containerd"
 
+    @property
+    def has_ended(self) -> bool:
+        return self.stage in {steps.Stage.ENDED, steps.Stage.GONE}
+
 
 def to_status(facts: Facts) -> models.PodStatus:
     """The whole status; conditions of others are not in it."""
@@ -102,7 +106,7 @@ def _to_container(facts: Facts, container: models.Container) -> models.Container
     known = records.server_status(facts.pod, container.name)
     attempts = records.attempts_of(facts.seen, container.name)
     status = _of_record(facts, container, attempts, known) if attempts else _unseen(facts, container, known)
-    if facts.stage in {steps.Stage.ENDED, steps.Stage.GONE}:
+    if facts.has_ended:
         if status.state.terminated is None:
             status = _with_state(status, models.ContainerState(terminated=_unknown_end(NOT_LOCATED)))
     elif facts.history.ending is None and records.should_run(facts.pod, container, facts.seen):
@@ -219,7 +223,8 @@ def _to_waiting(facts: Facts, container: models.Container) -> models.ContainerSt
     if newest is not None and newest.phase is records.Phase.EXITED:
         until_s = steps.restart_at_s(facts.history, newest)
         shown_at_s = moments.seconds(newest.finished_at_ns) + steps.SHOWN_S
-        if shown_at_s <= facts.now_s < until_s:
+        # Also while the next start is under way, so that the state does not go to and fro.
+        if until_s and facts.now_s >= shown_at_s:
             delay = events.duration(facts.history.restarts[container.name].delay_s)
             who = f"container={container.name} pod={events.pod_text(facts.pod)}"
             return models.ContainerStateWaiting(
@@ -259,11 +264,11 @@ def _replaced(status: models.ContainerStatus, **changes: object) -> models.Conta
 
 
 def _to_phase(facts: Facts, containers: tuple[models.ContainerStatus, ...]) -> str:
-    ended = facts.stage in {steps.Stage.ENDED, steps.Stage.GONE}
     ending = facts.history.ending
-    if ended and ending is not None and ending.reason and facts.pod.status.phase not in TERMINAL_PHASES:
+    is_cut_short = facts.has_ended and ending is not None and bool(ending.reason)
+    if is_cut_short and facts.pod.status.phase not in TERMINAL_PHASES:
         return "Failed"
-    return kube_status.pod_phase(facts.pod, containers, is_terminal=ended)
+    return kube_status.pod_phase(facts.pod, containers, is_terminal=facts.has_ended)
 
 
 def _to_reason(facts: Facts, phase: str) -> tuple[str, str]:
@@ -282,7 +287,8 @@ def _to_conditions(
         facts.pod,
         phase,
         containers,
-        has_sandbox=records.current_sandbox(facts.seen) is not None,
+        # Told with the end of the containers, which the sandbox's end follows at once: one write.
+        has_sandbox=not facts.has_ended and records.current_sandbox(facts.seen) is not None,
         now=moments.text(facts.now_s),
     )
     # Those of others are theirs to write: a patch must not carry them.

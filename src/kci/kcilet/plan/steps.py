@@ -30,7 +30,7 @@ SHOWN_S = 1.0
 class Stage(enum.Enum):
     RUNNING = "running"
     ENDING = "ending"
-    # Nothing runs any more; records may be left.
+    # No container runs or will run any more; a sandbox and records may be left.
     ENDED = "ended"
     # Nothing is left on this machine.
     GONE = "gone"
@@ -88,18 +88,17 @@ class _Draft:
         self._events: list[events.Event] = []
         self._wake_at_s: float | None = None
 
-    def ask(self, action: actions.Action) -> bool:
+    def ask(self, action: actions.Action) -> None:
         """Ask for an action unless its subject is being worked on or has to wait after a failure."""
         subject = actions.subject(action)
         if subject in self._busy:
-            return False
+            return
         failure = self.history.failures.get(subject)
         if failure is not None and self.now_s < failure.retry_at_s:
             self.wake(failure.retry_at_s)
-            return False
+            return
         self._busy.add(subject)
         self._actions.append(action)
-        return True
 
     def ask_to_stop(self, action: actions.StopContainer) -> None:
         """As `ask`, but a shorter grace period overtakes a stop that is under way."""
@@ -209,8 +208,8 @@ def _start(
     draft: _Draft,
 ) -> None:
     history, newest = draft.history, records.newest_of(seen, container.name)
-    if newest is not None and newest.phase is records.Phase.UNKNOWN:
-        # It may be running all the same: two of them must not.
+    if newest is not None and newest.phase in {records.Phase.RUNNING, records.Phase.UNKNOWN}:
+        # It runs in a former sandbox, or may be running: two of them must not.
         draft.ask(actions.StopContainer(newest.id, container.name, _spec_grace_s(pod)))
         return
     if container.name not in history.images:
@@ -223,22 +222,9 @@ def _start(
         draft.ask(actions.StartContainer(container.name, newest.attempt, sandbox.id, created=newest.id))
         return
     attempt = records.next_attempt(pod, container.name, seen)
-    if draft.ask(actions.StartContainer(container.name, attempt, sandbox.id)) and newest is not None:
-        draft.history = _lengthen_restart(draft.history, newest, draft.now_s)
-
-
-def _lengthen_restart(
-    history: histories.History, newest: ports.SeenContainer, now_s: float
-) -> histories.History:
-    if newest.phase is not records.Phase.EXITED:
-        return history
-    delay = backoff.lengthen(
-        history.restarts.get(newest.name),
-        backoff.RESTART,
-        event_at_s=moments.seconds(newest.finished_at_ns),
-        now_s=now_s,
-    )
-    return dataclasses.replace(history, restarts={**history.restarts, newest.name: delay})
+    has_exited = newest is not None and newest.phase is records.Phase.EXITED
+    after_exit_s = moments.seconds(newest.finished_at_ns) if newest is not None and has_exited else None
+    draft.ask(actions.StartContainer(container.name, attempt, sandbox.id, after_exit_s=after_exit_s))
 
 
 def _announce_pull_back_off(container: models.Container, draft: _Draft) -> None:
@@ -343,9 +329,7 @@ def _end(world: World, draft: _Draft, ending: histories.Ending) -> Stage:
         return Stage.ENDING
     for sandbox in records.ready_sandboxes(seen):
         draft.ask(actions.StopSandbox(sandbox.id))
-    if not records.is_all_dead(seen):
-        return Stage.ENDING
-    if ending.wish is Wish.REMOVE and world.status_settled:
+    if ending.wish is Wish.REMOVE and world.status_settled and records.is_all_dead(seen):
         return _remove(seen, draft)
     return Stage.ENDED
 

@@ -297,7 +297,9 @@ class Worker:
             self._note_failure(action, error)
         else:
             self._log.debug("action done", action=str(action))
-            self._history = histories.succeed(self._history, action, image=image)
+            self._history = histories.succeed(
+                self._history, action, now_s=self._machine.now_s(), image=image
+            )
 
     def _image_for(self, action: actions.Action) -> ports.ImageRef | None:
         if isinstance(action, actions.StartContainer):
@@ -332,11 +334,15 @@ class Worker:
     def _wake_after(self, delay_s: float) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time() + delay_s
-        if self._timer is not None and not self._timer.cancelled() and loop.time() < self._timer.when():
+        if self._timer is not None:
             if self._timer.when() <= due:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(due, self.wake)
+        self._timer = loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.wake()
 
 
 def _refusal(pod: models.Pod | None) -> str:

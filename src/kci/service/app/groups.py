@@ -186,7 +186,7 @@ class GroupService:
         """Take over what the machine sees. Only a report on what is wanted now counts."""
 
         def see(group: groups.Group) -> groups.Group:
-            return views.apply_report(group, report) if report.generation == group.generation else group
+            return views.apply_report(group, report) if views.counts(group, report) else group
 
         await self._record(report.group_id, see)
 

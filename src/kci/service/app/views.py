@@ -91,6 +91,16 @@ def to_status(phase: link.Phase) -> states.Status:
             return states.Status.UNKNOWN
 
 
+def counts(group: groups.Group, report: link.GroupReport) -> bool:
+    """Whether a report speaks of what is wanted now. A machine that was asked to end a group which it was
+    never told of says Gone for generation 0.
+    """
+    if report.generation == group.generation:
+        return True
+    ending = group.lifecycle is states.Lifecycle.DELETING
+    return ending and report.phase is link.Phase.GONE and report.generation == 0
+
+
 def apply_report(group: groups.Group, report: link.GroupReport) -> groups.Group:
     """The group after a report on it."""
     gone = report.phase is link.Phase.GONE

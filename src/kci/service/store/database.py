@@ -22,6 +22,7 @@ import alembic.command
 import alembic.config
 import alembic.migration
 import alembic.script
+import alembic.util
 import sqlalchemy as sa
 
 from kci.kit import secret
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 _MAX_WAITING = 1000
 _MADE = b"made\n"
+_HEADER = b"SQLite format 3\0"
 _KEY_CHECK = "key-check"
 _BUSY_TIMEOUT_S = 5.0
 
@@ -71,7 +73,7 @@ class Database:
                 return work(Session(connection, self._sealer))
         except sa.exc.DatabaseError as error:
             # `orig` alone: SQLAlchemy's own text carries the statement's values.
-            raise errors.StoreError(f"cannot use the database: {error.orig}") from None
+            raise errors.StoreError(f"cannot use the database: {_one_line(error.orig or error)}") from None
 
     def close(self) -> None:
         """Waits for the work at hand."""
@@ -98,6 +100,7 @@ def open_database(path: pathlib.Path, key: bytes) -> Database:
                 _make(path, lock, sealer)
             engine = _engine(path)
             with _readable(path):
+                _check_header(path)
                 _check_whole(engine)
                 _migrate(engine, path)
                 _check_key(engine, sealer, path)
@@ -181,21 +184,31 @@ def _engine(path: pathlib.Path) -> sa.Engine:
 
 @contextlib.contextmanager
 def _readable(path: pathlib.Path) -> Iterator[None]:
+    """Damage shows in many ways, even as a text that cannot be decoded; here it gets one."""
     try:
         yield
-    except sa.exc.DatabaseError as error:
+    except (sa.exc.SQLAlchemyError, sqlite3.Error, alembic.util.CommandError, ValueError) as error:
+        cause = getattr(error, "orig", None) or error
         raise errors.UnusableStoreError(
-            f"cannot read the database {path} ({error.orig}): put back a backup; it is not started empty"
+            f"cannot read the database {path} ({_one_line(cause)}): put back a backup;"
+            " it is not started empty"
         ) from None
+
+
+def _check_header(path: pathlib.Path) -> None:
+    """Before SQLite opens it: to SQLite an empty file is a new database."""
+    with path.open("rb") as file:
+        if file.read(len(_HEADER)) != _HEADER:
+            raise ValueError("it is empty or no SQLite file")
 
 
 def _check_whole(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         (verdict,) = connection.exec_driver_sql("PRAGMA quick_check(1)").one()
         if verdict != "ok":
-            raise sa.exc.DatabaseError("quick_check", None, sqlite3.DatabaseError(verdict))
+            raise ValueError(verdict)
         if not sa.inspect(connection).has_table("alembic_version"):
-            raise sa.exc.DatabaseError("schema", None, sqlite3.DatabaseError("it has no tables of ours"))
+            raise ValueError("it has no tables of ours")
 
 
 def _migrate(engine: sa.Engine, path: pathlib.Path) -> None:
@@ -228,6 +241,10 @@ def _check_key(engine: sa.Engine, sealer: sealing.Sealer, path: pathlib.Path) ->
             f"cannot use the database {path}: it was sealed with another key; give the encryption key file"
             " that it was made with"
         ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _lock_path(path: pathlib.Path) -> pathlib.Path:

@@ -55,10 +55,10 @@ class Decoder:
         return self._cut(self._decode(rest)) if rest else b""
 
     def _decode(self, line: bytes) -> bytes:
-        parts = line.split(b" ", 3)
-        if len(parts) != 4 or parts[1] not in _STREAMS:
+        parts = _split(line)
+        if parts is None:
             return b""
-        time, _, tags, content = parts
+        time, tags, content = parts
         shown = b""
         if self._since_ns or self._timestamps:
             try:
@@ -69,7 +69,7 @@ class Decoder:
                 return b""
             if self._timestamps and self._at_line_start:
                 shown = _to_fixed(time) + b" "
-        is_whole = not is_partial(tags)
+        is_whole = not _is_partial(tags)
         self._at_line_start = is_whole
         return shown + content + (b"\n" if is_whole else b"")
 
@@ -81,10 +81,6 @@ class Decoder:
         return text
 
 
-def is_partial(tags: bytes) -> bool:
-    return tags.split(b":", 1)[0] == b"P"
-
-
 def count_back(lines: Iterator[tuple[int, bytes]], wanted: int, end: int) -> int:
     """Where the last `wanted` lines begin, given (offset, line) from the last one backwards.
 
@@ -92,15 +88,28 @@ def count_back(lines: Iterator[tuple[int, bytes]], wanted: int, end: int) -> int
     """
     start, found = end, 0
     for offset, line in lines:
-        parts = line.split(b" ", 3)
-        ends_a_line = len(parts) < 3 or not is_partial(parts[2])
+        parts = _split(line)
+        if parts is None:
+            continue
         # What comes after the last whole line is a line of its own, not ended yet.
-        if ends_a_line or start == end:
+        if start == end or not _is_partial(parts[1]):
             if found == wanted:
                 return start
             found += 1
         start = offset
     return start
+
+
+def _split(line: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """Time, tags and content; None for what no runtime wrote."""
+    parts = line.split(b" ", 3)
+    if len(parts) != 4 or parts[1] not in _STREAMS:
+        return None
+    return parts[0], parts[2], parts[3]
+
+
+def _is_partial(tags: bytes) -> bool:
+    return tags.split(b":", 1)[0] == b"P"
 
 
 def _to_fixed(time: bytes) -> bytes:

@@ -87,7 +87,9 @@ async def _once(path: pathlib.Path, tail_lines: int | None) -> AsyncGenerator[by
         os.close(file)
 
 
-async def _follow(path: pathlib.Path, tail_lines: int | None, is_written: IsWritten) -> AsyncIterator[bytes]:
+async def _follow(
+    path: pathlib.Path, tail_lines: int | None, is_written: IsWritten
+) -> AsyncGenerator[bytes, None]:
     """Until nobody writes the log any more and all of it was read."""
     file = await tasks.in_thread(_open, path)
     try:
@@ -161,14 +163,14 @@ def _range(file: int, tail_lines: int | None) -> tuple[int, int]:
     end = os.fstat(file).st_size
     if tail_lines is None:
         return 0, end
-    return lines.count_back(_lines_back(file, end), tail_lines, end), end
+    return lines.count_back(lines_back(file, end), tail_lines, end), end
 
 
-def _lines_back(file: int, end: int) -> Iterator[tuple[int, bytes]]:
+def lines_back(file: int, end: int, *, block_bytes: int = _TAIL_BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
     """(offset, line) from the last line backwards, reading no more than is asked for."""
     position, rest = end, b""
     while position > 0:
-        size = min(_TAIL_BLOCK_BYTES, position)
+        size = min(block_bytes, position)
         position -= size
         rest = os.pread(file, size, position) + rest
         first, *whole = rest.split(b"\n")

@@ -62,14 +62,14 @@ def open_beneath(root: int, path: str, flags: int) -> int:
             return descriptor
         number = ctypes.get_errno()
         if number in {errno.ENOSYS, errno.EPERM}:
-            return _walk_beneath(root, path, flags)
+            return walk_beneath(root, path, flags)
         # EAGAIN: something was renamed meanwhile, and the kernel could not be sure.
         if number != errno.EAGAIN:
             raise OSError(number, os.strerror(number), path)
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
 
 
-def _walk_beneath(root: int, path: str, flags: int) -> int:
+def walk_beneath(root: int, path: str, flags: int) -> int:
     """Without openat2: part by part, following no link at all."""
     current = os.dup(root)
     try:

@@ -1,0 +1,208 @@
+"""The edge with raw requests: default deny, one reading of the parameters, answers in JSON and XML."""
+
+import asyncio
+import io
+import json
+import xml.etree.ElementTree as ET
+
+import aiohttp
+import pytest
+import service_world
+
+from kci.client import errors
+from kci.contract import signing
+from kci.kit import clock
+from kci.service.http import server
+
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.fixture
+async def world(tmp_path):
+    async with service_world.running(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def session():
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as made:
+        yield made
+
+
+async def send(
+    session, world, *, method="POST", path="/", query=(), body=b"", kind=FORM, accept="application/json",
+    extra=(), who=service_world.ALICE,
+):  # fmt: skip
+    """A request signed over exactly these parts; returns status, headers and body."""
+    headers = [("host", world.endpoint), *([("content-type", kind)] if kind else [])]
+    parts = signing.Request(method, path, list(query), headers, body)
+    headers += signing.sign(
+        parts, service_world.keys_of(who), region=service_world.REGION, now=clock.SystemClock().now()
+    )
+    headers += [*([("accept", accept)] if accept else []), *extra]
+    url = f"http://{world.endpoint}{path}"
+    async with session.request(
+        method, url, params=list(query), data=io.BytesIO(body) if body else None, headers=headers
+    ) as answer:
+        return answer.status, answer.headers, await answer.read()
+
+
+def code_of(body):
+    return json.loads(body)["Error"]["Code"]
+
+
+async def test_every_route_but_the_public_ones_wants_a_signature(world, session):
+    routes = {(route.method, route.resource.canonical) for route in world.application.router.routes()}
+    assert routes == {("GET", "/"), ("POST", "/"), ("GET", "/healthz"), ("GET", "/exec")}
+    for method, path in [
+        *routes,
+        ("GET", "/nowhere"),
+        ("DELETE", "/"),
+        ("GET", "//healthz"),
+        ("GET", "/exec/"),
+    ]:
+        if path in server.PUBLIC_PATHS:
+            continue
+        async with session.request(method, f"http://{world.endpoint}{path}", data=b"Action=x") as answer:
+            assert (answer.status, path) == (403, path)
+            assert b"MissingAuthenticationToken" in await answer.read()
+    async with session.get(f"http://{world.endpoint}/exec?token=guess") as answer:
+        assert answer.status == 400
+    async with session.get(f"http://{world.endpoint}/healthz") as answer:
+        assert await answer.text() == "ok\n"
+
+
+async def test_what_is_not_there_is_said_to_those_who_signed(world, session):
+    assert (await send(session, world, path="/nowhere"))[0] == 404
+    assert (await send(session, world, method="DELETE"))[0] == 405
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "kind", "code"),
+    [
+        ([], b"", FORM, "MissingParameter"),
+        ([], b"Action=Nothing", FORM, "InvalidAction"),
+        ([("Action", "DescribeContainerGroup")], b"Action=DeleteContainerGroup", FORM, "MalformedRequest"),
+        ([], b"Action=DescribeContainerGroup&Action=DescribeContainerGroup", FORM, "MalformedRequest"),
+        ([], b"Action=DescribeContainerGroup&Version=2019-01-01", FORM, "InvalidParameterValue"),
+        ([], b"Action=DescribeContainerGroup&Service=kec", FORM, "InvalidParameterValue"),
+        ([], b"Action=DescribeContainerGroup&Region=elsewhere", FORM, "InvalidParameterValue"),
+        ([], b"Action=DescribeContainerGroup&Accesskey=AKBOB", FORM, "InvalidParameterValue"),
+        ([], b"Action=DescribeContainerGroup&AccountId=tenant-bob", FORM, "InvalidParameterValue"),
+        ([], b"Action=DescribeContainerGroup&MaxResults=101", FORM, "InvalidParameterValue"),
+        ([], b"Action=DescribeContainerGroup&Marker=-1", FORM, "InvalidParameterValue"),
+        ([], b"Action.1=DescribeContainerGroup", FORM, "InvalidParameterValue"),
+        ([], b"Action=DescribeContainerGroup", "text/plain", "MalformedRequest"),
+        ([], b'{"Action":"DescribeContainerGroup","Action":"x"}', "application/json", "MalformedRequest"),
+        ([], b"Action=%ff", FORM, "MalformedRequest"),
+        ([], b"Action=DeleteContainerGroup", FORM, "MissingParameter"),
+        ([], b"Action=CreateContainerGroup&DryRun=true", FORM, "UnsupportedOperation"),
+    ],
+)
+async def test_a_request_that_can_be_read_in_two_ways_or_none_is_refused(
+    world, session, query, body, kind, code
+):
+    status, headers, answer = await send(session, world, query=query, body=body, kind=kind)
+    assert (status, code_of(answer)) == (400, code)
+    assert headers["X-Ksc-Request-Id"] == json.loads(answer)["RequestId"]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"query": [("Action", "DescribeContainerGroup"), ("Search", "a b+c")], "kind": ""},
+        {"method": "GET", "query": [("Action", "DescribeContainerGroup"), ("Marker", "0")], "kind": ""},
+        {"body": b"Action=DescribeContainerGroup&Language=zh-CN&SdkVersion=x"},
+        {"body": b'{"Action":"DescribeContainerGroup","Filter":[{"Name":"status","Value":["Running"]}]}',
+         "kind": "application/json"},
+        {"query": [("Action", "DescribeContainerGroup")], "body": b"Action=DescribeContainerGroup"},
+    ],
+)  # fmt: skip
+async def test_parameters_come_by_url_form_and_json(world, session, parts):
+    status, _, answer = await send(session, world, **parts)
+    assert status == 200
+    assert json.loads(answer)["ContainerGroups"] == []
+
+
+async def test_without_accept_json_the_answer_is_xml(world, session):
+    await world.alice.create_container_group(service_world.create_request())
+    _, headers, answer = await send(session, world, body=b"Action=DescribeContainerGroup", accept="")
+    root = ET.fromstring(answer)
+    assert headers["Content-Type"].startswith("text/xml")
+    assert root.tag == "DescribeContainerGroupResponse"
+    assert root.findtext("ContainerGroups/item/KciMode") == "Cluster"
+    _, _, answer = await send(session, world, body=b"Action=Nothing", accept="")
+    assert ET.fromstring(answer).findtext("Error/Code") == "InvalidAction"
+
+
+async def test_missing_and_foreign_groups_answer_byte_for_byte_alike(world, session):
+    group_id = await world.alice.create_container_group(service_world.create_request())
+    for action in (
+        "DeleteContainerGroup",
+        "DescribeContainerLog",
+        "ExecContainerCommand",
+        "StreamContainerLog",
+        "DescribeContainerGroup",
+    ):
+        bodies = []
+        for value in (group_id, "99999999-9999-4999-8999-999999999999"):
+            name = "ContainerGroupId.0" if action == "DescribeContainerGroup" else "ContainerGroupId"
+            body = f"Action={action}&{name}={value}&ContainerName=web&Command.0=id".encode()
+            status, _, answer = await send(session, world, body=body, who=service_world.BOB)
+            request_id = json.loads(answer)["RequestId"].encode()
+            bodies.append((status, answer.replace(request_id, b"")))
+        assert bodies[0] == bodies[1]
+
+
+async def test_too_large_and_compressed_bodies_are_refused_unread(world, session):
+    status, _, answer = await send(session, world, body=b"A=" + b"x" * (1024 * 1024))
+    assert (status, code_of(answer)) == (413, "RequestTooLarge")
+    status, _, answer = await send(session, world, body=b"Action=x", extra=[("content-encoding", "gzip")])
+    assert (status, code_of(answer)) == (400, "MalformedRequest")
+
+
+async def test_a_captured_exec_call_gives_no_second_token(world, session):
+    group_id = await world.alice.create_container_group(service_world.create_request())
+    body = f"Action=ExecContainerCommand&ContainerGroupId={group_id}&ContainerName=web&Command.0=id".encode()
+    headers = [("host", world.endpoint), ("content-type", FORM)]
+    parts = signing.Request("POST", "/", [], headers, body)
+    headers += signing.sign(
+        parts,
+        service_world.keys_of(service_world.ALICE),
+        region=service_world.REGION,
+        now=clock.SystemClock().now(),
+    )
+    statuses = []
+    for _ in range(3):
+        async with session.post(f"http://{world.endpoint}/", data=body, headers=headers) as answer:
+            statuses.append(answer.status)
+    assert statuses == [200, 403, 403]
+
+
+async def test_a_secret_is_in_no_answer_and_no_log(world, session, capfd):
+    with pytest.raises(errors.InvalidError) as caught:
+        await world.alice.create_container_group(service_world.create_request(cluster_dns="no address"))
+    assert service_world.CANARY not in repr(caught.value)
+    await world.alice.create_container_group(service_world.create_request())
+    _, _, answer = await send(session, world, body=b"Action=DescribeContainerGroup")
+    assert service_world.CANARY.encode() not in answer
+    out, err = capfd.readouterr()
+    assert "group created" in out + err
+    for canary in (service_world.CANARY, "alice-secret"):
+        assert canary not in out + err
+
+
+async def test_requests_that_proxies_and_we_might_read_differently_are_refused(world):
+    for head in (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n",
+    ):
+        async with asyncio.timeout(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+            writer.write(head)
+            line = await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+        assert line.split()[1:2] in ([b"400"], [b"403"]), (head, line)

@@ -1,0 +1,223 @@
+"""What KCI says, as the virtual node is told it: changes, logs, errors, and the kubeconfig for instances."""
+
+import asyncio
+import contextlib
+
+import pytest
+from fakes import kubelet_peers, virtual_time
+
+from kci.client import errors
+from kci.contract import groups
+from kci.kit import errors as kit_errors
+from kci.kit import secret
+from kci.kube import config as configs
+from kci.kube import models
+from kci.provider import faults, kubeconfig, streams, watcher
+from kci.vnode import provider
+
+UID = "6f0c1a2b-0000-4000-8000-123456789abc"
+
+
+def made(name, *, node="vn", cluster="c1", status="Running"):
+    labels = {"cluster-id": cluster, "node-name": node, "pod-uuid": UID}
+    return groups.ContainerGroup(
+        container_group_id=name,
+        status=status,
+        labels=tuple(groups.LabelValue(key=key, value=value) for key, value in labels.items()),
+    )
+
+
+class Kci:
+    """A scripted KCI: lists and watches in order, each a value or an error."""
+
+    def __init__(self, *, lists=(), watches=(), log=()):
+        self.lists, self.watches, self.log = list(lists), list(watches), list(log)
+        self.asked_at_s = []
+
+    async def list_container_groups(self):
+        self.asked_at_s.append(asyncio.get_running_loop().time())
+        answer = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def watch_container_groups(self, *, cluster_id, node_name):
+        for line in self.watches.pop(0):
+            yield line
+        raise errors.UnreachableError("the stream ended")
+
+    async def describe_container_log(self, group_id, container, tail):
+        answer = self.log.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def stream_container_log(self, group_id, container, options=None):
+        for chunk in self.log:
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
+
+
+def instances_of(change):
+    return [instance.id for instance in change.instances]
+
+
+@pytest.fixture
+def jump():
+    """Run a coroutine on a loop whose time jumps."""
+    loop = virtual_time.VirtualLoop()
+    yield loop.run_until_complete
+    loop.close()
+
+
+async def take(changes, count):
+    async with contextlib.aclosing(changes) as source:
+        return [await anext(source) for _ in range(count)]
+
+
+def test_the_stream_tells_a_whole_list_first_and_again_after_each_break(jump):
+    synced = groups.GroupChange(synced=True)
+    one, two = (groups.GroupChange(group_id=name, group=made(name)) for name in ("g1", "g2"))
+    kci = Kci(
+        watches=[
+            [one, synced, two, groups.GroupChange(group_id="g1", absent=True)],
+            # Broken before all was told: says nothing about g2.
+            [],
+            [two, synced],
+        ]
+    )
+
+    async def main():
+        watched = watcher.Watcher(kci, cluster_id="c1", node_name="vn")
+        return await take(watched.changes(by_stream=True), 4)
+
+    first, seen, gone, again = jump(main())
+    assert instances_of(first) == ["g1"]
+    assert seen.instance.id == "g2"
+    assert gone == provider.Gone("g1", UID)
+    assert instances_of(again) == ["g2"]
+
+
+def test_polls_skip_failures_and_others_groups(jump):
+    kci = Kci(
+        lists=[
+            [made("g1"), made("x", node="other"), made("y", cluster="other")],
+            errors.UnreachableError("cannot list"),
+            [],
+        ]
+    )
+
+    async def main():
+        watched = watcher.Watcher(kci, cluster_id="c1", node_name="vn")
+        return await take(watched.changes(by_stream=False), 2)
+
+    first, second = jump(main())
+    assert (instances_of(first), instances_of(second)) == (["g1"], [])
+
+
+def test_polls_are_quick_after_a_change_was_asked_for_and_slow_otherwise(jump):
+    kci = Kci(lists=[[]])
+
+    async def main():
+        watched = watcher.Watcher(kci, cluster_id="c1", node_name="vn")
+        await take(watched.changes(by_stream=False), 3)
+        steady = [later - before for before, later in zip(kci.asked_at_s, kci.asked_at_s[1:], strict=False)]
+        kci.asked_at_s.clear()
+        watched.expect_change()
+        await take(watched.changes(by_stream=False), 3)
+        young = [later - before for before, later in zip(kci.asked_at_s, kci.asked_at_s[1:], strict=False)]
+        return steady, young
+
+    steady, young = jump(main())
+    assert all(15 <= gap <= 30 for gap in steady)
+    assert all(gap <= 5 for gap in young)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "new"),
+    [
+        ([], ["a"], ["a"]),
+        (["a", "b"], ["a", "b"], []),
+        (["a", "b"], ["a", "b", "c"], ["c"]),
+        (["a", "b", "c"], ["b", "c", "d", "e"], ["d", "e"]),
+        (["a", "a", "a"], ["a", "a", "a", "a"], ["a"]),
+        (["x", "y"], ["p", "q"], ["p", "q"]),
+        (["a", "b"], [], []),
+    ],
+)
+def test_following_by_asking_again_shows_each_line_once(before, after, new):
+    # With equal lines nobody can tell how many are new: the fewest are shown.
+    found = list(streams.new_lines(before, after))
+    assert found == new or (len(set(before)) == 1 and len(found) <= len(new))
+
+
+def test_a_log_is_followed_through_trouble_until_the_container_is_gone(jump):
+    kci = Kci(log=["a\nb\n", errors.UnreachableError("x"), "b\nc\n", errors.NotFoundError("gone")])
+
+    async def main():
+        options = models.PodLogOptions(follow=True)
+        return [chunk async for chunk in await streams.open_log_tail(kci, "g", "c", options)]
+
+    assert b"".join(jump(main())) == b"a\nb\nc\n"
+
+
+@pytest.mark.parametrize("asked", [{"previous": True}, {"timestamps": True}, {"since_seconds": 5}])
+async def test_what_kcis_log_call_cannot_do_is_refused(asked):
+    with pytest.raises(provider.RefusedError, match="cannot show"):
+        await streams.open_log_tail(Kci(), "g", "c", models.PodLogOptions(**asked))
+
+
+async def test_a_log_stream_that_cannot_be_opened_is_an_error_and_not_an_empty_log():
+    kci = Kci(log=[errors.NotFoundError("no such container")])
+    with pytest.raises(provider.NotFoundError):
+        await streams.open_log_stream(kci, "g", "c", models.PodLogOptions())
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (errors.NotFoundError("x"), provider.NotFoundError),
+        (errors.InvalidError("x", code="InvalidParameterValue"), provider.RefusedError),
+        (errors.RefusedError("x"), provider.TryLaterError),
+        (errors.ConflictError("x", code="InsufficientAddresses"), provider.TryLaterError),
+        (errors.ConflictError("x", code="IdempotentParameterMismatch"), provider.OutcomeUnknownError),
+        (errors.TryLaterError("x"), provider.TryLaterError),
+        (errors.UnreachableError("x", reached=False), provider.TryLaterError),
+        (errors.UnreachableError("x"), provider.OutcomeUnknownError),
+    ],
+)
+def test_an_error_says_what_may_be_done_next(error, expected):
+    assert type(faults.to_provider_error(error)) is expected
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "service", "chosen"),
+    [
+        ("https://10.1.0.1:6443", "", "", "https://10.1.0.1:6443"),
+        ("https://10.1.0.1:6443", "10.2.0.2:443", "", "https://10.2.0.2:443"),
+        ("https://10.254.0.1:443", "", "10.254.0.1", None),
+        ("https://kubernetes.default.svc", "", "", None),
+        ("https://127.0.0.1:6443", "", "", None),
+        ("https://localhost:6443", "", "", None),
+        ("https://api.example.com", "", "10.254.0.1", "https://api.example.com"),
+    ],
+)
+def test_instances_get_a_server_that_they_can_reach(own, given, service, chosen):
+    assert kubeconfig.choose_server(own, cluster_server=given, service_host=service) == chosen
+
+
+def test_neither_an_administrator_nor_a_service_account_is_handed_out(tmp_path):
+    authority = kubelet_peers.Authority(tmp_path)
+
+    def identity(group):
+        certificate, _ = authority.issue("someone", group)
+        return configs.ClusterConfig(server="https://x", client_certificate_pem=certificate.read_text())
+
+    with pytest.raises(kit_errors.UserError, match="administrator"):
+        kubeconfig.check_identity(identity("system:masters"))
+    with pytest.raises(kit_errors.UserError, match="ServiceAccount"):
+        kubeconfig.check_identity(
+            configs.ClusterConfig(server="https://x", token=secret.Secret("t"), token_file=tmp_path / "t")
+        )
+    kubeconfig.check_identity(identity("system:nodes"))

@@ -1,0 +1,122 @@
+"""The guide's flags and variables mean what the guide says, and everything wrong is named at once."""
+
+import pytest
+
+from kci.kit import errors
+from kci.provider import settings
+
+ENVIRONMENT = {
+    "VKUBELET_POD_IP": "10.0.0.9",
+    "KCI_ACCESS_KEY": "AK",
+    "KCI_SECRET_KEY": "very-secret",
+    "KCI_REGION": "cn-beijing-6",
+    "KCI_CLUSTER_ID": "c-1",
+}
+GUIDE = [
+    "--provider=kingsoftcloud",
+    "--nodename=virtual-kubelet01",
+    "--cluster-dns=10.254.0.10",
+    "--cluster-dns=198.18.224.10,198.18.224.11",
+    "--cluster-domain=cluster.local",
+    "--disable-taint",
+    "--enable-node-lease",
+]
+
+
+@pytest.fixture
+def parse(tmp_path):
+    file = tmp_path / "file.pem"
+    file.write_text("x")
+    files = [f"--{name}={file}" for name in ("client-ca-file", "tls-cert-file", "tls-private-key-file")]
+
+    def parsed(*arguments, **environment):
+        merged = {**ENVIRONMENT, **environment}
+        return settings.parse([*files, *arguments], {k: v for k, v in merged.items() if v is not None})
+
+    return parsed
+
+
+def test_the_guides_own_flags_are_taken(parse):
+    found = parse(*GUIDE)
+    assert found.node_name == "virtual-kubelet01"
+    # The guide repeats --cluster-dns.
+    assert found.cluster_dns == ("10.254.0.10", "198.18.224.10", "198.18.224.11")
+    assert (found.taint, found.node_lease, found.cluster_domain) == (False, True, "cluster.local")
+    assert found.endpoint == "https://kci.api.ksyun.com"
+    assert (found.kubelet_port, found.kube_proxy) == (10250, False)
+    assert "very-secret" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "taint"),
+    [
+        ([], True),
+        (["--disable-taint"], False),
+        (["--disable-taint=true"], False),
+        (["--disable-taint=T"], False),
+        (["--disable-taint=false"], True),
+        (["--disable-taint", "--nodename", "x"], False),
+    ],
+)
+def test_boolean_flags_are_as_gos(parse, arguments, taint):
+    assert parse(*arguments).taint is taint
+
+
+@pytest.mark.parametrize(
+    ("environment", "endpoint"),
+    [
+        ({"KCI_REQUEST_INTERNAL": ""}, "http://internal.api.ksyun.com"),
+        ({"KCI_ENDPOINT": "http://127.0.0.1:8080/"}, "http://127.0.0.1:8080"),
+        ({"KCI_ENDPOINT": "http://127.0.0.1:8080", "KCI_REQUEST_INTERNAL": ""}, "http://127.0.0.1:8080"),
+    ],
+)
+def test_the_internal_endpoint_is_chosen_by_presence_and_any_by_name(parse, environment, endpoint):
+    assert parse(**environment).endpoint == endpoint
+
+
+def test_temporary_keys_are_refused_in_words_unless_static_ones_are_there(parse):
+    with pytest.raises(errors.SettingsError, match="later release"):
+        parse(KCI_ACCESS_KEY=None, KCI_SECRET_KEY=None, TEMP_AKSK_CM="user-temp-aksk")
+    assert parse(TEMP_AKSK_CM="user-temp-aksk").access_key == "AK"
+
+
+def test_everything_wrong_is_named_together():
+    with pytest.raises(errors.SettingsError) as caught:
+        settings.parse(
+            ["--provider=other", "--disable-taint=maybe", "--nonsense", "--cluster-dns=here"],
+            {
+                "VKUBELET_POD_IP": "node",
+                "KCI_CLUSTER_ID": "-x",
+                "KCI_SECURITY_GROUP_IDS": "a,b,c,d",
+                "KUBELET_PORT": "0",
+                "KCI_KUBE_PROXY": "ja",
+                "KCI_CLUSTER_SERVER": "a b",
+            },
+        )
+    text = str(caught.value)
+    for part in (
+        "--provider",
+        "--disable-taint",
+        "--nonsense",
+        "--cluster-dns",
+        "VKUBELET_POD_IP",
+        "KCI_CLUSTER_ID",
+        "KCI_SECURITY_GROUP_IDS",
+        "KUBELET_PORT",
+        "KCI_KUBE_PROXY",
+        "KCI_CLUSTER_SERVER",
+        "KCI_ACCESS_KEY",
+        "KCI_REGION",
+        "--client-ca-file",
+        "--tls-cert-file",
+        "--tls-private-key-file",
+    ):
+        assert part in text, part
+
+
+def test_help_says_for_each_flag_what_it_means_and_its_default(capsys):
+    with pytest.raises(SystemExit):
+        settings.parse(["--help"], {})
+    text = capsys.readouterr().out
+    assert text.count("default") >= 12
+    assert "KCI_CLUSTER_SERVER" in text

@@ -1,0 +1,97 @@
+"""Addresses, sizes and lifecycles: plain values."""
+
+import ipaddress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kci.contract import groups, ids
+from kci.service.domain import addresses, sizes, states
+
+
+def subnet(length=29, gateway=1):
+    network = ipaddress.IPv4Network(f"10.9.0.0/{length}")
+    return addresses.Subnet(ids.SubnetId("s"), network, network[gateway])
+
+
+@settings(max_examples=300)
+@given(st.integers(1, 6), st.lists(st.integers(0, 7), max_size=60))
+def test_addresses_are_unique_usable_and_rested(gateway, steps):
+    """Each step takes an address (0 to 3) or gives back one that is held (4 to 7)."""
+    where = subnet(gateway=gateway)
+    usable = set(where.network.hosts()) - {where.gateway}
+    held, resting, ever = [], [], set()
+    for step in steps:
+        if step >= 4 and held:
+            resting.append(held.pop(step % len(held)))
+            continue
+        chosen = addresses.choose_address(
+            where, highest_used=max(ever, default=None), longest_released=resting[0] if resting else None
+        )
+        if chosen is None:
+            assert set(held) == usable
+            continue
+        assert chosen in usable - set(held)
+        # A used address comes back only when there is no fresh one, and then the one that rested longest.
+        assert chosen not in ever or (ever == usable and chosen == resting.pop(0))
+        held.append(chosen)
+        ever.add(chosen)
+
+
+def test_a_mac_is_local_and_follows_from_the_address():
+    assert addresses.mac_address(ipaddress.IPv4Address("10.9.1.255")) == "0a:58:0a:09:01:ff"
+
+
+@pytest.mark.parametrize(
+    ("asked", "cores", "gib"),
+    [
+        ({}, "2", "4"),
+        ({"cpu": 0.25, "memory": 0.5}, "0.25", "0.5"),
+        ({"memory": 7.8}, "2", "7.8"),
+        (
+            {
+                "container_spec": (
+                    groups.ContainerSpec(limit_cpu=1, request_cpu=9),
+                    groups.ContainerSpec(request_cpu=0.5),
+                )
+            },
+            "1.5",
+            "4",
+        ),
+        ({"cpu": 3, "container_spec": (groups.ContainerSpec(limit_cpu=1),)}, "3", "4"),
+    ],
+)
+def test_a_size_is_what_was_asked_for_else_2c4g(asked, cores, gib):
+    size = sizes.choose_size(groups.CreateContainerGroup(**asked))
+    assert (repr(size.cores), repr(size.gib)) == (cores, gib)
+
+
+@given(st.integers(1, 512_000))
+def test_a_size_of_three_decimals_comes_back_as_it_was_given(thousandths):
+    request = groups.CreateContainerGroup(memory=thousandths / 1000, cpu=min(thousandths, 256_000) / 1000)
+    size = sizes.choose_size(request)
+    assert (size.gib, size.cores) == (request.memory, request.cpu)
+
+
+def test_deletion_only_goes_forward():
+    legal = {(old, new) for old in states.Lifecycle for new in states.Lifecycle if _is_legal(old, new)}
+    assert legal == {("wanted", "deleting"), ("wanted", "deleted"), ("deleting", "deleted")}
+
+
+def _is_legal(old, new):
+    try:
+        return states.change(ids.GroupId("g"), old, new, why="test") is new
+    except states.IllegalChangeError:
+        return False
+
+
+@given(st.lists(st.sampled_from(states.Status)))
+def test_what_has_ended_stays_ended(seen):
+    status = states.Status.PENDING
+    ended = None
+    for one in seen:
+        status = states.next_status(status, one)
+        if ended is None and status in {states.Status.SUCCEEDED, states.Status.FAILED}:
+            ended = status
+    assert ended in {None, status}

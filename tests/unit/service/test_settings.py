@@ -1,0 +1,102 @@
+"""The service's flags and files: everything wrong is named at once, and nothing half-started is left."""
+
+import base64
+import socket
+
+import pytest
+
+from kci.kit import errors
+from kci.service import main, settings
+
+UUID = "11111111-1111-4111-8111-111111111111"
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, content in (
+        ("operator.env", b"# the operator\nexport KCI_ACCESS_KEY=AK\nKCI_SECRET_KEY='s=k'\nKCI_REGION=r\n"),
+        ("key", bytes(range(32))),
+    ):
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / name).chmod(0o600)
+    return tmp_path
+
+
+def arguments(files, **changes):
+    given = {
+        "listen": "127.0.0.1:0",
+        "database": files / "kci.db",
+        "kcilet-socket": files / "kcilet.sock",
+        "region": "cn-test-1",
+        "subnet-id": UUID,
+        "subnet-cidr": "10.9.0.0/24",
+        "gateway": "10.9.0.1",
+        "security-group-id": UUID,
+        "operator-credentials": files / "operator.env",
+        "encryption-key-file": files / "key",
+    } | {name.replace("_", "-"): value for name, value in changes.items()}
+    return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+
+
+def test_flags_and_files_become_settings(files):
+    read = settings.read(arguments(files))
+    assert (read.operator.access_key, read.operator.secret_key.reveal()) == ("AK", "s=k")
+    assert (read.place.zone, read.signature_skew_s, read.host, read.port) == (
+        "cn-test-1a",
+        300,
+        "127.0.0.1",
+        0,
+    )
+    assert "s=k" not in repr(read)
+    assert "\\x01\\x02" not in repr(read)
+
+
+@pytest.mark.parametrize(
+    "encode", [base64.b64encode, base64.urlsafe_b64encode, lambda key: key.hex().encode()]
+)
+def test_a_key_may_be_text(files, encode):
+    key = bytes(range(224, 256))
+    (files / "key").write_bytes(encode(key) + b"\n")
+    assert settings.read(arguments(files)).encryption_key == key
+
+
+def test_everything_wrong_is_named_at_once(files):
+    (files / "key").write_bytes(b"short")
+    (files / "operator.env").chmod(0o644)
+    with pytest.raises(errors.SettingsError) as caught:
+        settings.read(
+            arguments(files, listen="here", subnet_cidr="10.9.0.1/24", security_group_id="web", region="r")
+        )
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == [
+        "--listen",
+        "--subnet-cidr",
+        "--security-group-id",
+        "--operator-credentials",
+        "--encryption-key-file",
+    ]
+
+
+@pytest.mark.parametrize("gateway", ["10.8.0.1", "10.9.0.0", "10.9.0.255", "x"])
+def test_a_gateway_is_a_hosts_address_of_the_subnet(files, gateway):
+    with pytest.raises(errors.SettingsError, match="--gateway"):
+        settings.read(arguments(files, gateway=gateway))
+
+
+def test_a_taken_port_ends_the_program_with_one_sentence(files, capfd):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert main.main(arguments(files, listen=address)) == 1
+    assert f"cannot listen on {address}" in capfd.readouterr().err
+
+
+def test_another_key_ends_the_program_with_one_sentence(files, capfd):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        main.main(arguments(files, listen=f"127.0.0.1:{taken.getsockname()[1]}"))
+    (files / "key").write_bytes(bytes(32))
+    capfd.readouterr()
+    assert main.main(arguments(files)) == 1
+    assert "sealed with another key" in capfd.readouterr().err

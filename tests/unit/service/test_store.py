@@ -1,0 +1,175 @@
+"""The database file: what it survives, what it refuses, and that it never starts empty over a damaged one."""
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+
+import pytest
+import service_world
+import sqlalchemy as sa
+from alembic import autogenerate, migration
+
+from kci.kit import secret
+from kci.service.store import database, errors, schema, sealing
+from kci.service.store import groups as table
+
+KEY = service_world.KEY
+
+
+@pytest.fixture
+def made(tmp_path):
+    path = tmp_path / "kci.db"
+    database.open_database(path, KEY).close()
+    return path
+
+
+async def test_a_new_database_is_kept_and_private(made):
+    assert made.stat().st_mode & 0o077 == 0
+    with database.open_database(made, KEY) as store:
+        settings = await store.run(
+            lambda session: [
+                session.connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+                for name in ("journal_mode", "synchronous", "foreign_keys")
+            ]
+        )
+    assert settings == ["wal", 2, 1]
+
+
+async def test_the_migrations_lead_to_the_schema_in_code(made):
+    with database.open_database(made, KEY) as store:
+        differences = await store.run(
+            lambda session: autogenerate.compare_metadata(
+                migration.MigrationContext.configure(session.connection), schema.metadata
+            )
+        )
+        indexes = await store.run(
+            lambda session: {index["name"] for index in sa.inspect(session.connection).get_indexes("groups")}
+        )
+    assert differences == []
+    assert {"one_group_per_pod", "one_group_per_token"} <= indexes
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, 5000, -1])
+def test_a_truncated_database_is_refused(made, cut):
+    content = made.read_bytes()
+    made.write_bytes(content[:cut])
+    _refused(made)
+    assert made.read_bytes() == content[:cut]
+
+
+def test_a_database_with_flipped_bytes_is_refused_or_whole(made):
+    content = bytearray(made.read_bytes())
+    for place in range(0, len(content), 997):
+        broken = bytearray(content)
+        broken[place] ^= 0xFF
+        made.write_bytes(broken)
+        with contextlib.suppress(errors.UnusableStoreError):
+            database.open_database(made, KEY).close()
+
+
+def test_a_lost_database_is_not_started_anew(made):
+    made.unlink()
+    _refused(made)
+    assert not made.exists()
+
+
+def test_another_key_is_refused(made):
+    _refused(made, key=bytes(32))
+
+
+def test_a_newer_schema_is_refused(made):
+    with sqlite3.connect(made) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    assert "newer" in _refused(made)
+
+
+def test_somebody_elses_database_is_refused(tmp_path):
+    path = tmp_path / "kci.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs (a)")
+    connection.commit()
+    connection.close()
+    _refused(path)
+
+
+def test_a_second_service_is_kept_away(made):
+    with database.open_database(made, KEY):
+        assert "another" in _refused(made)
+    database.open_database(made, KEY).close()
+
+
+def _refused(path, *, key=KEY):
+    with pytest.raises(errors.UnusableStoreError) as caught:
+        database.open_database(path, key)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+async def test_the_loop_goes_on_while_the_database_works(made):
+    release = threading.Event()
+    with database.open_database(made, KEY) as store:
+        async with asyncio.TaskGroup() as group:
+            slow = group.create_task(store.run(lambda _session: release.wait(10)))
+            await asyncio.sleep(0)
+            assert not slow.done()
+            release.set()
+    assert slow.result()
+
+
+async def test_a_failed_transaction_leaves_nothing(made):
+    def work(session):
+        session.connection.execute(schema.facts.insert().values(name="x", value=b""))
+        raise KeyError
+
+    with database.open_database(made, KEY) as store:
+        with pytest.raises(KeyError):
+            await store.run(work)
+        with pytest.raises(errors.StoreError, match="constraint"):
+            await store.run(
+                lambda session: [
+                    session.connection.execute(schema.facts.insert().values(name="x", value=b""))
+                    for _ in range(2)
+                ]
+            )
+        assert (
+            await store.run(
+                lambda session: session.connection.scalar(
+                    sa.select(sa.func.count()).select_from(schema.facts)
+                )
+            )
+            == 1
+        )
+
+
+async def test_an_address_comes_back_last(made):
+    subnet = service_world.PLACE.subnet
+    with database.open_database(made, KEY) as store:
+        first = await store.run(lambda session: table.claim_address(session, subnet, "g1"))
+        await store.run(
+            lambda session: session.connection.execute(
+                schema.addresses.update().values(group_id=None, released_at_ms=1)
+            )
+        )
+        taken = [
+            await store.run(lambda session, n=n: table.claim_address(session, subnet, f"g{n}"))
+            for n in range(2, 256)
+        ]
+    assert taken[-2:] == [first, None]
+    assert len(set(taken)) == len(taken)
+
+
+def test_a_sealed_value_opens_for_its_owner_only():
+    sealer = sealing.Sealer(KEY)
+    sealed = sealer.seal(secret.Secret("kubeconfig"), owner="alice/1")
+    assert sealer.open(sealed, owner="alice/1").reveal() == "kubeconfig"
+    assert b"kubeconfig" not in sealed
+    for wrong, owner in (
+        (sealed, "bob/1"),
+        (sealed[:-1], "alice/1"),
+        (b"\x02" + sealed[1:], "alice/1"),
+        (b"", "alice/1"),
+    ):
+        with pytest.raises(sealing.SealError):
+            sealer.open(wrong, owner=owner)

@@ -1,0 +1,108 @@
+"""The node object says what a kubelet's would, and its heartbeat never goes back."""
+
+import dataclasses
+import datetime
+
+import msgspec
+import pytest
+
+from kci.kube import errors, models
+from kci.vnode import lease, node
+
+NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
+SETTINGS = node.NodeSettings(name="vn", address="10.0.0.9", kubelet_port=10250, version="0.1.0")
+TAINT = {"key": "virtual-kubelet.io/provider", "value": "kingsoftcloud", "effect": "NoSchedule"}
+
+
+def decoded(settings=SETTINGS):
+    return msgspec.convert(node.to_node(settings, "v1.36.3", NOW), models.Node)
+
+
+def test_the_node_is_ready_from_its_first_request():
+    made = node.to_node(SETTINGS, "v1.36.3", NOW)
+    assert made["metadata"]["labels"]["type"] == "virtual-kubelet"
+    assert made["spec"]["taints"] == [TAINT]
+    status = made["status"]
+    assert status["nodeInfo"]["kubeletVersion"] == "v1.36.3-vk-v0.1.0"
+    assert status["daemonEndpoints"]["kubeletEndpoint"]["Port"] == 10250
+    assert status["capacity"]["cpu"] == "1000"
+    conditions = {condition["type"]: condition["status"] for condition in status["conditions"]}
+    assert conditions == {
+        "MemoryPressure": "False",
+        "DiskPressure": "False",
+        "PIDPressure": "False",
+        "Ready": "True",
+    }
+
+
+def test_a_condition_keeps_the_time_of_its_last_transition():
+    later = NOW + datetime.timedelta(hours=1)
+    ready = node.to_status(SETTINGS, "v1.36.3", later, seen=decoded())["conditions"][-1]
+    assert ready["lastTransitionTime"] == "2026-01-01T12:00:00Z"
+    assert ready["lastHeartbeatTime"] == "2026-01-01T13:00:00Z"
+
+
+def test_a_node_that_others_changed_is_noticed():
+    assert node.is_current(SETTINGS, "v1.36.3", decoded())
+    assert not node.is_current(SETTINGS, "v1.37.0", decoded())
+    unknown = models.NodeCondition(type="Ready", status="Unknown")
+    seen = decoded()
+    status = msgspec.structs.replace(seen.status, conditions=(*seen.status.conditions[:-1], unknown))
+    assert not node.is_current(SETTINGS, "v1.36.3", msgspec.structs.replace(seen, status=status))
+
+
+@pytest.mark.parametrize(
+    ("was", "wanted", "words"),
+    [
+        (node.DEFAULT_TAINT, node.DEFAULT_TAINT, None),
+        (None, None, None),
+        (node.DEFAULT_TAINT, None, "kubectl taint node vn virtual-kubelet.io/provider-"),
+        (None, node.DEFAULT_TAINT, "virtual-kubelet.io/provider=kingsoftcloud:NoSchedule"),
+    ],
+)
+def test_another_taint_than_configured_is_told_with_the_remedy(was, wanted, words):
+    seen = decoded(dataclasses.replace(SETTINGS, taint=was))
+    warning = node.taint_warning(dataclasses.replace(SETTINGS, taint=wanted), seen)
+    assert (warning is None) if words is None else (words in warning)
+
+
+class Leases:
+    """An API server that keeps leases."""
+
+    def __init__(self):
+        self.lease = None
+
+    async def get(self, resource, name, *, namespace=""):
+        if self.lease is None:
+            raise errors.NotFoundError("no lease")
+        return msgspec.convert(self.lease, models.Lease)
+
+    async def create(self, resource, body, *, namespace=""):
+        self.lease = body
+
+    async def patch(self, resource, name, patch, *, namespace=""):
+        await self.get(resource, name)
+        self.lease = patch
+
+
+class SetClock:
+    def __init__(self, now):
+        self.time = now
+
+    def now(self):
+        return self.time
+
+
+async def test_the_renew_time_never_goes_back_though_the_clock_does():
+    leases, clock = Leases(), SetClock(NOW)
+    owner = msgspec.structs.replace(decoded(), metadata=models.ObjectMeta(name="vn", uid="n-1"))
+    times = []
+    for keeper in (lease.LeaseKeeper(leases, clock), lease.LeaseKeeper(leases, clock)):
+        keeper.hold_for(owner)
+        for minutes in (0, -60, 0):
+            clock.time = NOW + datetime.timedelta(minutes=minutes)
+            await keeper._renew()
+            times.append(leases.lease["spec"]["renewTime"])
+    assert times == sorted(set(times))
+    assert leases.lease["metadata"]["ownerReferences"][0]["uid"] == "n-1"
+    assert leases.lease["spec"]["leaseDurationSeconds"] == 40

@@ -1,0 +1,354 @@
+"""The kubelet API over real TLS: who gets in, and that streams carry what they should."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+
+import aiohttp
+import pytest
+from fakes import kubelet_peers, vnode_world
+
+from kci.kit import channels
+from kci.kit import errors as kit_errors
+from kci.kube import models
+from kci.vnode import auth, provider, server
+
+LOGS = "/containerLogs/default/web/c"
+EXEC = "/exec/default/web/c?command=sh&input=1&output=1&error=1"
+
+
+@dataclasses.dataclass
+class Api:
+    url: str
+    reviewer: kubelet_peers.Reviewer
+    streams: kubelet_peers.Streams
+    pods: kubelet_peers.Pods
+    certificates: kubelet_peers.Authority
+
+    def session(self, *, user=None, group="", token=None):
+        pair = self.certificates.issue(user, group) if user else None
+        return aiohttp.ClientSession(
+            self.url,
+            connector=aiohttp.TCPConnector(ssl=self.certificates.client_context(pair)),
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+        )
+
+    def admin(self):
+        return self.session(user="admin")
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return kubelet_peers.Authority(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture
+async def api(authority):
+    certificate, key = authority.issue("vn", "system:nodes", server_names=("127.0.0.1",), client=False)
+    reviewer, streams = kubelet_peers.Reviewer(), kubelet_peers.Streams()
+    pods = kubelet_peers.Pods({"u": vnode_world.pod("u")}, {"u": kubelet_peers.instance("u")})
+    serving = server.Server(
+        server.ServerSettings(
+            address="127.0.0.1",
+            port=0,
+            client_ca_file=authority.ca_file,
+            certificate_file=certificate,
+            private_key_file=key,
+        ),
+        gate=auth.Gate(reviewer, node_name="vn"),
+        streams=streams,
+        pods=pods,
+    )
+    async with serving.running() as port:
+        yield Api(f"https://127.0.0.1:{port}", reviewer, streams, pods, authority)
+
+
+WHO = {
+    "nobody": {},
+    "false token": {"token": "bad"},
+    "basic": {"token": ""},
+    "reader by token": {"token": "good"},
+    "reader": {"user": "reader"},
+    "stranger": {"user": "stranger", "group": "system:nodes"},
+    "fine": {"user": "fine"},
+    "admin": {"user": "admin"},
+    "admin by token": {"token": "admin"},
+}
+
+
+@pytest.mark.parametrize(
+    ("who", "method", "path", "status"),
+    [
+        ("nobody", "GET", "/healthz", 401),
+        ("nobody", "GET", "/nowhere", 401),
+        ("nobody", "POST", EXEC, 401),
+        ("false token", "GET", "/pods", 401),
+        ("basic", "GET", "/pods", 401),
+        ("reader", "GET", "/healthz", 200),
+        ("reader", "GET", "/pods", 200),
+        ("reader", "GET", LOGS, 200),
+        ("reader by token", "GET", LOGS, 200),
+        # To read is not to run, however the request is spelled.
+        ("reader", "GET", EXEC, 403),
+        ("reader", "GET", EXEC.replace("/exec", "/%65xec"), 403),
+        ("reader", "GET", "/attach/default/web/c", 403),
+        ("reader", "GET", "/portForward/default/web", 403),
+        ("reader", "GET", "/run/default/web/c", 403),
+        ("reader", "POST", LOGS, 403),
+        ("reader", "DELETE", "/pods", 403),
+        ("reader", "GET", "/metrics", 403),
+        ("reader", "GET", "/nowhere", 404),
+        ("stranger", "GET", "/pods", 403),
+        ("stranger", "GET", "/nowhere", 403),
+        ("fine", "GET", "/pods", 200),
+        ("fine", "GET", LOGS, 403),
+        ("admin", "GET", EXEC, 400),
+        ("admin by token", "POST", EXEC, 400),
+        ("admin", "POST", "/attach/default/web/c", 501),
+        ("admin", "POST", "/portForward/default/web", 501),
+    ],
+)
+async def test_only_whom_the_cluster_allows_gets_in(api, who, method, path, status):
+    async with api.session(**WHO[who]) as session, session.request(method, path) as response:
+        assert response.status == status
+        if status == 401:
+            assert await response.text() == "Unauthorized"
+
+
+async def test_a_certificate_of_another_authority_is_no_certificate(api, tmp_path):
+    foreign = kubelet_peers.Authority(tmp_path, "front-proxy-ca").issue("admin")
+    context = api.certificates.client_context(foreign)
+    async with aiohttp.ClientSession(api.url, connector=aiohttp.TCPConnector(ssl=context)) as session:
+        with pytest.raises(aiohttp.ClientError):
+            async with session.get("/healthz") as response:
+                await response.text()
+
+
+async def test_while_the_api_server_is_away_only_what_it_said_before_holds(api):
+    async with api.admin() as session, api.session(token="good") as other:
+        async with session.get("/pods") as response:
+            assert response.status == 200
+        api.reviewer.away = True
+        async with session.get("/pods") as response:
+            assert response.status == 200
+        async with session.get(EXEC) as response:
+            assert response.status == 500
+        async with other.get("/pods") as response:
+            assert response.status == 401
+
+
+async def test_an_answer_is_asked_for_once_and_not_once_a_request(api):
+    async with api.session(token="good") as session:
+        for _ in range(5):
+            async with session.get("/healthz") as response:
+                assert response.status == 200
+    assert api.reviewer.asked == ["token", ("reader", "get", "healthz"), ("reader", "get", "proxy")]
+
+
+@pytest.mark.parametrize("missing", ["client_ca_file", "certificate_file", "private_key_file"])
+async def test_it_does_not_serve_without_all_of_its_certificates(authority, tmp_path, missing):
+    certificate, key = authority.issue("vn2", server_names=("127.0.0.1",))
+    files = {"client_ca_file": authority.ca_file, "certificate_file": certificate, "private_key_file": key}
+    files[missing] = tmp_path / "absent"
+    settings = server.ServerSettings(address="127.0.0.1", port=0, **files)
+    with pytest.raises(kit_errors.UserError, match="cannot serve the kubelet API"):
+        server.tls_context(settings)
+
+
+# ---- logs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "options"),
+    [
+        ("", {}),
+        ("?follow=true&timestamps=true&previous=1", {"follow": True, "timestamps": True, "previous": True}),
+        ("?follow=false&timestamps=0&previous", {"previous": True}),
+        ("?tailLines=0", {"tail_lines": 0}),
+        ("?tail=5", {"tail_lines": 5}),
+        ("?tail=all&tailLines=3", {}),
+        ("?sinceSeconds=10&limitBytes=9", {"since_seconds": 10, "limit_bytes": 9}),
+        ("?sinceTime=2026-01-01T00:00:00Z", {"since_time": "2026-01-01T00:00:00Z"}),
+        ("?stream=All", {}),
+    ],
+)
+async def test_what_is_asked_of_a_log_reaches_the_provider(api, query, options):
+    async with api.admin() as session, session.get(LOGS + query) as response:
+        assert response.status == 200
+        assert (await response.read()).startswith(b"one\n")
+    assert api.streams.options == models.PodLogOptions(**options)
+    assert api.streams.target.instance_id == "i1"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "text"),
+    [
+        (f"{LOGS}?tailLines=-1", 422, '{"message": "Invalid request."}'),
+        (f"{LOGS}?limitBytes=0", 422, '{"message": "Invalid request."}'),
+        (f"{LOGS}?sinceSeconds=0", 422, '{"message": "Invalid request."}'),
+        (f"{LOGS}?sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z", 422, '{"message": "Invalid request."}'),
+        (f"{LOGS}?tailLines=x", 400, '{"message": "Unable to decode query."}'),
+        (f"{LOGS}?sinceTime=yesterday", 400, '{"message": "Unable to decode query."}'),
+        ("/containerLogs/default/other/c", 404, 'pod "other" does not exist'),
+        ("/containerLogs/default/web/x", 404, 'container "x" not found in pod "web"'),
+    ],
+)
+async def test_a_log_that_cannot_be_had_is_answered_in_the_kubelets_words(api, path, status, text):
+    async with api.admin() as session, session.get(path) as response:
+        assert (response.status, await response.text()) == (status, text)
+
+
+async def test_a_container_that_waits_has_no_log_yet(api):
+    waiting = models.ContainerState(waiting=models.ContainerStateWaiting(reason="ContainerCreating"))
+    status = models.ContainerStatus(name="c", state=waiting)
+    api.pods.objects["u"] = vnode_world.pod("u", container_statuses=(status,))
+    api.streams.log_error = provider.NotFoundError("no such container")
+    async with api.admin() as session, session.get(LOGS) as response:
+        assert response.status == 400
+        assert await response.text() == ('container "c" in pod "web" is waiting to start: ContainerCreating')
+
+
+async def test_a_followed_log_flows_at_once_and_ends_when_the_reader_leaves(api):
+    api.streams.endless = True
+    async with api.admin() as session:
+        async with session.get(LOGS + "?follow=true") as response:
+            assert await asyncio.wait_for(response.content.readline(), 5) == b"one\n"
+            assert not api.streams.closed.is_set()
+        await asyncio.wait_for(api.streams.closed.wait(), 5)
+
+
+async def test_a_silent_log_is_open_before_its_first_line(api):
+    api.streams.endless, api.streams.chunks = True, []
+    async with api.admin() as session, asyncio.timeout(5), session.get(LOGS + "?follow=true") as response:
+        assert response.status == 200
+
+
+async def test_no_more_bytes_than_allowed_are_sent(api):
+    async with api.admin() as session, session.get(LOGS + "?limitBytes=6") as response:
+        assert await response.read() == b"one\ntw"
+
+
+async def test_a_log_that_breaks_off_does_not_look_whole(api):
+    async def broken():
+        yield b"one\n"
+        raise provider.OutcomeUnknownError("cannot go on")
+
+    api.streams._log = broken
+    async with api.admin() as session, session.get(LOGS) as response:
+        with pytest.raises(aiohttp.ClientError):
+            await response.read()
+
+
+# ---- exec ------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def execing(api, *protocols, path=EXEC):
+    async with api.admin() as session, session.ws_connect(path, protocols=protocols) as socket:
+        yield socket
+
+
+async def received(socket):
+    message = await asyncio.wait_for(socket.receive(), 5)
+    return message.data if message.type is aiohttp.WSMsgType.BINARY else None
+
+
+async def test_exec_over_v5_carries_every_message_both_ways(api):
+    async with execing(api, channels.V4, channels.V5) as socket:
+        assert socket.protocol == channels.V5
+        assert await received(socket) == b"\x01"
+        await socket.send_bytes(channels.frame(channels.Channel.STDIN, b"hello"))
+        assert await received(socket) == channels.frame(channels.Channel.STDOUT, b"hello")
+        await socket.send_bytes(channels.resize_frame(channels.Resize(80, 24)))
+        await socket.send_bytes(channels.close_frame(channels.Channel.STDIN))
+        assert await received(socket) == channels.close_frame(channels.Channel.STDOUT)
+        status = await received(socket)
+        assert channels.parse_status(status[1:])[0] == 3
+        assert (await asyncio.wait_for(socket.receive(), 5)).type is aiohttp.WSMsgType.CLOSE
+    assert api.streams.exec.seen == [
+        b"\x00hello",
+        channels.resize_frame(channels.Resize(80, 24)),
+        channels.close_frame(channels.Channel.STDIN),
+    ]
+    assert api.streams.options.command == ("sh",)
+
+
+async def test_exec_over_v4_has_no_close_messages(api):
+    async with execing(api, channels.V4) as socket:
+        assert await received(socket) == b"\x01"
+        # Means nothing in v4, so it must not end the command's input.
+        await socket.send_bytes(b"\xff\x00")
+        await socket.send_bytes(b"\x00x")
+        assert await received(socket) == b"\x01x"
+        await socket.send_bytes(b"\x00exit")
+        status = await received(socket)
+        assert json.loads(status[1:])["details"]["causes"][0] == {"reason": "ExitCode", "message": "3"}
+    assert api.streams.exec.seen == [b"\x00x", b"\x00exit"]
+
+
+async def test_messages_that_a_client_may_not_send_go_nowhere(api):
+    async with execing(api, channels.V5) as socket:
+        await socket.send_str("text")
+        for message in (b"", b"\x01fake output", b"\x03{}", b"\x09x", b"\x00exit"):
+            await socket.send_bytes(message)
+        async with asyncio.timeout(5):
+            async for _ in socket:
+                pass
+    assert api.streams.exec.seen == [b"\x00exit"]
+
+
+async def test_the_command_learns_that_the_client_left(api):
+    async with execing(api, channels.V5) as socket:
+        await received(socket)
+    await asyncio.wait_for(api.streams.closed.wait(), 5)
+
+
+async def test_a_broken_provider_stream_is_told_as_an_error(api):
+    async with execing(api, channels.V5) as socket:
+        await received(socket)
+        api.streams.exec.break_off()
+        code, message = channels.parse_status((await received(socket))[1:])
+        assert (code, "before the command did" in message) == (None, True)
+
+
+async def test_a_terminal_has_no_standard_error_of_its_own(api):
+    async with execing(api, channels.V5, path=EXEC + "&tty=1") as socket:
+        await received(socket)
+    assert api.streams.options == models.PodExecOptions(
+        command=("sh",), stdin=True, stdout=True, stderr=False, tty=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "text"),
+    [
+        (EXEC, {"Upgrade": "SPDY/3.1", "Connection": "Upgrade"}, 501, "over SPDY"),
+        (EXEC, {}, 400, "Upgrade request required"),
+        ("/exec/default/web/c?command=sh", {}, 400, "at least 1 of stdin"),
+        ("/exec/default/nobody/c?command=sh&output=1", {}, 404, "pod does not exist"),
+        ("/exec/default/web/otheruid/c?command=sh&output=1", {}, 404, "pod does not exist"),
+        ("/exec/default/web/x?command=sh&output=1", {}, 404, "container not found"),
+        (EXEC, {"Upgrade": "websocket", "Sec-WebSocket-Protocol": "v1.x"}, 403, "v5.channel.k8s.io"),
+    ],
+)
+async def test_what_exec_cannot_do_is_said_in_words(api, path, headers, status, text):
+    async with api.admin() as session, session.post(path, headers=headers) as response:
+        assert response.status == status
+        assert text in await response.text()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (provider.NotFoundError("no container"), 404),
+        (provider.TryLaterError("Busy", "later"), 503),
+        (provider.OutcomeUnknownError("lost"), 502),
+    ],
+)
+async def test_a_provider_that_cannot_open_the_stream_is_told_before_the_upgrade(api, error, status):
+    api.streams.exec_error = error
+    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+        async with execing(api, channels.V5):
+            pass
+    assert caught.value.status == status
