@@ -41,7 +41,7 @@ async def line(tmp_path):
         it.runtime.close()
 
 
-class _End(Exception):
+class _End(Exception):  # noqa: N818  (no error: leaves the group of tasks)
     pass
 
 

@@ -2,8 +2,8 @@ import os
 import shutil
 
 import leftovers
-import pytest
 import line as lines
+import pytest
 
 
 def why_not() -> str:

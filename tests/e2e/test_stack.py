@@ -1,5 +1,6 @@
 """`kci up`, `status`, `down`: what the operator types."""
 
+import dataclasses
 import json
 import pathlib
 import stat
@@ -40,6 +41,26 @@ def test_a_second_up_over_running_parts_changes_nothing(line):
     line.kci("up", "--detach", "--netns", line.netns)
     after = json.loads(line.kci("status", "-o", "json"))
     assert [part.get("pid") for part in after["parts"]] == [part.get("pid") for part in before["parts"]]
+
+
+def test_an_existing_cluster_gets_a_second_node_and_loses_it_again(line):
+    other = dataclasses.replace(new_line(), netns=line.netns)
+    given = ("--kubeconfig", str(line.kubeconfig), "--node-name", "second")
+    try:
+        other.kci("up", "--detach", "--netns", other.netns, *given)
+        names = {part["name"] for part in json.loads(other.kci("status", "-o", "json"))["parts"]}
+        assert "kube-apiserver" not in names
+        line.apply(pod("elsewhere", "exec sleep 600", nodeSelector={"kubernetes.io/hostname": "second"}))
+        line.wait_ready("pod/elsewhere")
+        assert line.get("pod", "elsewhere")["spec"]["nodeName"] == "second"
+        assert line.kubectl("exec", "elsewhere", "--", "echo", "here") == "here\n"
+        line.kubectl("delete", "pod", "elsewhere", "--timeout=30s")
+        assert "second" in other.kci("down")
+        assert line.run_kubectl("get", "node", "second").returncode != 0
+    finally:
+        other.kci("down", "--purge", check=False)
+    assert not other.state_dir.exists()
+    assert leftovers.processes(str(other.state_dir)) == frozenset()
 
 
 def test_after_down_nothing_is_left_and_up_brings_the_cluster_and_its_pods_back():

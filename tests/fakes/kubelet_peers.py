@@ -86,10 +86,15 @@ class Exec:
 
     def __init__(self, closed):
         self.seen = []
+        self.is_gone = False
+        self.refused = asyncio.Event()
         self._out = asyncio.Queue()
         self._closed = closed
 
     async def send(self, message):
+        if self.is_gone:
+            self.refused.set()
+            raise ConnectionResetError("cannot write to a closing transport")
         self.seen.append(message)
         channel, data = channels.parse(message)
         if channel is channels.Channel.STDIN and data == b"exit":

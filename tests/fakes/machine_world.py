@@ -1,8 +1,8 @@
 """A machine without a machine: one double per driver port, and a source, all sharing one world.
 
-The runtime keeps what containerd keeps: names are reserved (a sandbox with an attempt that exists is refused),
-records stay until they are removed, a stopped sandbox stops its containers. Programs are told what to do
-by `Program`: how long they run, with what code they end.
+The runtime keeps what containerd keeps: names are reserved (a sandbox with an attempt that exists is
+refused), records stay until they are removed, a stopped sandbox stops its containers. Programs are told
+what to do by `Program`: how long they run, with what code they end.
 """
 
 import asyncio
@@ -330,6 +330,7 @@ class FakeStreams:
     async def log(self, log_directory, container_name, options, *, attempt=None):
         if container_name not in self.logs:
             raise ports.NotFoundError(f"cannot find a log of {container_name!r}")
+        yield b""
         for line in self.logs[container_name]:
             yield line
 
@@ -478,7 +479,8 @@ def pod(name="web", uid="uid-1", containers=("app",), image="app:1", policy="Alw
         spec=models.PodSpec(
             node_name="vn1",
             containers=tuple(
-                models.Container(name=one, image=image, image_pull_policy="IfNotPresent") for one in containers
+                models.Container(name=one, image=image, image_pull_policy="IfNotPresent")
+                for one in containers
             ),
             restart_policy=policy,
             **spec,

@@ -44,7 +44,7 @@ def test_pods_live_as_they_should_on_a_real_runtime(node):
         [
             "nsenter", f"--target={node.pid}", "--mount", "--net", "--pid",
             "env", f"--chdir={HERE}", f"KCI_TEST_ROOT={node.where.root}", f"KCI_TEST_CGROUP={node.cgroup}",
-            sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider",
+            sys.executable, "-m", "pytest", "-q", "-s", "--tb=short", "-p", "no:cacheprovider",
             "kcilet_on_node/check_pods.py",
         ],
         capture_output=True, text=True, check=False, timeout=300,

@@ -50,7 +50,11 @@ def show_up(run: lifecycle.Run, *, stay: bool) -> int:
     """Follow a start; with `stay`, also what comes after it, until Ctrl-C. Returns the exit code."""
     console = rich.console.Console(highlight=False)
     if run.process is None:
-        console.print("It runs already.")
+        console.print(
+            "It runs already, with other settings; `kci down` first to change them."
+            if run.differs
+            else "It runs already."
+        )
     interrupted = INTERRUPTED
     try:
         state = _follow(console, run, until=record.StackState.READY)
@@ -68,15 +72,25 @@ def show_up(run: lifecycle.Run, *, stay: bool) -> int:
     except KeyboardInterrupt:
         if run.process is None:
             return INTERRUPTED
-        console.print("stopping")
-        lifecycle.interrupt(run)
-        return _tell_end(console, _follow(console, run, timeout_s=DOWN_TIMEOUT_S)) or interrupted
+        return _show_interrupt(console, run) or interrupted
 
 
-def show_down(run: lifecycle.Run) -> int:
+def _show_interrupt(console: rich.console.Console, run: lifecycle.Run) -> int:
+    console.print("stopping")
+    lifecycle.interrupt(run)
+    try:
+        return _tell_end(console, _follow(console, run, timeout_s=DOWN_TIMEOUT_S))
+    except KeyboardInterrupt:
+        console.print("It goes on stopping without us; `kci status` shows how far it is.")
+        return INTERRUPTED
+
+
+def show_down(run: lifecycle.Run | None) -> int:
     console = rich.console.Console(highlight=False)
-    state = _follow(console, run, timeout_s=DOWN_TIMEOUT_S)
-    return _tell_end(console, state)
+    if run is None:
+        console.print("Nothing runs.")
+        return 0
+    return _tell_end(console, _follow(console, run, timeout_s=DOWN_TIMEOUT_S))
 
 
 def show_status(state: record.State | None, *, as_json: bool) -> int:

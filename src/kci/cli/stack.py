@@ -10,8 +10,11 @@ import typer
 
 from kci.stack import settings
 
-DOWN_TIMEOUT_S = 300.0
-StateDir = Annotated[pathlib.Path, typer.Option("--state-dir", help="The stack's state folder.")]
+StateDir = Annotated[
+    pathlib.Path,
+    # Whether it can be read is the stack's to say, with the remedy.
+    typer.Option("--state-dir", readable=False, help="The stack's state folder."),
+]
 
 
 class Output(enum.StrEnum):
@@ -90,10 +93,10 @@ def down(
     from kci.stack import lifecycle
 
     run = lifecycle.stop(state_dir, keep_node=keep_node)
-    code = screen.show_down(run) if run else 0
+    code = screen.show_down(run)
     if code == 0 and purge:
-        lifecycle.purge(state_dir)
-        typer.echo(f"removed {state_dir}")
+        removed = lifecycle.purge(state_dir)
+        typer.echo(f"Removed {state_dir}." if removed else f"There is no state in {state_dir}.")
     raise typer.Exit(code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import posixpath
 from collections.abc import Sequence
 
 from rich import table, text
@@ -38,10 +39,21 @@ def plan_rows(state: record.State) -> list[Row]:
             state=part.state,
             took="" if part.started_in_s is None else f"{part.started_in_s:.1f} s",
             pid=str(part.process.pid) if part.process else "",
-            detail=part.detail or (f"restarted {part.restarts} times" if part.restarts else part.version),
+            detail=part.detail or _plan_detail(part),
         )
         for part in state.parts
     ]
+
+
+def _plan_detail(part: record.PartRecord) -> str:
+    times = (
+        ""
+        if not part.restarts
+        else "restarted once"
+        if part.restarts == 1
+        else f"restarted {part.restarts} times"
+    )
+    return ", ".join(text for text in (part.version, times) if text)
 
 
 def render(rows: Sequence[Row]) -> table.Table:
@@ -92,7 +104,12 @@ def plan_place(state: record.State) -> list[str]:
         f"images      {state.images}",
         f"kubeconfig  {state.kubeconfig}",
         f"KCI         {state.kci_endpoint}, region {state.kci_region}, account in {state.env_file}",
+        *(f"logs        {folder}/<part>.log" for folder in _log_folders(state)),
     ]
+
+
+def _log_folders(state: record.State) -> list[str]:
+    return sorted({posixpath.dirname(part.log_file) for part in state.parts if part.log_file})
 
 
 def plan_farewell(state: record.State) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import NewType, Protocol
 
 from kci.kit import secret
@@ -340,9 +340,9 @@ class Streams(Protocol):
         options: link.LogOptions,
         *,
         attempt: int | None = None,
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """The log of one attempt, by default the newest (`previous`: the one before), out of CRI's format.
-        NotFoundError if there is none. With `follow`, goes on over rotation until the container has
-        ended and no newer attempt follows within the pod's life.
+        NotFoundError if there is none; the first item is empty and says that there is one. With
+        `follow`, goes on over rotation until the attempt has ended, as a kubelet does.
         """
         ...

@@ -46,10 +46,9 @@ class Server:
             self.application(), access_log=None, shutdown_timeout=STOP_S, handler_cancellation=True
         )
         await runner.setup()
-        site = web.SockSite(runner, _bind(path))
-        await site.start()
-        log.info("listening", socket=str(path))
         try:
+            await web.SockSite(runner, _bind(path)).start()
+            log.info("listening", socket=str(path))
             yield
         finally:
             await runner.cleanup()
@@ -100,16 +99,23 @@ class Server:
     async def _log(self, request: web.Request) -> web.StreamResponse:
         options = _options(request.query, link.LogOptions)
         place, name = self._agent.find(_group_id(request)), request.match_info["name"]
-        if all(one.name != name for one in place.pod.spec.containers):
+        container = next((one for one in place.pod.spec.containers if one.name == name), None)
+        if container is None:
             raise agent.UnknownGroupError(f"cannot find container {name!r} in pod {place.pod.key}")
-        parts = self._drivers.streams.log(self._drivers.logs.log_directory(place.pod), name, options)
-        # Opened before the answer begins: what is not there is a 404.
-        first = await anext(parts, b"")
-        response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
-        await response.prepare(request)
-        await response.write(first)
-        async for part in parts:
-            await response.write(part)
+        attempt = records.logged_attempt(place.pod, container, place.seen, previous=options.previous)
+        if attempt is None:
+            which = "previous terminated container" if options.previous else "started container"
+            raise agent.UnknownGroupError(f"cannot find a {which} {name!r} in pod {place.pod.key}")
+        folder = self._drivers.logs.log_directory(place.pod)
+        async with contextlib.aclosing(
+            self._drivers.streams.log(folder, name, options, attempt=attempt)
+        ) as parts:
+            # What is not there is a 404: the first item, which is empty, says that it is.
+            _ = await anext(parts)
+            response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
+            await response.prepare(request)
+            async for part in parts:
+                await response.write(part)
         return response
 
     async def _exec(self, request: web.Request) -> web.StreamResponse:

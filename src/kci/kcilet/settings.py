@@ -65,26 +65,25 @@ def to_logs_dir(state_dir: pathlib.Path) -> pathlib.Path:
 def parse(arguments: Sequence[str]) -> Run | Drain:
     """Raises SettingsError with everything that is wrong."""
     found = _parser().parse_args(arguments)
-    problems = [
-        *_socket_problems(found),
-        *(
-            f"--{flag}: {getattr(found, flag.replace('-', '_'))!r} is no single name"
-            for flag in ("cgroup-parent",)
-            if not _NAME.fullmatch(found.cgroup_parent)
-        ),
-    ]
-    if not found.state_dir.is_absolute():
-        problems.append(f"--state-dir: {found.state_dir} is no absolute path")
-    if found.command == "drain":
-        if found.grace_s < 0:
-            problems.append("--grace-s: must not be negative")
-    elif not _NAME.fullmatch(found.bridge) or len(found.bridge) > _INTERFACE_CHARACTERS:
-        problems.append(f"--bridge: {found.bridge!r} is no name of an interface")
-    elif found.starts < 1:
-        problems.append("--concurrent-starts: must be 1 or more")
+    problems = [*_socket_problems(found), *_other_problems(found)]
     if problems:
         raise errors.SettingsError(problems)
     return _to_drain(found) if found.command == "drain" else _to_run(found)
+
+
+def _other_problems(found: argparse.Namespace) -> list[str]:
+    problems = []
+    if not found.state_dir.is_absolute():
+        problems.append(f"--state-dir: {found.state_dir} is no absolute path")
+    if not _NAME.fullmatch(found.cgroup_parent):
+        problems.append(f"--cgroup-parent: {found.cgroup_parent!r} is no single name")
+    if found.command == "drain":
+        return problems + (["--grace-s: must not be negative"] if found.grace_s < 0 else [])
+    if not _NAME.fullmatch(found.bridge) or len(found.bridge) > _INTERFACE_CHARACTERS:
+        problems.append(f"--bridge: {found.bridge!r} is no name of an interface")
+    if found.starts < 1:
+        problems.append("--concurrent-starts: must be 1 or more")
+    return problems
 
 
 def _socket_problems(found: argparse.Namespace) -> list[str]:

@@ -65,7 +65,8 @@ class Tasks:
             await work
             raise TaskEndedError(f"the task {name!r} ended though it should run for ever")
 
-        self.start(name, guard())
+        # Cancelled before its first step, the guard never gets to await the work.
+        self.spawn(name, guard()).add_done_callback(lambda _: work.close())
 
 
 async def wait_all(work: Iterable[Coroutine[Any, Any, T]], *, name: str, limit: int | None = None) -> list[T]:

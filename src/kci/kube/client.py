@@ -19,6 +19,7 @@ from kci.kube import access, errors, models, resources, transport
 from kci.kube import config as configs
 
 T = TypeVar("T")
+MAX_PAGES = 10_000
 
 
 class PatchType(enum.StrEnum):
@@ -125,17 +126,24 @@ class Client:
         )
         path = resource.collection_path(namespace)
         items: list[T] = []
-        while True:
+        for _ in range(MAX_PAGES):
             page = _decode(
                 what, resource.list_decoder, await self._transport.call(what, "GET", path, query=query)
             )
             items.extend(page.items or ())
-            if not page.metadata.continue_:
+            version, following = page.metadata.resource_version, page.metadata.continue_
+            if not version:
+                # Something else answers there: an empty list of its would read as deletions.
+                raise errors.UnreachableError(f"{what}: the answer has no resource version")
+            if not following:
                 # Later pages carry the version of the first: the list is one moment.
-                return Listing(tuple(items), page.metadata.resource_version)
-            query = {**query, "continue": page.metadata.continue_}
+                return Listing(tuple(items), version)
+            if following == query.get("continue"):
+                raise errors.UnreachableError(f"{what}: the server sends the same page again")
+            query = {**query, "continue": following}
             # A page is read at its own version; naming one as well is refused.
             query.pop("resourceVersion", None)
+        raise errors.UnreachableError(f"{what}: more than {MAX_PAGES} pages")
 
     async def watch(
         self,

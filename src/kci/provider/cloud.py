@@ -54,6 +54,7 @@ class KingsoftCloud:
         self._backoff = backoffs.Backoff(initial_s=0.2, cap_s=30.0)
         self._prepared: _Prepared | None = None
         self._ready = asyncio.Event()
+        self._trouble = "no answer yet"
 
     async def run(self) -> None:
         """Find out what is needed, until it is known; UserError where only a person can help."""
@@ -64,6 +65,7 @@ class KingsoftCloud:
                 offered = await self._client.describe_capabilities()
             except (errors.KciError, kube_errors.KubeError) as error:
                 failures += 1
+                self._trouble = str(error)
                 delay_s = self._backoff.delay_s(failures)
                 log.warning("cannot prepare for creates", next_try_s=round(delay_s, 2), error=str(error))
                 await asyncio.sleep(delay_s)
@@ -138,7 +140,7 @@ class KingsoftCloud:
                 await self._ready.wait()
         except TimeoutError as error:
             raise provider.TryLaterError(
-                "ProviderNotReady", "cannot reach the container instance service yet"
+                "ProviderNotReady", f"cannot use the container instance service yet: {self._trouble}"
             ) from error
         assert self._prepared is not None
         return self._prepared

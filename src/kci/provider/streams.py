@@ -53,7 +53,7 @@ class Api(Protocol):
 async def open_log_stream(
     api: Api, group_id: ids.GroupId, container: str, options: models.PodLogOptions
 ) -> AsyncGenerator[bytes, None]:
-    """The service's stream. Its first chunk is empty and says that the stream is open."""
+    """The service's stream."""
     wanted = groups.StreamContainerLog(
         follow=options.follow,
         previous=options.previous,
@@ -64,8 +64,9 @@ async def open_log_stream(
         limit_bytes=options.limit_bytes,
     )
     chunks = _translated(api.stream_container_log(group_id, container, wanted))
-    first = await anext(chunks, b"")
-    return _with_first(first, chunks)
+    # The first chunk is empty and says that the stream is open; what stands against that is raised here.
+    _ = await anext(chunks, b"")
+    return chunks
 
 
 async def _translated(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -73,14 +74,6 @@ async def _translated(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[byt
         with faults.translated():
             async for chunk in opened:
                 yield chunk
-
-
-async def _with_first(first: bytes, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    async with contextlib.aclosing(chunks) as opened:
-        if first:
-            yield first
-        async for chunk in opened:
-            yield chunk
 
 
 async def open_log_tail(

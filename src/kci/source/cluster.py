@@ -98,7 +98,7 @@ class ClusterSources:
         return ClusterPod(cluster, group, on_change, on_leave=lambda: self._retire_later(key))
 
     def _retire_later(self, key: Key) -> None:
-        if not self._clusters[key][0].is_used:
+        if key in self._clusters and not self._clusters[key][0].is_used:
             _ = asyncio.get_running_loop().call_later(self._idle_s, self._retire, key)
 
     def _retire(self, key: Key) -> None:
@@ -172,17 +172,21 @@ class Cluster:
                 await tasks.first_of(
                     watch.run(),
                     self._recorder.run(),
-                    self._after_sync(client, watch),
+                    self._after_sync(watch),
+                    self._follow_host_ip(client),
                     self._renewed.wait(),
                     name=f"cluster of {self._node}",
                 )
 
-    async def _after_sync(self, client: clients.Client, watch: reflector.Reflector[models.Pod]) -> None:
+    async def _after_sync(self, watch: reflector.Reflector[models.Pod]) -> None:
         await watch.synced.wait()
         # A pod that the former watch knew and this one does not: it has to be looked at directly.
         for uid in [uid for uid in self._pods if uid not in watch.objects]:
             self._forget(uid)
         self._tell()
+        _ = await asyncio.Event().wait()
+
+    async def _follow_host_ip(self, client: clients.Client) -> None:
         while True:
             if await self._find_host_ip(client):
                 self._tell()

@@ -5,7 +5,9 @@ Blocking, for a command of the user. The work itself is the supervisor's (superv
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import os
 import pathlib
 import secrets
@@ -21,6 +23,8 @@ import msgspec
 from kci.stack import board, containerd, errors, layout, processes, record, settings
 
 POLL_INTERVAL_S = 0.1
+# How long a supervisor takes at most from its start to its first word, on a busy machine.
+FIRST_WORD_S = 20.0
 LOG_TAIL_LINES = 8
 SUPERVISOR = "supervisor"
 TOOLS = {"ip": "iproute2", "nsenter": "util-linux"}
@@ -35,6 +39,8 @@ class Run:
     run_id: str
     process: subprocess.Popen[bytes] | None = None
     found: record.ProcessId | None = None
+    # Whether the one that was found was started with other settings than those asked for now.
+    differs: bool = False
 
     def has_ended(self) -> bool:
         return self.process.poll() is not None if self.process else not processes.is_alive(self.found)
@@ -49,18 +55,20 @@ def start(asked: settings.Settings, *, foreground: bool) -> Run:
     asked = settings.checked(asked)
     where = layout.Layout(pathlib.Path(asked.state_dir))
     record.read_choices(where)
-    running = running_state(where)
-    if running:
-        return Run(where, running.run_id, found=running.supervisor)
-    _check_same_netns(where, asked)
-    _check_tools(asked)
+    if not running_state(where):
+        _check_same_netns(where, asked)
+        _check_tools(asked)
     for folder in (where.root, where.logs):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    run_id = secrets.token_hex(8)
-    record.write(where.launch, record.Launch(run_id=run_id, settings=asked))
-    where.down_request.unlink(missing_ok=True)
-    options = ("--end-with-parent",) if foreground else ()
-    return Run(where, run_id, _spawn(where, run_id, *options))
+    with _claimed(where) as (lock, running):
+        if running:
+            differs = record.read_launch(where).settings != asked
+            return Run(where, running.run_id, found=running.supervisor, differs=differs)
+        run_id = secrets.token_hex(8)
+        record.write(where.launch, record.Launch(run_id=run_id, settings=asked))
+        where.down_request.unlink(missing_ok=True)
+        options = ("--end-with", str(os.getpid())) if foreground else ()
+        return Run(where, run_id, _spawn(where, lock, run_id, *options))
 
 
 def follow(run: Run, *, timeout_s: float | None = None) -> Iterator[record.State]:
@@ -92,12 +100,13 @@ def stop(state_dir: pathlib.Path, *, keep_node: bool) -> Run | None:
     state = record.read_state(where)
     if state is None or state.state is record.StackState.STOPPED:
         return None
-    record.write(where.down_request, record.DownRequest(keep_node=keep_node))
-    running = running_state(where)
-    if running and running.supervisor and processes.send(running.supervisor, signal.SIGTERM):
-        return Run(where, running.run_id, found=running.supervisor)
-    run_id = secrets.token_hex(8)
-    return Run(where, run_id, _spawn(where, run_id, "--clean"))
+    with _claimed(where) as (lock, running):
+        record.write(where.down_request, record.DownRequest(keep_node=keep_node))
+        if running and running.supervisor:
+            processes.send(running.supervisor, signal.SIGTERM)
+            return Run(where, running.run_id, found=running.supervisor)
+        run_id = secrets.token_hex(8)
+        return Run(where, run_id, _spawn(where, lock, run_id, "--clean"))
 
 
 def interrupt(run: Run) -> None:
@@ -107,15 +116,18 @@ def interrupt(run: Run) -> None:
         processes.send(supervisor, signal.SIGTERM)
 
 
-def purge(state_dir: pathlib.Path) -> None:
-    """Remove the state folder of a stack that does not run."""
+def purge(state_dir: pathlib.Path) -> bool:
+    """Remove the state folder of a stack that does not run; False if there is none."""
     _check_root()
     where = _layout(state_dir)
     record.read_choices(where)
-    if running_state(where):
-        raise errors.RunningError(f"cannot remove {where.root}: a stack runs in it")
-    if where.launch.exists():
+    if not where.launch.exists():
+        return False
+    with _claimed(where) as (_, running):
+        if running:
+            raise errors.RunningError(f"cannot remove {where.root}: a stack runs in it")
         shutil.rmtree(where.root)
+    return True
 
 
 def read(state_dir: pathlib.Path) -> record.State | None:
@@ -164,17 +176,52 @@ def _layout(state_dir: pathlib.Path) -> layout.Layout:
     return layout.Layout(state_dir.expanduser().absolute())
 
 
-def _spawn(where: layout.Layout, run_id: str, *options: str) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def _claimed(where: layout.Layout) -> Iterator[tuple[int, record.State | None]]:
+    """The state folder's lock, or the account of the supervisor that holds it.
+
+    Whoever starts a supervisor hands it the lock, so of two that start one at once the other finds it.
+    """
+    descriptor = os.open(where.lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    end = time.monotonic() + FIRST_WORD_S
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                running = running_state(where)
+            else:
+                yield descriptor, None
+                return
+            if running:
+                yield descriptor, running
+                return
+            if time.monotonic() > end:
+                raise errors.RunningError(
+                    f"cannot use the state folder {where.root}: another kci works in it; try again"
+                )
+            time.sleep(POLL_INTERVAL_S)
+    finally:
+        os.close(descriptor)
+
+
+def _spawn(where: layout.Layout, lock: int, run_id: str, *options: str) -> subprocess.Popen[bytes]:
     """A supervisor in a session of its own: neither our terminal nor our end reaches it."""
-    argv = [sys.executable, "-P", "-m", "kci.stack.supervisor"]
-    argv += ["--state-dir", str(where.root), "--run-id", run_id, *options]
+    argv = [sys.executable, "-P", "-m", "kci.stack.supervisor", "--state-dir", str(where.root)]
+    argv += ["--run-id", run_id, "--lock", str(lock), *options]
     log_file = where.log(SUPERVISOR)
     processes.rotate(log_file)
-    with log_file.open("ab") as log:
-        log_file.chmod(0o600)
-        return subprocess.Popen(
-            argv, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+    # It inherits that signals wait: one that comes before it can handle them must not just end it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, processes.STOP_SIGNALS)
+    try:
+        with log_file.open("ab") as log:
+            log_file.chmod(0o600)
+            return subprocess.Popen(
+                argv, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, pass_fds=(lock,),
+            )  # fmt: skip
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check_root() -> None:

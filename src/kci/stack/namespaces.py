@@ -61,15 +61,14 @@ def enter_netns(name: str) -> None:
     _set_namespace(netns_path(name), CLONE_NEWNET)
 
 
+def enter_network_of(process: record.ProcessId) -> bool:
+    """Join the network namespace of a process; False if it is gone meanwhile."""
+    return _join(process, "net", CLONE_NEWNET)
+
+
 def enter_mounts_of(process: record.ProcessId) -> bool:
     """Join the mount namespace of a process; False if it is gone meanwhile."""
-    try:
-        _set_namespace(pathlib.Path(f"/proc/{process.pid}/ns/mnt"), CLONE_NEWNS)
-    except errors.StackError:
-        if processes.is_alive(process):
-            raise
-        return False
-    return True
+    return _join(process, "mnt", CLONE_NEWNS)
 
 
 def enter_new_mounts() -> None:
@@ -82,6 +81,16 @@ def enter_new_mounts() -> None:
     if os.path.ismount(UNIFIED):
         # crun takes a machine with both cgroup versions mounted for one it does not know.
         _check(_libc.umount2(UNIFIED.encode(), MNT_DETACH), f"cannot unmount {UNIFIED} in our namespace")
+
+
+def _join(process: record.ProcessId, name: str, kind: int) -> bool:
+    try:
+        _set_namespace(pathlib.Path(f"/proc/{process.pid}/ns/{name}"), kind)
+    except errors.StackError:
+        if processes.is_alive(process):
+            raise
+        return False
+    return True
 
 
 def _set_namespace(path: pathlib.Path, kind: int) -> None:

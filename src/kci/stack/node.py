@@ -167,7 +167,8 @@ async def check_cluster(administrator: config.ClusterConfig, node_name: str) -> 
     except kube_errors.KubeError as error:
         raise errors.StackError(
             f"cannot use the cluster {administrator.server}: {error}; "
-            "check that --kubeconfig names a running cluster that is reached from here (and from --netns)"
+            "check that --kubeconfig is an administrator's of a running cluster, which is reached from here "
+            "(and from --netns)"
         ) from error
     if node.metadata.labels.get(TYPE_LABEL) != VIRTUAL:
         raise errors.StackError(

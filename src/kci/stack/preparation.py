@@ -90,11 +90,26 @@ class Prepared:
         )
 
 
-def prepare(where: layout.Layout, asked: settings.Settings, machine: settings.Machine) -> Prepared:
+def read_cluster(where: layout.Layout, asked: settings.Settings) -> config.ClusterConfig | None:
+    """The user's cluster; None where the control plane is ours. Blocking."""
+    cluster = None
+    if asked.kubeconfig:
+        try:
+            cluster = config.load(pathlib.Path(asked.kubeconfig))
+        except kit_errors.UserError as error:
+            raise errors.StackError(f"cannot use --kubeconfig {asked.kubeconfig}: {error}") from error
+    _check_same_cluster(record.read_choices(where), cluster.server if cluster else "")
+    return cluster
+
+
+def prepare(
+    where: layout.Layout,
+    asked: settings.Settings,
+    machine: settings.Machine,
+    cluster: config.ClusterConfig | None,
+) -> Prepared:
     """Decide, and remember what must stay. Blocking."""
     kept = record.read_choices(where)
-    cluster = config.load(pathlib.Path(asked.kubeconfig)) if asked.kubeconfig else None
-    _check_same_cluster(kept, cluster.server if cluster else "")
     binaries = containerd.find_binaries(asked.runtime, machine) if asked.own_containerd else None
     routes = links.list_routes()
     ranges = addresses.choose_ranges(

@@ -20,6 +20,8 @@ from collections.abc import Collection, Iterator
 from kci.stack import commands, record
 
 KILL_TIMEOUT_S = 10.0
+# How a program is asked to end.
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 # A log is cut when it has grown past this; one older piece is kept.
 LOG_LIMIT_BYTES = 32 * 2**20
 

@@ -14,8 +14,8 @@ from kci.stack import addresses, certificates, commands, layout, record, setting
 REGION = "local-1"
 ZONE = "local-1a"
 PROVIDER = "kingsoftcloud"
-# Containers get their own grace from the pod; this is the most that `kci down` waits for all of them.
-DRAIN_GRACE_S = 30
+# The runtime does not know a pod's own grace. `docker stop` gives this long, and so do we.
+DRAIN_GRACE_S = 10
 NODE_CLIENT, NODE_SERVING, CLIENT_CA = "client", "serving", "client-ca"
 
 

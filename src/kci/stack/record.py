@@ -152,9 +152,13 @@ def read_choices(where: layout.Layout) -> Choices | None:
     """None before the first start; StackError if the folder is not this version's, or not ours at all."""
     try:
         data = where.choices.read_bytes()
+    except PermissionError as error:
+        raise errors.StackError(
+            f"cannot read the state folder {where.root}: it is root's alone; use sudo"
+        ) from error
     except FileNotFoundError:
-        # The launch file is the first that is ever written; without it the content is somebody else's.
-        if where.root.is_dir() and any(where.root.iterdir()) and not where.launch.exists():
+        # Lock, logs and the launch file come first; without the latter other content is somebody else's.
+        if not where.launch.exists() and _has_other_content(where):
             raise errors.StackError(
                 f"cannot use the state folder {where.root}: it is not empty and not a stack's; "
                 "choose another with --state-dir"
@@ -180,6 +184,13 @@ def read_choices(where: layout.Layout) -> Choices | None:
         return msgspec.convert(form, type=Choices)
     except msgspec.ValidationError as error:
         raise errors.StackError(f"cannot read {where.choices}: {error}; restore it, or {remedy}") from error
+
+
+def _has_other_content(where: layout.Layout) -> bool:
+    return where.root.is_dir() and not {path.name for path in where.root.iterdir()} <= {
+        where.lock.name,
+        where.logs.name,
+    }
 
 
 def read_state(where: layout.Layout) -> State | None:

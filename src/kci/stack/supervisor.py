@@ -1,8 +1,9 @@
 """The program that holds a stack together: `python -m kci.stack.supervisor`.
 
 It enters the stack's network and mount namespaces, starts the parts as their needs allow, watches
-them, and takes all of it down in order when it is asked to stop or a part cannot start. It holds the state
-folder's lock for its life and tells everything in `state.json`; `kci up`, `status` and `down` only read that.
+them, and takes all of it down in order when it is asked to stop or a part cannot start. It is handed the
+state folder's lock and holds it for its life; it tells everything in `state.json`, which `kci up`, `status`
+and `down` only read.
 With `--clean` it only takes down what a supervisor that was killed has left.
 """
 
@@ -13,7 +14,6 @@ import asyncio
 import ctypes
 import dataclasses
 import datetime
-import fcntl
 import functools
 import os
 import pathlib
@@ -116,7 +116,13 @@ class Supervisor:
         if self._asked.own_containerd:
             await teardown.end_orphans(self._where)
         self._account.update(parts=tuple(record.PartRecord(name=part) for part in self._planned))
-        prepared = await tasks.in_thread(preparation.prepare, self._where, self._asked, self._scene.machine)
+        cluster = await tasks.in_thread(preparation.read_cluster, self._where, self._asked)
+        if cluster:
+            # Before anything is remembered: a wrong kubeconfig must not be what the folder is bound to.
+            await node.check_cluster(cluster, self._asked.node_name)
+        prepared = await tasks.in_thread(
+            preparation.prepare, self._where, self._asked, self._scene.machine, cluster
+        )
         is_local, words = await publicimages.decide(
             self._asked.images,
             has_default_route=links.has_default_route(await tasks.in_thread(links.list_routes)),
@@ -125,8 +131,6 @@ class Supervisor:
             words = "as the given containerd is set up"
         prepared = dataclasses.replace(prepared, images_are_local=is_local)
         await tasks.in_thread(preparation.write_files, prepared)
-        if prepared.cluster:
-            await node.check_cluster(prepared.cluster, self._asked.node_name)
         self._account.update(
             node_name=self._asked.node_name,
             gateway=prepared.gateway,
@@ -265,6 +269,9 @@ class Supervisor:
                 await tasks.in_thread(processes.rotate, log_file)
 
     async def _go_down(self, failure: errors.PartFailedError | None) -> list[str]:
+        for number in processes.STOP_SIGNALS:
+            # Asked again, it would only leave half of it behind.
+            asyncio.get_running_loop().add_signal_handler(number, lambda: None)
         if failure:
             log.error("cannot bring the stack up", part=failure.part, error=str(failure))
         self._account.update(
@@ -299,13 +306,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="kci-supervisor", description=__doc__)
     parser.add_argument("--state-dir", required=True)
     parser.add_argument("--run-id", required=True)
+    parser.add_argument("--lock", required=True, type=int, help="the locked descriptor of its lock file")
     parser.add_argument("--clean", action="store_true")
-    parser.add_argument("--end-with-parent", action="store_true")
+    parser.add_argument("--end-with", type=int, metavar="PID", help="end when this parent has ended")
     given = parser.parse_args()
     logs.configure()
+    os.set_inheritable(given.lock, False)
     where = layout.Layout(pathlib.Path(given.state_dir))
-    if given.end_with_parent:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if given.end_with:
+        _end_with(given.end_with)
     try:
         return _supervise(where, given.run_id, clean=given.clean)
     except kit_errors.UserError as error:
@@ -314,7 +323,6 @@ def main() -> int:
 
 
 def _supervise(where: layout.Layout, run_id: str, *, clean: bool) -> int:
-    lock = _lock(where)
     previous = record.read_state(where)
     launch = record.read_launch(where)
     state = board.new_state(run_id, previous, processes.observe(os.getpid()))
@@ -329,24 +337,19 @@ def _supervise(where: layout.Layout, run_id: str, *, clean: bool) -> int:
         return 1
 
     async def run(stop: asyncio.Event) -> int:
+        # Blocked by who started us, until there is somebody to handle them.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, processes.STOP_SIGNALS)
         supervisor = Supervisor(scene, account)
         return await (supervisor.clean() if clean else supervisor.start(stop))
 
-    try:
-        return tasks.run_program(run)
-    finally:
-        os.close(lock)
+    return tasks.run_program(run)
 
 
-def _lock(where: layout.Layout) -> int:
-    descriptor = os.open(where.lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise errors.RunningError(
-            f"cannot use the state folder {where.root}: another supervisor runs in it"
-        ) from None
-    return descriptor
+def _end_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        # It ended before we asked to be told.
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _enter(
@@ -364,15 +367,17 @@ def _enter(
         in_netns = namespaces.has_netns(asked.netns)
         if in_netns:
             namespaces.enter_netns(asked.netns)
+    earlier = [part.process for part in account.state.parts if processes.is_alive(part.process)]
+    alive = [*(one for one in earlier if one), *processes.find_shims(where.containerd_socket)]
+    if not asked.netns:
+        # What a killed supervisor has left is where that was started, perhaps not where we are.
+        _ = any(namespaces.enter_network_of(process) for process in alive)
     if asked.cri_endpoint:
         # What the kcilet mounts for a pod must be there for the containerd that it talks to.
         owner = processes.owner_of_socket(pathlib.Path(asked.cri_endpoint))
         _ = owner is not None and namespaces.enter_mounts_of(owner)
-    else:
-        earlier = [part.process for part in account.state.parts if processes.is_alive(part.process)]
-        alive = [*(one for one in earlier if one), *processes.find_shims(where.containerd_socket)]
-        if not any(namespaces.enter_mounts_of(process) for process in alive):
-            namespaces.enter_new_mounts()
+    elif not any(namespaces.enter_mounts_of(process) for process in alive):
+        namespaces.enter_new_mounts()
     return teardown.Scene(where, asked, settings.read_machine(), outer_mounts, in_netns)
 
 

@@ -78,7 +78,8 @@ class Knowledge:
         traces = record.traces.values()
         found = sorted(
             (trace.instance for trace in traces if trace.instance is not None),
-            key=lambda instance: (instance.created_at, instance.id),
+            # Of one that was only just acknowledged no time is known yet: it is the newest.
+            key=lambda instance: (not instance.created_at, instance.created_at, instance.id),
         )
         looks = [
             trace.first_miss_s + _gap_s(trace, window_s) for trace in traces if trace.first_miss_s is not None

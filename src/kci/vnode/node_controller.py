@@ -98,8 +98,7 @@ class NodeController:
             await self._register()
 
     async def _register(self) -> None:
-        version = await self._client.request("GET", "/version")
-        self._cluster_version = msgspec.json.decode(version, type=_Version).gitVersion
+        self._cluster_version = await self._ask_version()
         body = node.to_node(self._settings, self._cluster_version, self._clock.now())
         try:
             self._node = await self._client.create(resources.NODES, body)
@@ -107,6 +106,15 @@ class NodeController:
         except errors.AlreadyExistsError:
             self._node = await self._adopt()
         self._on_registered(self._node)
+
+    async def _ask_version(self) -> str:
+        answer = await self._client.request("GET", "/version")
+        try:
+            return msgspec.json.decode(answer, type=_Version).gitVersion
+        except msgspec.DecodeError as error:
+            raise errors.UnreachableError(
+                f"cannot read the cluster's version: the answer is not as expected: {error}"
+            ) from error
 
     async def _adopt(self) -> models.Node:
         seen = await self._client.get(resources.NODES, self._settings.name)

@@ -144,9 +144,11 @@ def _end(known: knowledge.Known, now_s: float) -> Action | None:
 
 
 def _keep(pod: models.Pod, known: knowledge.Known, now_s: float) -> Action:
-    first, *others = known.instances
+    # The oldest stays, but never one whose removal was asked for already: else both would go.
+    first = min(known.instances, key=lambda instance: instance.id in known.removals_s)
+    others = [instance for instance in known.instances if instance is not first]
     if others:
-        # Two creates had effect though one answer was lost: the older one stays.
+        # Two creates had effect though one answer was lost.
         return _remove(known, others, now_s)
     if known.look_at_s is not None:
         return _look(known, now_s)

@@ -6,6 +6,8 @@ sent one, and one that it sends means nothing. All else is the same bytes in bot
 
 from __future__ import annotations
 
+import contextlib
+
 import aiohttp
 from aiohttp import web
 
@@ -15,10 +17,25 @@ from kci.vnode import provider
 
 # In order of our liking.
 PROTOCOLS = (channels.V5, channels.V4)
-HEARTBEAT_S = 30.0
 # kubectl sends 32 KiB at most; a message is one allocation.
 MAX_MESSAGE_BYTES = 1024 * 1024
 CLOSE_TIMEOUT_S = 5.0
+
+
+class NotOpened:
+    """provider.ExecStream of a command that could not be started: all it has is the reason."""
+
+    def __init__(self, reason: str) -> None:
+        self._left: list[bytes] = [channels.frame(channels.Channel.STATUS, channels.error_status(reason))]
+
+    async def send(self, message: bytes) -> None:
+        """Nobody reads it."""
+
+    async def receive(self) -> bytes | None:
+        return self._left.pop() if self._left else None
+
+    async def close(self) -> None:
+        """There is nothing open."""
 
 
 async def carry(
@@ -53,7 +70,10 @@ async def _to_provider(client: web.WebSocketResponse, stream: provider.ExecStrea
             # Text is not part of the protocol.
             continue
         if _is_for_provider(message.data, client.ws_protocol):
-            await stream.send(message.data)
+            # That the other end is gone is for `_to_client` to tell: ending here would leave the client
+            # without a status, which it takes for success.
+            with contextlib.suppress(ConnectionError):
+                await stream.send(message.data)
 
 
 def _is_for_provider(message: bytes, protocol: str | None) -> bool:

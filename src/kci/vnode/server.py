@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import pathlib
+import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Protocol, TypeAlias
@@ -28,6 +29,14 @@ log = structlog.get_logger(__name__)
 
 MAX_STREAMS = 1000
 STOP_TIMEOUT_S = 2.0
+# A client whose machine vanished is noticed by TCP. Not by WebSocket pings: one that is only slow to read
+# does not answer them either, and must not be cut off for that.
+KEEPALIVE_IDLE_S = 30
+_KEEPALIVE = (
+    (socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
+    (socket.TCP_KEEPINTVL, 10),
+    (socket.TCP_KEEPCNT, 3),
+)
 _USER = web.RequestKey("user", access.User)
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -181,10 +190,14 @@ class Server:
         if refused is not None:
             return refused
         with self._stream(request, "exec", target, command=options.command[:1]):
+            stream: provider.ExecStream
             try:
                 stream = await self._streams.open_exec(target, options)
             except provider.ProviderError as error:
-                return _refusal(error)
+                log.warning("cannot open an exec", pod=pod.key, container=container, error=str(error))
+                # kubectl takes a refused upgrade for an old server, tries SPDY and shows what that answers:
+                # only inside the stream is the reason seen.
+                stream = relay.NotOpened(str(error))
             try:
                 return await _serve_exec(request, stream, options)
             finally:
@@ -224,6 +237,7 @@ class Server:
         )
         began_s = asyncio.get_running_loop().time()
         self._open_streams += 1
+        _watch_peer(request)
         audit.info("stream opened")
         try:
             yield
@@ -250,17 +264,26 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext:
     return context
 
 
+def _watch_peer(request: web.Request) -> None:
+    connection = request.get_extra_info("socket")
+    # None: the client has gone already, and its handler is about to be cancelled.
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 async def _send_log(
     request: web.Request, chunks: AsyncGenerator[bytes, None], *, limit_bytes: int | None
 ) -> web.StreamResponse:
     response = web.StreamResponse()
     response.content_type = "text/plain"
     response.enable_chunked_encoding()
-    # Headers go out now: a client that follows a silent container must not wait for its first line.
-    await response.prepare(request)
     left = limit_bytes
     try:
         async with contextlib.aclosing(chunks) as open_chunks:
+            # Headers go out now: a client that follows a silent container must not wait for its first line.
+            await response.prepare(request)
             async for chunk in open_chunks:
                 part = chunk if left is None else chunk[:left]
                 await response.write(part)
@@ -320,7 +343,6 @@ async def _serve_exec(
     client = web.WebSocketResponse(
         protocols=(protocol,) if protocol else (),
         compress=False,
-        heartbeat=relay.HEARTBEAT_S,
         timeout=relay.CLOSE_TIMEOUT_S,
         max_msg_size=relay.MAX_MESSAGE_BYTES,
     )
@@ -333,15 +355,9 @@ async def _serve_exec(
 
 
 def _refusal(error: provider.ProviderError) -> web.Response:
-    match error:
-        case provider.NotFoundError():
-            return web.Response(status=404, text=str(error))
-        case provider.RefusedError():
-            return web.Response(status=400, text=str(error))
-        case provider.TryLaterError():
-            return web.Response(status=503, text=str(error))
-        case _:
-            return web.Response(status=502, text=str(error))
+    # The API server hands on the text of these two statuses only; of others it writes one of its own.
+    status = 400 if isinstance(error, provider.RefusedError) else 500
+    return web.Response(status=status, text=str(error))
 
 
 def _has_container(pod: models.Pod, name: str) -> bool:

@@ -80,7 +80,8 @@ async def test_a_slow_peer_stops_the_process_and_fills_no_memory(machine):
     peer = SlowPeer()
     write = f"head -c {BIG} /dev/zero; echo done > /done"
     async with tasks.background("exec", run(machine, started, peer, "sh", "-c", write)) as running:
-        assert await machine.ask(started, "sh", "-c", "sleep 1; test -e /done || echo waits") == "waits\n"
+        until_it_waits = "until grep -qs pipe_write /proc/[0-9]*/wchan; do sleep 0.05; done; ls /done"
+        assert await machine.ask(started, "sh", "-c", f"{until_it_waits} || echo waits") == "waits\n"
         go_on.set()
         await running
     assert len(peer.output()) == BIG

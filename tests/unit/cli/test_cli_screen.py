@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -37,6 +38,15 @@ def test_a_row_says_how_long_it_took_and_a_failed_one_why():
     assert kcilet.detail == "no socket"
 
 
+def test_a_part_that_was_started_again_says_how_often_beside_its_version():
+    etcd = msgspec.structs.replace(STATE.parts[0], restarts=1)
+    assert table.plan_rows(msgspec.structs.replace(STATE, parts=(etcd,)))[0].detail == "v3, restarted once"
+
+
+def test_status_says_where_the_logs_are():
+    assert "logs        /state/logs/<part>.log" in table.plan_place(STATE)
+
+
 def test_where_there_is_no_terminal_each_change_is_one_line():
     assert table.plan_news(None, STATE) == ["etcd: running after 0.4 s", "kcilet: failed (no socket)"]
     assert table.plan_news(STATE, STATE) == []
@@ -72,6 +82,14 @@ def test_a_folder_without_a_stack_is_stopped_and_says_so(invoke, tmp_path):
     answer = invoke("status", "--state-dir", str(tmp_path))
     assert answer.exit_code == 1
     assert "stopped" in answer.output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="stacks are root's")
+def test_down_without_a_stack_says_that_there_is_none(tmp_path, invoke):
+    answer = invoke("down", "--purge", "--state-dir", str(tmp_path / "s"))
+    assert answer.exit_code == 0
+    assert "Nothing runs." in answer.output
+    assert "There is no state" in answer.output
 
 
 def test_the_users_mistakes_end_in_one_sentence_without_a_traceback(tmp_path):

@@ -58,7 +58,9 @@ class PodMachine(stateful.RuleBasedStateMachine):
         assert again.stage is decision.stage
 
     @stateful.precondition(lambda self: self.doing)
-    @stateful.rule(pick=st.integers(0, 9), outcome=st.sampled_from(["done", "done", "done", "failed", "lost"]))
+    @stateful.rule(
+        pick=st.integers(0, 9), outcome=st.sampled_from(["done", "done", "done", "failed", "lost"])
+    )
     def carry_out(self, pick, outcome):
         """`lost`: it was done, but the answer said that it failed."""
         action = self.doing.pop(pick % len(self.doing))
@@ -106,7 +108,9 @@ class PodMachine(stateful.RuleBasedStateMachine):
     def the_pod_is_deleted(self, grace_s):
         self.wish = histories.Wish.REMOVE
         meta = msgspec.structs.replace(
-            self.pod.metadata, deletion_timestamp="2026-01-01T00:00:00Z", deletion_grace_period_seconds=grace_s
+            self.pod.metadata,
+            deletion_timestamp="2026-01-01T00:00:00Z",
+            deletion_grace_period_seconds=grace_s,
         )
         self.pod = msgspec.structs.replace(self.pod, metadata=meta)
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import itertools
 
 import msgspec
 import pytest
@@ -62,7 +63,7 @@ class World:
 
     async def until(self, holds, what="", within_s=3600.0):
         async with asyncio.timeout(within_s):
-            while not holds():
+            while not holds():  # noqa: ASYNC110  (many things are looked for; time jumps)
                 await asyncio.sleep(0.01)
 
     async def until_phase(self, phase, group_id="g-1"):
@@ -162,12 +163,13 @@ async def test_a_crashing_container_is_restarted_after_growing_delays():
             return len(starts) == 6
 
         await it.until(count)
-        waits = [round(b - a) for a, b in zip(starts, starts[1:], strict=False)]
-        # The first restart is at once; then 10, 20, 40, 80 seconds after the exit.
-        assert waits == [1, 11, 21, 41, 81] or waits == [0, 10, 20, 40, 80]
+        # The first restart is at once; then 10, 20, 40, 80 seconds after the exit. A run takes half a second.
+        assert [int(b - a) for a, b in itertools.pairwise(starts)] == [0, 10, 20, 40, 80]
         await it.until(lambda: app(it).state.waiting is not None)
         assert app(it).state.waiting.reason == "CrashLoopBackOff"
-        assert app(it).state.waiting.message.startswith("back-off 2m40s restarting failed container=app pod=web_")
+        assert app(it).state.waiting.message.startswith(
+            "back-off 2m40s restarting failed container=app pod=web_"
+        )
         assert app(it).restart_count == 5
         assert app(it).last_state.terminated.exit_code == 1
         assert it.cluster.status("uid-1").phase == "Running"
@@ -323,9 +325,10 @@ async def test_before_the_first_sync_nothing_is_removed_and_after_it_orphans_are
         await it.until(lambda: not any(it.left()))
 
 
-@on_virtual_time
-async def test_a_kcilet_that_was_killed_at_any_step_goes_on_with_one_sandbox():
-    for step in ("run_sandbox", "create_container", "start_container"):
+@pytest.mark.parametrize("step", ["run_sandbox", "create_container", "start_container"])
+def test_a_kcilet_that_was_killed_at_a_step_goes_on_with_one_sandbox(step):
+    @on_virtual_time
+    async def run():
         async with world() as it:
             it.runtime.delays_s[step] = 0.5
             await it.start(machine_world.group())
@@ -337,6 +340,8 @@ async def test_a_kcilet_that_was_killed_at_any_step_goes_on_with_one_sandbox():
             assert it.runtime.most_live_sandboxes == 1
             assert len(it.runtime.containers) == 1
             assert app(it).restart_count == 0
+
+    run()
 
 
 @on_virtual_time

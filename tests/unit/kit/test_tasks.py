@@ -68,3 +68,13 @@ async def test_latest_shows_the_newest_value_even_if_some_were_missed():
             latest.set(value)
     assert seen[0] == 0
     assert seen[-1] == 3
+
+
+async def test_work_that_is_cancelled_before_its_first_step_leaves_no_warning():
+    async def never_started():
+        await asyncio.Event().wait()
+
+    with pytest.raises(KeyError):
+        async with tasks.Tasks() as group:
+            group.run_forever("late", never_started())
+            raise KeyError("x")

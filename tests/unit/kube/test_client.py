@@ -130,6 +130,29 @@ async def test_a_failed_page_makes_no_list():
             await client.list_all(resources.CONFIG_MAPS)
 
 
+@pytest.mark.parametrize(
+    ("page", "asked"),
+    [
+        # Without a version it is no list of an API server; taken for an empty one it would read as deletions.
+        ({"metadata": {}}, 1),
+        # The same page for ever.
+        ({"metadata": {"continue": "next", "resourceVersion": "5"}, "items": []}, 2),
+    ],
+)
+async def test_a_list_that_cannot_be_whole_is_none(page, asked):
+    calls = []
+
+    async def handler(request):
+        calls.append(request)
+        return web.json_response(page)
+
+    async with serving(handler) as client:
+        with pytest.raises(errors.UnreachableError, match="cannot list configmaps"):
+            async with asyncio.timeout(5):
+                await client.list_all(resources.CONFIG_MAPS)
+    assert len(calls) == asked
+
+
 def lines(*frames, then="end"):
     async def handler(request):
         response = web.StreamResponse()

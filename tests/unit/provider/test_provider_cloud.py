@@ -4,15 +4,16 @@ import asyncio
 import contextlib
 
 import pytest
-from fakes import kubelet_peers, virtual_time
+from fakes import kubelet_peers, virtual_time, vnode_world
 
 from kci.client import errors
 from kci.contract import groups
 from kci.kit import errors as kit_errors
-from kci.kit import secret
+from kci.kit import secret, tasks
 from kci.kube import config as configs
 from kci.kube import models
-from kci.provider import faults, kubeconfig, streams, watcher
+from kci.provider import cloud, faults, kubeconfig, streams, watcher
+from kci.provider.plan import group
 from kci.vnode import provider
 
 UID = "6f0c1a2b-0000-4000-8000-123456789abc"
@@ -166,6 +167,42 @@ def test_a_log_is_followed_through_trouble_until_the_container_is_gone(jump):
 async def test_what_kcis_log_call_cannot_do_is_refused(asked):
     with pytest.raises(provider.RefusedError, match="cannot show"):
         await streams.open_log_tail(Kci(), "g", "c", models.PodLogOptions(**asked))
+
+
+async def test_a_log_stream_that_nobody_reads_is_closed_at_once():
+    class Followed(Kci):
+        is_closed = False
+
+        async def stream_container_log(self, group_id, container, options=None):
+            try:
+                yield b""
+                await asyncio.Event().wait()
+            finally:
+                self.is_closed = True
+
+    kci = Followed()
+    chunks = await streams.open_log_stream(kci, "g", "c", models.PodLogOptions(follow=True))
+    await chunks.aclose()
+    assert kci.is_closed
+
+
+def test_a_create_that_has_to_wait_says_for_what(jump):
+    class Refusing(Kci):
+        async def describe_capabilities(self):
+            raise errors.RefusedError("cannot DescribeCapabilities: no such key (InvalidAccessKey)")
+
+    async def find_kubeconfig():
+        return secret.Secret("k")
+
+    async def main():
+        made = cloud.KingsoftCloud(
+            Refusing(), group.Defaults(cluster_id="c1", node_name="vn"), find_kubeconfig=find_kubeconfig
+        )
+        async with tasks.background("provider", made.run()):
+            await made.create_instance(vnode_world.pod(UID))
+
+    with pytest.raises(provider.TryLaterError, match=r"yet: .*no such key \(InvalidAccessKey\)"):
+        jump(main())
 
 
 async def test_a_log_stream_that_cannot_be_opened_is_an_error_and_not_an_empty_log():

@@ -2,11 +2,13 @@
 
 import base64
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from kci.kit import errors
-from kci.service import main, settings
+from kci.service import settings
 
 UUID = "11111111-1111-4111-8111-111111111111"
 
@@ -82,21 +84,24 @@ def test_a_gateway_is_a_hosts_address_of_the_subnet(files, gateway):
         settings.read(arguments(files, gateway=gateway))
 
 
-def test_a_taken_port_ends_the_program_with_one_sentence(files, capfd):
+def run_program(files, **changes):
+    """In a process of its own: logging is set up for a whole program, once."""
+    command = [sys.executable, "-m", "kci.service.main", *arguments(files, **changes)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return ended.returncode, ended.stderr
+
+
+def test_the_program_ends_with_one_sentence_when_it_cannot_run(files):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert main.main(arguments(files, listen=address)) == 1
-    assert f"cannot listen on {address}" in capfd.readouterr().err
+        code, said = run_program(files, listen=address)
+        assert code == 1
+        assert f"cannot listen on {address}" in said.splitlines()[-1]
 
-
-def test_another_key_ends_the_program_with_one_sentence(files, capfd):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        main.main(arguments(files, listen=f"127.0.0.1:{taken.getsockname()[1]}"))
     (files / "key").write_bytes(bytes(32))
-    capfd.readouterr()
-    assert main.main(arguments(files)) == 1
-    assert "sealed with another key" in capfd.readouterr().err
+    code, said = run_program(files)
+    assert code == 1
+    assert len(said.splitlines()) == 1
+    assert "sealed with another key" in said

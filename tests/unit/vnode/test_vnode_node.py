@@ -1,13 +1,17 @@
 """The node object says what a kubelet's would, and its heartbeat never goes back."""
 
+import asyncio
 import dataclasses
 import datetime
 
 import msgspec
 import pytest
+from aiohttp import web
 
-from kci.kube import errors, models
-from kci.vnode import lease, node
+from kci.kit import tasks
+from kci.kube import client as clients
+from kci.kube import config, errors, models
+from kci.vnode import lease, node, node_controller
 
 NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
 SETTINGS = node.NodeSettings(name="vn", address="10.0.0.9", kubelet_port=10250, version="0.1.0")
@@ -106,3 +110,26 @@ async def test_the_renew_time_never_goes_back_though_the_clock_does():
     assert times == sorted(set(times))
     assert leases.lease["metadata"]["ownerReferences"][0]["uid"] == "n-1"
     assert leases.lease["spec"]["leaseDurationSeconds"] == 40
+
+
+async def test_an_answer_that_is_no_version_is_asked_for_again():
+    asked = asyncio.Semaphore(0)
+
+    async def handler(request):
+        asked.release()
+        return web.Response(text="<html>")
+
+    app = web.Application()
+    app.router.add_get("/version", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        server = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with clients.Client(config.ClusterConfig(server=server)) as client:
+            controller = node_controller.NodeController(client, SETTINGS, on_registered=lambda seen: None)
+            async with asyncio.timeout(5), tasks.background("node", controller.run()):
+                await asked.acquire()
+                await asked.acquire()
+    finally:
+        await runner.cleanup()

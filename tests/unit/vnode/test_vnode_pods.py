@@ -61,6 +61,18 @@ def test_a_wanted_pod_is_created_once_its_absence_is_certain(action, expected):
     assert action == expected
 
 
+def test_an_instance_just_created_is_the_newest_though_its_time_is_not_known_yet():
+    known = knowledge.Knowledge()
+    known.acknowledge(TWO.pod_uid, TWO.id, 9.0)
+    known.apply(provider.Seen(ONE), window_s=0.0)
+    assert [one.id for one in known.of(ONE.pod_uid, window_s=0.0).instances] == [ONE.id, TWO.id]
+
+
+def test_of_two_instances_the_one_whose_removal_was_not_asked_for_stays():
+    known = {"removals_s": {ONE.id: 99.0}}
+    assert planned(WANTED, PRESENT, ONE, TWO, **known) == pods.Wait(99.0 + pods.RESEND_S)
+
+
 @pytest.mark.parametrize("known", [{"existed": True}, {"status": {"start_time": "2026-01-01T00:00:00Z"}}])
 def test_a_pod_whose_instance_is_certainly_lost_fails_and_is_not_created_again(known):
     status = known.pop("status", {})

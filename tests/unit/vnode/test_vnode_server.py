@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import pathlib
 
 import aiohttp
 import pytest
@@ -209,6 +210,21 @@ async def test_a_container_that_waits_has_no_log_yet(api):
         assert await response.text() == ('container "c" in pod "web" is waiting to start: ContainerCreating')
 
 
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (provider.RefusedError("NotSupported", "cannot show that"), 400),
+        (provider.TryLaterError("Busy", "cannot show that"), 500),
+        (provider.OutcomeUnknownError("cannot show that"), 500),
+    ],
+)
+async def test_why_the_provider_has_no_log_reaches_kubectl(api, error, status):
+    # Of all statuses the API server hands on the text of these two only.
+    api.streams.log_error = error
+    async with api.admin() as session, session.get(LOGS) as response:
+        assert (response.status, await response.text()) == (status, "cannot show that")
+
+
 async def test_a_followed_log_flows_at_once_and_ends_when_the_reader_leaves(api):
     api.streams.endless = True
     async with api.admin() as session:
@@ -304,6 +320,28 @@ async def test_the_command_learns_that_the_client_left(api):
     await asyncio.wait_for(api.streams.closed.wait(), 5)
 
 
+async def test_a_silent_client_is_watched_by_tcp(api):
+    async with execing(api, channels.V5) as socket:
+        await received(socket)
+        port = socket.get_extra_info("peername")[1]
+        async with asyncio.timeout(5):
+            # Until all that was sent is acknowledged another timer runs.
+            while not (timers := keepalive_timers_s(port)):  # noqa: ASYNC110  (the kernel tells nobody)
+                await asyncio.sleep(0.01)
+    assert len(timers) == 1
+    assert 0 < timers[0] <= server.KEEPALIVE_IDLE_S
+
+
+def keepalive_timers_s(local_port):
+    """When the kernel asks after the peers of this port's connections: proc_pid_net(5), timer kind 2."""
+    rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [
+        int(row[5].partition(":")[2], 16) / 100
+        for row in rows
+        if row[1].endswith(f":{local_port:04X}") and row[3] == "01" and row[5].startswith("02:")
+    ]
+
+
 async def test_a_broken_provider_stream_is_told_as_an_error(api):
     async with execing(api, channels.V5) as socket:
         await received(socket)
@@ -338,17 +376,22 @@ async def test_what_exec_cannot_do_is_said_in_words(api, path, headers, status, 
         assert text in await response.text()
 
 
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        (provider.NotFoundError("no container"), 404),
-        (provider.TryLaterError("Busy", "later"), 503),
-        (provider.OutcomeUnknownError("lost"), 502),
-    ],
-)
-async def test_a_provider_that_cannot_open_the_stream_is_told_before_the_upgrade(api, error, status):
-    api.streams.exec_error = error
-    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
-        async with execing(api, channels.V5):
-            pass
-    assert caught.value.status == status
+async def test_input_that_the_provider_does_not_take_any_more_does_not_hide_that_it_is_gone(api):
+    async with execing(api, channels.V5) as socket:
+        await received(socket)
+        api.streams.exec.is_gone = True
+        await socket.send_bytes(b"\x00typed into the void")
+        await asyncio.wait_for(api.streams.exec.refused.wait(), 5)
+        api.streams.exec.break_off()
+        code, message = channels.parse_status((await received(socket))[1:])
+        assert (code, "before the command did" in message) == (None, True)
+
+
+async def test_why_a_provider_cannot_open_the_stream_is_told_inside_the_stream(api):
+    # kubectl takes a refused upgrade for an old server, tries SPDY and shows what that answers.
+    api.streams.exec_error = provider.TryLaterError("Busy", "cannot run commands now")
+    async with execing(api, channels.V4) as socket:
+        assert await received(socket) == b"\x01"
+        code, message = channels.parse_status((await received(socket))[1:])
+        assert (code, message) == (None, "cannot run commands now")
+        assert (await asyncio.wait_for(socket.receive(), 5)).type is aiohttp.WSMsgType.CLOSE

@@ -61,8 +61,8 @@ class History:
     restarts: Mapping[str, backoff.Delay] = dataclasses.field(default_factory=dict)
     # Containers' termination messages, read once after the exit.
     messages: Mapping[ports.ContainerId, str] = dataclasses.field(default_factory=dict)
-    # Events that belong to a state and must be told once.
-    announced: frozenset[str] = frozenset()
+    # What was told last of a state that is to be told once: the state's name -> which one it was.
+    announced: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ending: Ending | None = None
     leftovers_removed: bool = False
 
@@ -96,7 +96,9 @@ def fail(history: History, action: actions.Action, reason: str, message: str, *,
         last.delay if last else None, limits, event_at_s=last.at_s if last else now_s, now_s=now_s
     )
     failure = Failure(reason, message, now_s, delay)
-    return dataclasses.replace(_tried(history, action, now_s), failures={**history.failures, subject: failure})
+    return dataclasses.replace(
+        _tried(history, action, now_s), failures={**history.failures, subject: failure}
+    )
 
 
 def cancelled(history: History, action: actions.Action) -> History:

@@ -80,6 +80,23 @@ def server_status(pod: models.Pod, name: str) -> models.ContainerStatus | None:
     return next((one for one in pod.status.container_statuses if one.name == name), None)
 
 
+def logged_attempt(
+    pod: models.Pod, container: models.Container, seen: ports.SeenPod, *, previous: bool
+) -> int | None:
+    """Whose log is meant; None if there is no such attempt. While a container waits for its restart, both
+    the log and the previous one are the ended attempt's (validateContainerLogStatus in
+    pkg/kubelet/kubelet_pods.go, 1.36).
+    """
+    started = [one for one in attempts_of(seen, container.name) if one.phase is not Phase.CREATED]
+    if not started:
+        return None
+    newest = started[0]
+    waits = newest.phase is Phase.EXITED and should_run(pod, container, seen)
+    if not previous or waits:
+        return newest.attempt
+    return newest.attempt - 1 if newest.attempt > 0 else None
+
+
 def next_attempt(pod: models.Pod, name: str, seen: ports.SeenPod) -> int:
     """The attempt's number, which is also the restart count: it must not fall when the runtime lost
     its records, as after a reinstallation of the machine.

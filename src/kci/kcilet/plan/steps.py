@@ -115,9 +115,10 @@ class _Draft:
     def cancel(self, *kinds: type[actions.Action]) -> None:
         self._cancel |= {action for action in self.history.doing if isinstance(action, kinds)}
 
-    def announce_once(self, key: str, *told: events.Event) -> None:
-        if key not in self.history.announced:
-            self.history = dataclasses.replace(self.history, announced=self.history.announced | {key})
+    def announce_once(self, state: str, which: str, *told: events.Event) -> None:
+        if self.history.announced.get(state) != which:
+            announced = {**self.history.announced, state: which}
+            self.history = dataclasses.replace(self.history, announced=announced)
             self._events += told
 
     def wake(self, at_s: float) -> None:
@@ -163,7 +164,7 @@ def _replace_sandbox(pod: models.Pod, seen: ports.SeenPod, draft: _Draft) -> Non
     """End what lives in former sandboxes, and only then make a new one: never two at once."""
     newest = records.newest_sandbox(seen)
     if newest is not None:
-        draft.announce_once(f"sandbox {newest.id}", events.sandbox_changed())
+        draft.announce_once("sandbox", newest.id, events.sandbox_changed())
     live = records.live_containers(seen)
     for record in live:
         message = f"Stopping container {record.name}"
@@ -187,7 +188,7 @@ def _waits_for_restart(
     until_s = restart_at_s(draft.history, newest)
     if draft.now_s >= until_s:
         return False
-    draft.announce_once(f"back-off {newest.id}", events.restart_back_off(pod, container.name))
+    draft.announce_once(f"back-off {container.name}", newest.id, events.restart_back_off(pod, container.name))
     draft.wake(until_s)
     shown_at_s = moments.seconds(newest.finished_at_ns) + SHOWN_S
     if draft.now_s < shown_at_s:
@@ -235,7 +236,7 @@ def _announce_pull_back_off(container: models.Container, draft: _Draft) -> None:
     if draft.now_s < shown_at_s:
         draft.wake(shown_at_s)
     elif draft.now_s < failure.retry_at_s:
-        draft.announce_once(f"pull {container.name} {failure.at_s}", *events.pull_back_off(container))
+        draft.announce_once(f"pull {container.name}", str(failure.at_s), *events.pull_back_off(container))
 
 
 def pull_policy(container: models.Container) -> str:
@@ -281,7 +282,7 @@ def _decide_ending(world: World, draft: _Draft) -> None:
     if ending is None:
         ending = histories.Ending(wish, grace_s, reason, message)
         if reason:
-            draft.announce_once(reason, events.deadline_exceeded(message))
+            draft.announce_once("ending", reason, events.deadline_exceeded(message))
     else:
         ending = dataclasses.replace(
             ending, wish=max(ending.wish, wish), grace_s=min(ending.grace_s, grace_s)

@@ -221,7 +221,9 @@ class Agent:
 
     def _forget(self, group: Group) -> None:
         """Nothing is left of the group; its last report stays for a while."""
-        self.reports.put(_report(group, link.Phase.GONE))
+        last = self.reports.get(group.wanted.group_id)
+        if last is None or last.phase is not link.Phase.GONE:
+            self.reports.put(_report(group, link.Phase.GONE))
         if group.search is not None:
             _ = group.search.cancel()
         if group.source is not None:

@@ -297,9 +297,7 @@ class Worker:
             self._note_failure(action, error)
         else:
             self._log.debug("action done", action=str(action))
-            self._history = histories.succeed(
-                self._history, action, now_s=self._machine.now_s(), image=image
-            )
+            self._history = histories.succeed(self._history, action, now_s=self._machine.now_s(), image=image)
 
     def _image_for(self, action: actions.Action) -> ports.ImageRef | None:
         if isinstance(action, actions.StartContainer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from kci.kcilet import ports
 from kci.kcilet.drivers.streams import exec as execs
@@ -40,7 +40,7 @@ class MachineStreams:
         options: link.LogOptions,
         *,
         attempt: int | None = None,
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         return logs.read(
             pathlib.Path(log_directory),
             container_name,

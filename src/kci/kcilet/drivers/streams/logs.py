@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
 from kci.kcilet import ports
 from kci.kcilet.drivers.streams import inotify, lines
@@ -41,7 +41,8 @@ async def read(
     *,
     is_written: IsWritten,
     now: datetime.datetime,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
+    """The first item is empty and says that the log is there; a silent one may have no other for long."""
     if not _NAME.fullmatch(container_name):
         raise ports.NotFoundError(
             f"cannot find container {container_name[:64]!r}: that is no container's name"
@@ -58,6 +59,7 @@ async def read(
             else _once(path, options.tail_lines)
         )
         async with contextlib.aclosing(parts):
+            yield await anext(parts)
             async for data in parts:
                 shown = decoder.feed(data)
                 if shown:
@@ -77,6 +79,7 @@ async def _once(path: pathlib.Path, tail_lines: int | None) -> AsyncGenerator[by
     file = await tasks.in_thread(_open, path)
     try:
         position, end = await tasks.in_thread(_range, file, tail_lines)
+        yield b""
         while position < end:
             data = await tasks.in_thread(os.pread, file, min(_READ_BYTES, end - position), position)
             if not data:
@@ -96,6 +99,7 @@ async def _follow(
         # The watch comes first: what is written from here on wakes us.
         with inotify.Watch(path.parent) as watch:
             position, _ = await tasks.in_thread(_range, file, tail_lines)
+            yield b""
             patience_s = _LOOK_SOON_S
             is_over = not await is_written(path)
             while True:

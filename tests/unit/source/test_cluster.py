@@ -1,0 +1,243 @@
+"""Cluster sources on an API server in memory."""
+
+import asyncio
+import base64
+import contextlib
+import datetime
+import json
+
+import msgspec
+import pytest
+from fakes import kube_api, machine_world
+
+from kci.kit import clock, secret
+from kci.kube import access, client, config, errors, resources
+from kci.link import types as link
+from kci.source import cluster, identity, port
+from kci.source import errors as source_errors
+
+PENDING = {"phase": "Pending"}
+
+
+class Client(kube_api.FakeApi):
+    """A client as cluster sources use it."""
+
+    def __init__(self):
+        super().__init__()
+        self.reads = []
+        self.tokens = 0
+        self.patches = []
+        self.told = []
+        self.life = datetime.timedelta(hours=1)
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+    async def get(self, resource, name, *, namespace=""):
+        self.reads.append(f"{resource.plural}/{name}")
+        return await super().get(resource, name, namespace=namespace)
+
+    async def patch(
+        self, resource, name, patch, *, namespace="", subresource="", patch_type=None, field_manager=""
+    ):
+        if resource is resources.PODS:
+            assert (subresource, patch_type) == ("status", client.PatchType.STRATEGIC)
+            self.patches.append(patch)
+        return await super().patch(resource, name, patch, namespace=namespace)
+
+    async def create_token(self, pod, *, service_account, audience="", expiration_s=3600):
+        self.tokens += 1
+        expires_at = clock.SystemClock().now() + self.life
+        return access.IssuedToken(
+            token=secret.Secret(f"{service_account}-{self.tokens}"), expires_at=expires_at
+        )
+
+    async def create(self, resource, body, *, namespace=""):
+        if resource is resources.EVENTS:
+            self.told.append(body)
+        return await super().create(resource, body, namespace=namespace)
+
+    async def add_pod(self, name="web"):
+        body = {"metadata": {"name": name}, "spec": {"nodeName": "vn1"}, "status": PENDING}
+        return await self.create(resources.PODS, body, namespace="default")
+
+
+def kubeconfig(server="https://10.0.0.1:6443"):
+    return config.render(config.ClusterConfig(server=server, token=secret.Secret("t")))
+
+
+def group(pod_uid="", *, text=None, name="web"):
+    wanted = machine_world.group(name, pod_uid)
+    return msgspec.structs.replace(
+        wanted, cluster=link.Cluster(cluster_id="c", kubeconfig=text or kubeconfig())
+    )
+
+
+@pytest.fixture
+async def api():
+    made = Client()
+    await made.create(resources.NODES, {
+        "metadata": {"name": "vn1"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.1"}]},
+    })  # fmt: skip
+    return made
+
+
+@contextlib.asynccontextmanager
+async def sources_of(api):
+    connected = []
+
+    def connect(found):
+        connected.append(found.server)
+        return api
+
+    async with asyncio.timeout(10), cluster.ClusterSources(connect=connect) as sources:
+        sources.connected = connected
+        yield sources
+
+
+async def until(holds):
+    while not holds():  # noqa: ASYNC110  (views tell no one when they change)
+        await asyncio.sleep(0.001)
+
+
+async def test_groups_of_a_node_share_one_watch_and_see_their_pods(api):
+    one, two = await api.add_pod("one"), await api.add_pod("two")
+    changes = []
+    async with sources_of(api) as sources:
+        first = sources.join(group(one.uid, name="one"), lambda: changes.append("one"))
+        second = sources.join(group(two.uid, name="two"), lambda: changes.append("two"))
+        await until(lambda: first.view.pod and second.view.pod and first.host_ip)
+        assert (api.lists, sources.connected) == (1, ["https://10.0.0.1:6443"])
+        assert (first.endpoint, first.host_ip) == (port.Endpoint("10.0.0.1", 6443), "192.168.0.1")
+        changes.clear()
+        await api.patch(resources.PODS, "one", {"status": {"phase": "Running"}}, namespace="default",
+                        subresource="status", patch_type=client.PatchType.STRATEGIC)  # fmt: skip
+        await until(lambda: changes)
+        assert changes == ["one"]
+        await api.delete(resources.PODS, "one", namespace="default")
+        await until(lambda: first.view.sight is port.Sight.ABSENT)
+        assert second.view.sight is port.Sight.PRESENT
+
+
+async def test_a_pod_that_a_list_lacks_is_looked_at_before_it_counts_as_absent(api):
+    pod = await api.add_pod()
+    async with sources_of(api) as sources:
+        found = sources.join(group(pod.uid), lambda: None)
+        await until(lambda: found.view.pod)
+        api.forget()
+        await api.delete(resources.PODS, "web", namespace="default")
+        api.forget()
+        await until(lambda: found.view.sight is port.Sight.UNKNOWN)
+        assert (await found.confirm()).sight is port.Sight.ABSENT
+        assert found.view.sight is port.Sight.ABSENT
+
+
+async def test_a_pod_of_another_uid_under_the_name_is_not_ours(api):
+    old = await api.add_pod()
+    async with sources_of(api) as sources:
+        found = sources.join(group(), lambda: None)
+        await until(lambda: found.view.pod)
+        await api.delete(resources.PODS, "web", namespace="default")
+        new = await api.add_pod()
+        await until(lambda: found.view.sight is port.Sight.ABSENT)
+        assert (await found.confirm()).sight is port.Sight.ABSENT
+        with pytest.raises(source_errors.GoneError):
+            await found.patch_status(old, {"metadata": {"uid": old.uid}, "status": {"phase": "Failed"}})
+        assert (await api.get(resources.PODS, "web", namespace="default")).status == new.status
+
+
+async def test_a_failed_look_says_nothing(api):
+    async with sources_of(api) as sources:
+        found = sources.join(group("uid-9"), lambda: None)
+        await asyncio.sleep(0)
+        api.failures = [errors.UnreachableError("cannot reach it"), errors.ForbiddenError("no", code=403)]
+        for _ in range(2):
+            with pytest.raises(source_errors.SourceError):
+                await found.confirm()
+        assert found.view.sight is port.Sight.UNKNOWN
+
+
+async def test_a_written_status_is_seen_at_once_and_never_goes_back(api):
+    pod = await api.add_pod()
+    async with sources_of(api) as sources:
+        found = sources.join(group(pod.uid), lambda: None)
+        await until(lambda: found.view.pod)
+        await found.patch_status(pod, {"metadata": {"uid": pod.uid}, "status": {"phase": "Running"}})
+        assert found.view.pod.status.phase == "Running"
+        sources_cluster = found._cluster
+        sources_cluster.note(pod)
+        assert found.view.pod.status.phase == "Running"
+
+
+async def test_a_newer_kubeconfig_serves_all_groups(api):
+    pod = await api.add_pod()
+    async with sources_of(api) as sources:
+        found = sources.join(group(pod.uid), lambda: None)
+        await until(lambda: found.view.pod)
+        renewed = kubeconfig("https://10.0.0.2:6443")
+        _ = sources.join(group("uid-2", text=renewed, name="other"), lambda: None)
+        await until(lambda: len(sources.connected) == 2)
+        assert found.endpoint.host == "10.0.0.2"
+        assert found.view.sight is port.Sight.PRESENT
+        await until(lambda: api.lists == 2)
+
+
+async def test_answers_are_asked_for_once_and_tokens_kept_until_they_age(api):
+    pod = await api.add_pod()
+    await api.create(
+        resources.CONFIG_MAPS, {"metadata": {"name": "a"}, "data": {"k": "v"}}, namespace="default"
+    )
+    async with sources_of(api) as sources:
+        found = sources.join(group(pod.uid), lambda: None)
+        await until(lambda: found.view.pod)
+        assert (await found.config_map("a")).data == {"k": "v"}
+        assert (await found.config_map("a")).data == {"k": "v"}
+        assert await found.config_map("none") is None
+        assert await found.secret("none") is None
+        assert api.reads.count("configmaps/a") == 1
+        for _ in range(2):
+            token = await found.token(pod, audience="", expiration_s=3600)
+            assert token.reveal() == "default-1"
+        api.life = datetime.timedelta(0)
+        for number in (2, 3):
+            token = await found.token(pod, audience="other", expiration_s=600)
+            assert token.reveal() == f"default-{number}"
+
+
+async def test_a_kubeconfig_that_cannot_be_used_is_refused(api):
+    async with sources_of(api) as sources:
+        for text in ("nonsense", "a: b"):
+            with pytest.raises(source_errors.RefusedError, match="kubeconfig"):
+                sources.join(group("u", text=text), lambda: None)
+        nameless = msgspec.structs.replace(group("u"), node_name="")
+        with pytest.raises(source_errors.RefusedError, match="node"):
+            sources.join(nameless, lambda: None)
+
+
+async def test_events_name_the_container(api):
+    pod = await api.add_pod()
+    async with sources_of(api) as sources:
+        found = sources.join(group(pod.uid), lambda: None)
+        await until(lambda: found.view.pod)
+        found.record_event(pod, container="app", kind="Normal", reason="Pulled", message="it is there")
+        await until(lambda: api.told)
+        assert api.told[0]["involvedObject"]["fieldPath"] == "spec.containers{app}"
+        assert api.told[0]["source"] == {"component": "kcilet", "host": "vn1"}
+        assert api.told[0]["reason"] == "Pulled"
+
+
+def test_of_two_kubeconfigs_the_one_issued_later_counts():
+    def token(issued_at):
+        body = base64.urlsafe_b64encode(json.dumps({"sub": "sa", "iat": issued_at}).encode()).decode()
+        rendered = config.ClusterConfig(server="https://a:1", token=secret.Secret(f"h.{body.rstrip('=')}.s"))
+        return identity.read(config.render(rendered))
+
+    old, new = token(100), token(200)
+    assert (old.user, new.user) == ("sa", "sa")
+    assert new.is_newer_than(old)
+    assert not old.is_newer_than(new)
+    assert not new.is_newer_than(new)

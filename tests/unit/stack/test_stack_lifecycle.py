@@ -1,0 +1,62 @@
+import fcntl
+import os
+
+import msgspec
+import pytest
+
+from kci.stack import board, errors, layout, lifecycle, preparation, processes, record, settings
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="stacks are root's")
+
+
+@pytest.fixture
+def where(tmp_path):
+    where = layout.Layout(tmp_path)
+    record.write(
+        where.launch, record.Launch(run_id="run", settings=settings.Settings(state_dir=str(tmp_path)))
+    )
+    return where
+
+
+@pytest.fixture
+def running(where):
+    """A state folder whose supervisor is this process."""
+    record.write(where.state, board.new_state("run", None, processes.observe(os.getpid())))
+    with where.lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield where
+
+
+def test_a_stack_that_runs_is_found_and_other_settings_are_noticed(running):
+    same = lifecycle.start(settings.Settings(state_dir=str(running.root)), foreground=False)
+    assert (same.run_id, same.process, same.differs) == ("run", None, False)
+    other = lifecycle.start(settings.Settings(state_dir=str(running.root), api_port=7443), foreground=False)
+    assert other.differs
+
+
+def test_the_state_of_a_stack_that_runs_is_not_removed(running):
+    with pytest.raises(errors.RunningError, match="runs in it"):
+        lifecycle.purge(running.root)
+    assert running.launch.exists()
+
+
+def test_state_is_removed_once_nothing_runs(where):
+    assert lifecycle.purge(where.root)
+    assert not where.root.exists()
+    assert not lifecycle.purge(where.root)
+
+
+def test_a_folder_that_another_start_is_just_making_is_not_taken_for_somebody_elses(tmp_path):
+    where = layout.Layout(tmp_path)
+    where.lock.touch()
+    where.logs.mkdir()
+    assert record.read_choices(where) is None
+
+
+def test_a_kubeconfig_that_cannot_be_read_is_named_and_binds_the_folder_to_nothing(where, tmp_path):
+    path = tmp_path / "config"
+    path.write_text("clusters: [")
+    asked = msgspec.structs.replace(record.read_launch(where).settings, kubeconfig=str(path))
+    with pytest.raises(errors.StackError, match=f"--kubeconfig {path}: .*YAML"):
+        preparation.read_cluster(where, asked)
+    assert record.read_choices(where) is None
