@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import ctypes
 import datetime
 import json
@@ -40,6 +41,7 @@ import line as lines  # noqa: E402
 from kci.kit import tasks  # noqa: E402
 from kci.kube import client as kube_client  # noqa: E402
 from kci.kube import config as kube_config  # noqa: E402
+from kci.kube import errors as kube_errors  # noqa: E402
 from kci.kube import resources  # noqa: E402
 
 CLONE_NEWNET = 0x40000000
@@ -214,7 +216,8 @@ async def floor_node(client) -> None:
             continue
         meta = pod.metadata
         if meta.deletion_timestamp is not None:
-            await client.delete(resources.PODS, meta.name, namespace=meta.namespace, grace_period_s=0)
+            with contextlib.suppress(kube_errors.NotFoundError):  # one more event of a deleted pod
+                await client.delete(resources.PODS, meta.name, namespace=meta.namespace, grace_period_s=0)
         elif pod.status.phase != "Running":
             condition = {"status": "True", "lastTransitionTime": now}
             patch = {

@@ -9,7 +9,7 @@ import service_world
 
 from kci.client import errors
 from kci.contract import groups as api
-from kci.kit import channels
+from kci.kit import channels, tasks
 
 STDIN = channels.Channel.STDIN
 
@@ -95,6 +95,11 @@ async def test_a_command_gets_its_input_and_gives_its_output_and_status(world, g
     assert output == sent * 100
     assert received[-1][0] is channels.Channel.STATUS
     assert channels.parse_status(received[-1][1]) == (0, "")
+
+
+async def test_two_equal_commands_in_one_second_are_two_commands(world, group_id):
+    calls = [world.alice.exec_container_command(group_id, "web", ["cat"]) for _ in range(2)]
+    assert len(set(await tasks.wait_all(calls, name="exec"))) == 2
 
 
 async def test_an_old_client_is_spoken_to_in_v4(world, group_id):

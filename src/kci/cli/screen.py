@@ -138,8 +138,9 @@ def _show_table(state: record.State | None) -> None:
     if state is None:
         console.print("stopped: nothing was started yet; `kci up` does")
         return
-    console.print(table.render(table.plan_rows(state)))
-    _print(console, ["", *table.plan_place(state), *(table.plan_failure(state) if state.failure else ())])
+    if state.parts:
+        console.print(table.render(table.plan_rows(state)), "")
+    _print(console, [*table.plan_place(state), *(table.plan_failure(state) if state.failure else ())])
 
 
 def _follow(
@@ -170,7 +171,9 @@ def _shown(
         yield lambda before, now: _print(console, table.plan_news(before, now))
         return
     with rich.live.Live(console=console, auto_refresh=False) as live:
-        yield lambda _before, now: live.update(table.render(table.plan_rows(now)), refresh=True)
+        yield lambda _before, now: live.update(
+            table.render(table.plan_rows(now)) if now.parts else "", refresh=True
+        )
 
 
 def _tell_end(console: rich.console.Console, state: record.State) -> int:

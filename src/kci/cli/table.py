@@ -46,14 +46,9 @@ def plan_rows(state: record.State) -> list[Row]:
 
 
 def _plan_detail(part: record.PartRecord) -> str:
-    times = (
-        ""
-        if not part.restarts
-        else "restarted once"
-        if part.restarts == 1
-        else f"restarted {part.restarts} times"
-    )
-    return ", ".join(text for text in (part.version, times) if text)
+    if not part.restarts:
+        return part.version
+    return f"{part.version}, restarted {'once' if part.restarts == 1 else f'{part.restarts} times'}"
 
 
 def render(rows: Sequence[Row]) -> table.Table:
@@ -99,17 +94,17 @@ def plan_summary(state: record.State, *, state_dir: str, default_state_dir: str)
 
 def plan_place(state: record.State) -> list[str]:
     """Where a stack's things are."""
+    if not state.node_name:
+        # It ended before it had decided anything.
+        return [state.state]
+    folders = sorted({posixpath.dirname(part.log_file) for part in state.parts if part.log_file})
     return [
         f"{state.state}: node {state.node_name} at {state.gateway}",
         f"images      {state.images}",
         f"kubeconfig  {state.kubeconfig}",
         f"KCI         {state.kci_endpoint}, region {state.kci_region}, account in {state.env_file}",
-        *(f"logs        {folder}/<part>.log" for folder in _log_folders(state)),
+        *(f"logs        {folder}/<part>.log" for folder in folders),
     ]
-
-
-def _log_folders(state: record.State) -> list[str]:
-    return sorted({posixpath.dirname(part.log_file) for part in state.parts if part.log_file})
 
 
 def plan_farewell(state: record.State) -> list[str]:

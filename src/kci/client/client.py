@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Self, TypeVar
@@ -21,7 +22,7 @@ from kci.client import answers, credentials, errors
 from kci.contract import capabilities, groups, ids, operations, signing, wire
 from kci.contract import errors as catalogue
 from kci.kit import backoff as backoffs
-from kci.kit import channels, clock
+from kci.kit import channels, clock, sockets
 
 T = TypeVar("T")
 
@@ -179,16 +180,17 @@ class KciClient:
         """The stream of a command; its `protocol` says whether the other side speaks v5 or v4."""
         with _wrapped("open an exec stream"):
             try:
-                return await self._active().ws_connect(
+                stream = await self._active().ws_connect(
                     uri,
                     protocols=(channels.V5, channels.V4),
                     max_msg_size=_MAX_STREAM_MESSAGE_BYTES,
-                    heartbeat=30.0,
                     timeout=aiohttp.ClientWSTimeout(ws_close=5.0),
                 )
             except aiohttp.WSServerHandshakeError as error:
                 # The error's own text has the address in it, which is a credential.
                 raise _handshake_error(error.status) from None
+            sockets.keep_alive(stream.get_extra_info("socket"))
+            return stream
 
     # ---- extensions
 
@@ -270,6 +272,9 @@ class KciClient:
         headers = [
             ("host", self._url.host_port_subcomponent or ""),
             ("content-type", "application/x-www-form-urlencoded"),
+            # The signature's time has whole seconds: without this, two equal calls in one second would be
+            # the same bytes, which is what a replay looks like.
+            ("x-amz-nonce", secrets.token_hex(8)),
         ]
         headers += signing.sign(
             signing.Request(method="POST", path="/", headers=headers, body=body),

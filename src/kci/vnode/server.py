@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import dataclasses
 import pathlib
-import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Protocol, TypeAlias
@@ -21,7 +20,7 @@ import structlog
 from aiohttp import web
 
 from kci.kit import errors as kit_errors
-from kci.kit import tasks
+from kci.kit import sockets, tasks
 from kci.kube import access, models
 from kci.vnode import auth, log_options, provider, relay
 
@@ -29,14 +28,6 @@ log = structlog.get_logger(__name__)
 
 MAX_STREAMS = 1000
 STOP_TIMEOUT_S = 2.0
-# A client whose machine vanished is noticed by TCP. Not by WebSocket pings: one that is only slow to read
-# does not answer them either, and must not be cut off for that.
-KEEPALIVE_IDLE_S = 30
-_KEEPALIVE = (
-    (socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
-    (socket.TCP_KEEPINTVL, 10),
-    (socket.TCP_KEEPCNT, 3),
-)
 _USER = web.RequestKey("user", access.User)
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -237,7 +228,7 @@ class Server:
         )
         began_s = asyncio.get_running_loop().time()
         self._open_streams += 1
-        _watch_peer(request)
+        sockets.keep_alive(request.get_extra_info("socket"))
         audit.info("stream opened")
         try:
             yield
@@ -262,15 +253,6 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext:
             f"cannot serve the kubelet API with these certificates ({files}): {error}"
         ) from error
     return context
-
-
-def _watch_peer(request: web.Request) -> None:
-    connection = request.get_extra_info("socket")
-    # None: the client has gone already, and its handler is about to be cancelled.
-    if connection is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEPALIVE:
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def _send_log(

@@ -63,11 +63,10 @@ async def test_too_much_memory_is_told_as_such(machine):
 
 async def test_a_signal_that_is_served_gives_its_own_exit_code(machine):
     started = await machine.run("sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done")
-    async for part in machine.streams.log(
-        started.log_directory, "main", machines.link.LogOptions(follow=True)
-    ):
-        assert part == b"ready\n"
-        break
+    log = machine.streams.log(started.log_directory, "main", machines.link.LogOptions(follow=True))
+    async with contextlib.aclosing(log) as parts:
+        assert await anext(parts) == b""
+        assert await anext(parts) == b"ready\n"
     await machine.runtime.stop_container(started.container_id, 10)
     assert (await machine.ended(started)).exit_code == 5
 

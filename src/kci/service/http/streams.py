@@ -10,13 +10,11 @@ from aiohttp import web
 
 from kci.contract import errors
 from kci.contract import groups as api
-from kci.kit import channels, tasks
+from kci.kit import channels, sockets, tasks
 from kci.service.app import streams
 from kci.service.engines import port
 from kci.service.http import answers, verification
 
-_WRITE_TIMEOUT_S = 60.0
-_HEARTBEAT_S = 30.0
 _LOOK_FOR_CLIENT_S = 5.0
 _MAX_MESSAGE_BYTES = 1024 * 1024
 
@@ -38,6 +36,7 @@ class StreamActions:
         """Errors before the first byte are answers; after it the stream just ends."""
         async with self._service.open_log(caller.identity.tenant_id, request) as chunks:
             response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+            sockets.keep_alive(http.get_extra_info("socket"))
             await response.prepare(http)
             with answers.started(http):
                 await tasks.first_of(_copy(chunks, response), _wait_gone(http), name="log")
@@ -55,7 +54,6 @@ class StreamActions:
             raise errors.ApiError(errors.ACCESS_DENIED, "cannot open a stream for a web page")
         socket = web.WebSocketResponse(
             protocols=(channels.V5, channels.V4),
-            heartbeat=_HEARTBEAT_S,
             max_msg_size=_MAX_MESSAGE_BYTES,
             compress=False,
         )
@@ -63,6 +61,7 @@ class StreamActions:
             raise errors.ApiError(errors.MALFORMED_REQUEST, "cannot serve this but as a WebSocket")
         ticket = await self._service.redeem(http.query.get("token", ""))
         async with self._service.open_exec(ticket) as stream:
+            sockets.keep_alive(http.get_extra_info("socket"))
             await socket.prepare(http)
             with answers.started(http):
                 await tasks.first_of(
@@ -77,7 +76,7 @@ class StreamActions:
 
 async def _copy(chunks: AsyncIterator[bytes], response: web.StreamResponse) -> None:
     async for chunk in chunks:
-        async with asyncio.timeout(_WRITE_TIMEOUT_S):
+        async with asyncio.timeout(sockets.STREAM_IDLE_S):
             await response.write(chunk)
 
 
@@ -102,7 +101,7 @@ async def _engine_to_client(stream: port.ExecStream, socket: web.WebSocketRespon
         while (message := await stream.receive()) is not None:
             if message[:1] == bytes((channels.Channel.CLOSE,)) and socket.ws_protocol != channels.V5:
                 continue
-            async with asyncio.timeout(_WRITE_TIMEOUT_S):
+            async with asyncio.timeout(sockets.STREAM_IDLE_S):
                 await socket.send_bytes(message)
     except port.EngineError as error:
         status = channels.error_status(f"cannot go on with the command: {error}")
