@@ -46,6 +46,8 @@ from kci.kube import resources  # noqa: E402
 
 CLONE_NEWNET = 0x40000000
 FLOOR_NODE = "bench-floor"
+# Ends at once when it is told to.
+PROMPT = {"command": ["sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"]}
 
 
 def percentiles(samples_ms: list[float]) -> dict[str, float]:
@@ -72,6 +74,11 @@ class Watcher:
         self.pods: dict[str, object] = {}
 
     async def run(self) -> None:
+        """Until cancelled: a watch that ends would make everything look stuck."""
+        while True:
+            await self._watch()
+
+    async def _watch(self) -> None:
         listing = await self._client.list_all(resources.PODS, namespace="default")
         async for event in self._client.watch(
             resources.PODS, namespace="default", resource_version=listing.resource_version, timeout_s=3000
@@ -88,9 +95,13 @@ class Watcher:
 
     async def until(self, look, *, timeout_s: float = 60.0) -> float:
         """Wait until `look(pods)` holds; the monotonic time of that moment."""
-        async with asyncio.timeout(timeout_s):
-            while not look(self.pods):
-                await self._changed.wait()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not look(self.pods):
+                    await self._changed.wait()
+        except TimeoutError:
+            waiting = {name: pod.status for name, pod in self.pods.items() if not is_ready(self.pods, name)}
+            raise SystemExit(f"not within {timeout_s} s; pods that are not ready: {waiting}") from None
         return time.monotonic()
 
 
@@ -157,7 +168,7 @@ async def bench_burst(client, watcher, *, count: int) -> dict[str, float]:
     names = [f"burst-{uuid.uuid4().hex[:6]}-{number}" for number in range(count)]
     began = time.monotonic()
     await tasks.wait_all(
-        [create(client, lines.pod(name, container={"command": ["sleep", "3600"]})) for name in names],
+        [create(client, lines.pod(name, container=PROMPT)) for name in names],
         name="burst",
     )
     times = []
@@ -233,7 +244,7 @@ async def floor_node(client) -> None:
 
 
 def floor_pod(name: str) -> dict:
-    body = lines.pod(name, container={"command": ["sleep", "3600"]})
+    body = lines.pod(name, container=PROMPT)
     body["spec"]["nodeSelector"] = {"bench": "floor"}
     body["spec"]["tolerations"] = [{"operator": "Exists"}]
     return body
@@ -270,7 +281,7 @@ async def measure(stack: lines.Line, count: int) -> dict:
         watcher = Watcher(client)
         async with tasks.background("watch", watcher.run()), tasks.background("floor", floor_node(client)):
             await asyncio.sleep(1)
-            warm = lambda name: lines.pod(name, container={"command": ["sleep", "3600"]})  # noqa: E731
+            warm = lambda name: lines.pod(name, container=PROMPT)  # noqa: E731
             await bench_start(client, watcher, count=3, body=warm)
             floor, _ = await bench_start(client, watcher, count=count // 2, body=floor_pod)
             starts, deletes = await bench_start(client, watcher, count=count, body=warm)

@@ -14,6 +14,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+# Runs until it is told to end, and then ends at once.
+IDLE = "trap 'exit 0' TERM; sleep 600 & wait"
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(sys.executable).parent
 

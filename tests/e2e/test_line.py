@@ -1,11 +1,13 @@
 """The whole line, used as a user uses it: kubectl, a real scheduler, the signed API, real containers."""
 
 import json
+import shlex
 import subprocess
+import sys
 import threading
 
 import pytest
-from line import REPOSITORY, eventually, pod
+from line import IDLE, REPOSITORY, eventually, pod
 
 pytestmark = pytest.mark.e2e
 
@@ -42,7 +44,7 @@ def test_the_sample_deployment_answers_http_on_every_pod_and_goes_away(line):
 
 
 def test_the_address_the_service_reports_is_the_address_the_pod_has(line):
-    line.apply(pod("address", "ip -4 addr show eth0; exec sleep 600"))
+    line.apply(pod("address", "ip -4 addr show eth0; " + IDLE))
     line.wait_ready("pod/address")
     seen = line.get("pod", "address")["status"]
     assert f"inet {seen['podIP']}/" in line.kubectl("logs", "address")
@@ -69,8 +71,6 @@ keys = credential.Credential(env["KCI_ACCESS_KEY"], env["KCI_SECRET_KEY"])
 kci = client.KciClient(keys, env["KCI_REGION"], profile)
 print(kci.DescribeContainerGroup(models.DescribeContainerGroupRequest()))
 """
-    import sys
-
     done = subprocess.run(
         line.inside(sys.executable, "-c", code, status["env_file"]),
         capture_output=True,
@@ -102,7 +102,7 @@ def test_logs_follow_new_lines_and_end_with_the_container(line):
 
 
 def test_exec_carries_streams_terminal_and_exit_code(line):
-    line.apply(pod("shell", "exec sleep 600"))
+    line.apply(pod("shell", IDLE))
     line.wait_ready("pod/shell")
     assert line.kubectl("exec", "shell", "--", "echo", "a b", "c") == "a b c\n"
     failed = line.run_kubectl("exec", "shell", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
@@ -112,23 +112,30 @@ def test_exec_carries_streams_terminal_and_exit_code(line):
     assert line.kubectl("exec", "-i", "shell", "--", "cat", stdin="through\n") == "through\n"
     big = "x" * 300_000
     assert line.kubectl("exec", "-i", "shell", "--", "cat", stdin=big) == big
-    import shlex
-
-    quoted = shlex.join(line.kubectl_argv("exec", "-it", "shell", "--", "sh", "-c", "tty && stty size"))
-    typed = subprocess.run(
-        ["script", "-qec", f"stty rows 41 cols 99; {quoted}", "/dev/null"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert typed.returncode == 0, typed.stdout + typed.stderr
-    assert "/dev/pts/" in typed.stdout
-    assert "41 99" in typed.stdout
     missing = line.run_kubectl("exec", "shell", "--", "/no/such/program")
     assert missing.returncode != 0
     assert "no such file" in missing.stderr
     line.kubectl("delete", "pod", "shell")
+
+
+def test_exec_gives_a_terminal_of_the_users_size(line):
+    line.apply(pod("terminal", IDLE))
+    line.wait_ready("pod/terminal")
+    # The size comes right after the start, as with a kubelet; until then it is 0 and stty says nothing.
+    inside = 'tty; until [ "$(stty size 2>/dev/null)" ]; do sleep 0.1; done; stty size'
+    command = shlex.join(line.kubectl_argv("exec", "-it", "terminal", "--", "sh", "-c", inside))
+    # Its standard input stays open, as a person's does: an end of input would hang the terminal up.
+    with subprocess.Popen(
+        ["script", "-qec", f"stty rows 41 cols 99; {command}", "/dev/null"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as typed:
+        shown = typed.stdout.read()
+    assert typed.returncode == 0
+    assert "/dev/pts/" in shown
+    assert "41 99" in shown
+    line.kubectl("delete", "pod", "terminal")
 
 
 def test_config_maps_secrets_fields_and_the_account_token_are_in_the_pod(line):
@@ -149,7 +156,7 @@ def test_config_maps_secrets_fields_and_the_account_token_are_in_the_pod(line):
     script = (
         "echo color=$COLOR pw=$PW name=$NAME ip=$IP all=$color host=$KUBERNETES_SERVICE_HOST;"
         "cat /config/file.txt; echo; cat /keys/password; echo; cat /labels; echo;"
-        "cd /var/run/secrets/kubernetes.io/serviceaccount; ls; cut -c1-3 token; exec sleep 600"
+        "cd /var/run/secrets/kubernetes.io/serviceaccount; ls; cut -c1-3 token; " + IDLE
     )
     line.apply(
         pod(
@@ -196,7 +203,7 @@ def test_a_pod_waits_for_its_config_map_and_says_so(line):
     line.apply(
         pod(
             "waiting",
-            "echo $V; exec sleep 600",
+            "echo $V; " + IDLE,
             container={
                 "env": [{"name": "V", "valueFrom": {"configMapKeyRef": {"name": "later", "key": "v"}}}]
             },
@@ -236,7 +243,7 @@ def test_a_pod_is_given_its_grace_and_then_is_gone(line):
 
 
 def test_exits_are_told_at_once_and_the_restart_policy_is_followed(line):
-    line.apply(pod("once", "exit 3", restartPolicy="Never"), pod("again", "sleep 0.2; exit 4"))
+    line.apply(pod("once", "exit 3", restartPolicy="Never"), pod("again", "echo try $$; sleep 0.2; exit 4"))
     once = eventually(
         lambda: (seen := line.get("pod", "once")["status"]).get("phase") == "Failed" and seen,
         what="the failed pod",
@@ -254,6 +261,7 @@ def test_exits_are_told_at_once_and_the_restart_policy_is_followed(line):
     )
     assert back["state"]["waiting"]["reason"] == "CrashLoopBackOff"
     assert back["lastState"]["terminated"]["exitCode"] == 4
+    assert line.kubectl("logs", "--previous", "again").startswith("try ")
     reasons = {
         event["reason"]
         for event in line.get("events", "--field-selector", "involvedObject.name=again")["items"]
@@ -271,7 +279,7 @@ def test_exits_are_told_at_once_and_the_restart_policy_is_followed(line):
     ],
 )
 def test_a_pod_that_cannot_run_as_asked_stays_pending_and_says_why(line, name, spec, field):
-    line.apply(pod(name, "exec sleep 600", **spec))
+    line.apply(pod(name, IDLE, **spec))
     status = eventually(
         lambda: (seen := line.get("pod", name)["status"]).get("reason") and seen, what="the refusal"
     )
@@ -310,7 +318,7 @@ def test_an_image_that_is_not_there_is_named(line):
 
 
 def test_streams_that_come_later_answer_in_words(line):
-    line.apply(pod("later", "exec sleep 600"))
+    line.apply(pod("later", IDLE))
     line.wait_ready("pod/later")
     forward = line.run_kubectl("attach", "later")
     assert forward.returncode != 0

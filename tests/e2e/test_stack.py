@@ -1,13 +1,15 @@
 """`kci up`, `status`, `down`: what the operator types."""
 
 import dataclasses
+import ipaddress
 import json
 import pathlib
 import stat
+import subprocess
 
 import leftovers
 import pytest
-from line import eventually, new_line, pod
+from line import IDLE, eventually, new_line, pod
 
 pytestmark = pytest.mark.e2e
 
@@ -36,6 +38,17 @@ def test_status_names_every_part_and_where_things_are(line):
     assert pathlib.Path(seen["kubeconfig"]) == line.kubeconfig
 
 
+def test_unused_addresses_of_the_stack_lead_nowhere(line):
+    gateway = json.loads(line.kci("status", "-o", "json"))["gateway"]
+    listed = subprocess.run(line.inside("ip", "route"), capture_output=True, text=True, check=True).stdout
+    unreachable = [
+        ipaddress.ip_network(row.split()[1]) for row in listed.splitlines() if row.startswith("unreachable")
+    ]
+    services = line.get("service", "kubernetes")["spec"]["clusterIP"]
+    for address in (gateway, services):
+        assert any(ipaddress.ip_address(address) in network for network in unreachable), listed
+
+
 def test_a_second_up_over_running_parts_changes_nothing(line):
     before = json.loads(line.kci("status", "-o", "json"))
     line.kci("up", "--detach", "--netns", line.netns)
@@ -50,7 +63,7 @@ def test_an_existing_cluster_gets_a_second_node_and_loses_it_again(line):
         other.kci("up", "--detach", "--netns", other.netns, *given)
         names = {part["name"] for part in json.loads(other.kci("status", "-o", "json"))["parts"]}
         assert "kube-apiserver" not in names
-        line.apply(pod("elsewhere", "exec sleep 600", nodeSelector={"kubernetes.io/hostname": "second"}))
+        line.apply(pod("elsewhere", IDLE, nodeSelector={"kubernetes.io/hostname": "second"}))
         line.wait_ready("pod/elsewhere")
         assert line.get("pod", "elsewhere")["spec"]["nodeName"] == "second"
         assert line.kubectl("exec", "elsewhere", "--", "echo", "here") == "here\n"
@@ -68,7 +81,7 @@ def test_after_down_nothing_is_left_and_up_brings_the_cluster_and_its_pods_back(
     before = leftovers.machine()
     try:
         stack.kci("up", "--detach", "--netns", stack.netns)
-        stack.apply(pod("stays", "echo hello; exec sleep 600"), pod("done", "exit 0", restartPolicy="Never"))
+        stack.apply(pod("stays", "echo hello; " + IDLE), pod("done", "exit 0", restartPolicy="Never"))
         stack.wait_ready("pod/stays")
         eventually(
             lambda: stack.get("pod", "done")["status"]["phase"] == "Succeeded", what="the finished pod"

@@ -206,3 +206,25 @@ async def test_requests_that_proxies_and_we_might_read_differently_are_refused(w
             writer.close()
             await writer.wait_closed()
         assert line.split()[1:2] in ([b"400"], [b"403"]), (head, line)
+
+
+async def test_a_caller_who_leaves_in_the_middle_of_a_body_is_no_fault_of_ours(world, capfd):
+    now = clock.SystemClock().now()
+    head = (
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n"
+        f"X-Amz-Date: {now:%Y%m%dT%H%M%SZ}\r\n"
+        f"Authorization: AWS4-HMAC-SHA256 Credential=AK/{now:%Y%m%d}/{service_world.REGION}/kci/aws4_request,"
+        f" SignedHeaders=host;x-amz-date, Signature={'0' * 64}\r\n\r\nAction"
+    )
+    _, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    writer.write(head.encode())
+    await writer.drain()
+    writer.write_eof()
+    writer.close()
+    await writer.wait_closed()
+    printed = ""
+    async with asyncio.timeout(5):
+        while "request failed" not in printed and "request refused" not in printed:
+            printed += "".join(capfd.readouterr())
+            await asyncio.sleep(0.02)
+    assert "request failed" not in printed

@@ -10,7 +10,13 @@ from fakes import link_server
 
 from kci.client import errors
 from kci.contract import capabilities
+from kci.kit import clock, tasks
 from kci.link import types as link
+from kci.service.app import changes, groups
+from kci.service.engines import local
+from kci.service.reconcilers import groups as group_reconciler
+from kci.service.reconcilers import reports
+from kci.service.store import database
 
 
 @pytest.fixture
@@ -156,6 +162,50 @@ async def test_a_group_that_went_by_itself_stays_listed_until_its_deletion_is_as
         await world.alice.delete_container_group(group_id)
         await service_world.until(watch, _is(group_id, absent=True))
     assert f"DELETE /v1/groups/{group_id}" not in world.kcilet.calls
+
+
+async def test_a_group_that_went_is_not_begun_anew_by_a_kcilet_that_forgot_it(tmp_path):
+    kcilet = link_server.LinkServer()
+    async with service_world.running(tmp_path, kcilet=kcilet) as world:
+        went = await world.alice.create_container_group(service_world.create_request())
+        async with service_world.watching(world.alice) as watch:
+            await service_world.until(watch, _is(went, status="Running"))
+            kcilet.report(went, link.Phase.GONE)
+            await service_world.until(watch, _is(went, status="Unknown"))
+
+    reborn = link_server.LinkServer()
+    async with service_world.running(tmp_path, kcilet=reborn) as world:
+        stays = await world.alice.create_container_group(service_world.create_request())
+        async with service_world.watching(world.alice) as watch:
+            await service_world.until(watch, _is(stays, status="Running"))
+        assert set(reborn.wanted) == {stays}
+
+
+async def test_an_engine_that_is_away_is_told_of_in_one_readable_line(tmp_path, capfd):
+    socket = tmp_path / "kcilet.sock"
+    with database.open_database(tmp_path / "service.db", service_world.KEY) as store:
+        async with local.LocalEngine(str(socket)) as engine:
+            reconciler = group_reconciler.GroupReconciler(engine)
+            service = groups.GroupService(
+                store, service_world.PLACE, changes.Feed(), clock.SystemClock(), on_work=reconciler.signal
+            )
+            fake = link_server.LinkServer()
+            async with (
+                tasks.background("reports", reports.ReportReader(engine, service, reconciler).run()),
+                asyncio.timeout(20),
+            ):
+                printed = ""
+                while "engine is away" not in printed:
+                    printed += "".join(capfd.readouterr())
+                    await asyncio.sleep(0.05)
+                async with fake.serve(str(socket)):
+                    while "engine is in step" not in printed:
+                        printed += "".join(capfd.readouterr())
+                        await asyncio.sleep(0.05)
+    away = [line for line in printed.splitlines() if "engine is away" in line]
+    assert len(away) == 1
+    assert f"cannot reach the kcilet at {socket}: No such file or directory" in away[0]
+    assert "ConnectionKey" not in printed
 
 
 async def test_wishes_wait_for_an_engine_that_is_away_and_go_down_whole_when_it_comes(tmp_path):

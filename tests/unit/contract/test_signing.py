@@ -311,3 +311,20 @@ def test_a_date_header_serves_where_no_other_is():
     )
     value = f"AWS4-HMAC-SHA256 Credential=AKALICE/{scope}, SignedHeaders=date;host, Signature={signature}"
     verify(dataclasses.replace(bare, headers=[*bare.headers, ("Authorization", value)]))
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Fri, 31 Dec 9999 23:59:59 -2359",
+        "Mon, 99999999999999999999 Nov 2026 10:00:00 GMT",
+        "Mon, 23 Nov 99999999999999999999 10:00:00 GMT",
+    ],
+)
+def test_a_date_header_beyond_all_time_is_refused(date):
+    value = (
+        f"AWS4-HMAC-SHA256 Credential=AKALICE/20261123/{REGION}/kci/aws4_request,"
+        f" SignedHeaders=host, Signature={'0' * 64}"
+    )
+    request = signing.Request("GET", "/", [], [("host", "h"), ("date", date), ("Authorization", value)])
+    assert refusal(request) == "IncompleteSignature"

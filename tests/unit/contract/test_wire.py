@@ -101,6 +101,7 @@ def test_a_wrong_value_is_refused_under_the_callers_own_name(text, path):
         "A=%ff",
         "A=%4",
         "A=%zz",
+        "A=\udcff",
         "A." + ".".join("B" * 40) + "=1",
         "A" * 300 + "=1",
         "&".join(f"A{number}=1" for number in range(1001)),
@@ -125,6 +126,7 @@ def test_a_malformed_form_is_refused(text):
         b'{"A.B":1,"A":{"B":2}}',
         b'{"A":' + b"9" * 5000 + b"}",
         b'{"A":' * 3000 + b"1" + b"}" * 3000,
+        b'{"A":' * 700 + b"1" + b"}" * 700,
     ],
 )
 def test_a_malformed_json_body_is_refused(body):

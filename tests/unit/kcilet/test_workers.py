@@ -454,3 +454,44 @@ async def test_a_deadline_ends_the_pod_as_failed():
         assert it.cluster.status("uid-1").reason == "DeadlineExceeded"
         assert it.runtime.containers
         assert 1059 < asyncio.get_running_loop().time() < 1062
+
+
+@on_virtual_time
+async def test_containers_that_start_at_different_speed_are_each_started_once():
+    async with world(containers=("fast", "slow")) as it:
+        create = it.runtime.create_container
+
+        async def create_slowly(sandbox_id, spec):
+            await asyncio.sleep(1.0 if spec.container.name == "slow" else 0.0)
+            return await create(sandbox_id, spec)
+
+        it.runtime.create_container = create_slowly
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        assert it.runtime.names().count("create_container") == 2
+        assert it.cluster.reasons().count("Pulled") == 2
+
+
+@on_virtual_time
+async def test_a_deletion_waits_for_volumes_that_are_being_written_however_often_it_is_woken():
+    async with world() as it:
+        began, volumes = asyncio.Event(), it.drivers.volumes
+        ensure = volumes.ensure_volumes
+
+        async def ensure_slowly(pod_uid, wanted):
+            began.set()
+            await asyncio.sleep(5.0)
+            await ensure(pod_uid, wanted)
+            ended.append(asyncio.get_running_loop().time())
+
+        ended = []
+        volumes.ensure_volumes = ensure_slowly
+        await it.start(machine_world.group())
+        await began.wait()
+        it.cluster.delete("uid-1", 1)
+        for _ in range(3):
+            await asyncio.sleep(0.5)
+            it.runtime._tell("uid-1")
+        await it.until_phase(link.Phase.GONE)
+        assert ended
+        assert not any(it.left())

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import dataclasses
+import ipaddress
 import sqlite3
 import threading
 
@@ -158,6 +160,36 @@ async def test_an_address_comes_back_last(made):
         ]
     assert taken[-2:] == [first, None]
     assert len(set(taken)) == len(taken)
+
+
+async def test_no_address_of_an_earlier_range_or_the_gateway_is_given(made):
+    """The same subnet after its range, and then its gateway, were changed in the settings."""
+    old = service_world.PLACE.subnet
+    new = dataclasses.replace(
+        old, network=ipaddress.IPv4Network("10.8.0.0/29"), gateway=ipaddress.IPv4Address("10.8.0.1")
+    )
+    moved = dataclasses.replace(new, gateway=ipaddress.IPv4Address("10.8.0.2"))
+    with database.open_database(made, KEY) as store:
+
+        async def claim(subnet, group_id):
+            return await store.run(lambda session: table.claim_address(session, subnet, group_id))
+
+        await claim(old, "old")
+        await store.run(
+            lambda session: session.connection.execute(
+                schema.addresses.update().values(group_id=None, released_at_ms=1)
+            )
+        )
+        assert [str(await claim(new, f"n{n}")) for n in range(6)] == [
+            *(f"10.8.0.{part}" for part in range(2, 7)),
+            "None",
+        ]
+        await store.run(
+            lambda session: session.connection.execute(
+                schema.addresses.update().values(group_id=None, released_at_ms=1)
+            )
+        )
+        assert str(await claim(moved, "last")) == "10.8.0.3"
 
 
 def test_a_sealed_value_opens_for_its_owner_only():

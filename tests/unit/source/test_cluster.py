@@ -241,3 +241,33 @@ def test_of_two_kubeconfigs_the_one_issued_later_counts():
     assert new.is_newer_than(old)
     assert not old.is_newer_than(new)
     assert not new.is_newer_than(new)
+
+
+async def test_an_answer_that_comes_after_the_deletion_brings_no_pod_back(api):
+    pod = await api.add_pod()
+    async with sources_of(api) as sources:
+        found = sources.join(group(pod.uid), lambda: None)
+        await until(lambda: found.view.pod)
+        await api.delete(resources.PODS, "web", namespace="default")
+        await until(lambda: found.view.sight is port.Sight.ABSENT)
+        found._cluster.note(pod)
+        assert found.view.sight is port.Sight.ABSENT
+
+
+async def test_a_cluster_whose_certificates_are_none_harms_no_other(api):
+    bad = config.render(config.ClusterConfig(server="https://10.0.0.1:6443", ca_pem="no PEM"))
+    with pytest.raises(source_errors.RefusedError, match="certificates"):
+        identity.read(bad)
+    with pytest.raises(source_errors.RefusedError, match="kubeconfig"):
+        identity.read(kubeconfig("https://10.0.0.1:99999"))
+    pod, calls = await api.add_pod(), []
+
+    def connect(_):
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("nobody thought of this")
+        return api
+
+    async with asyncio.timeout(10), cluster.ClusterSources(connect=connect) as sources:
+        found = sources.join(group(pod.uid), lambda: None)
+        await until(lambda: found.view.pod)
