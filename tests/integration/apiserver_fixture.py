@@ -14,11 +14,12 @@ import ssl
 import subprocess
 import time
 
+import needs
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from kci.kit import environment, secret
+from kci.kit import secret
 from kci.kube import client as clients
 from kci.kube import config as configs
 from kci.kube import resources
@@ -159,18 +160,10 @@ def _free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in found]
 
 
-def find_binary() -> pathlib.Path:
-    """Where the stack keeps the control plane that it built."""
-    cache = pathlib.Path(environment.read().get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "kci")
-    return goprograms.cached_path(goprograms.CONTROL_PLANE, goprograms.read_module(), cache)
-
-
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory):
     """A running ApiServer."""
-    binary = find_binary()
-    if not binary.exists():
-        pytest.skip("the control plane is not built: `python -m kci.stack.goprograms` builds it")
+    binary = needs.go_program(goprograms.CONTROL_PLANE)
     server = ApiServer(binary, tmp_path_factory.mktemp("apiserver"))
     try:
         server.start()

@@ -8,25 +8,22 @@ import pathlib
 import subprocess
 import sys
 
+import needs
 import pytest
 
 from kci.stack import containerd as stack_containerd
-from kci.stack import preparation
+from kci.stack import goprograms, preparation
 
 pytestmark = pytest.mark.integration
 
 HERE = pathlib.Path(__file__).parent
-GO_MODULE = HERE.parents[1] / "src/kci/stack/go"
 
 
 @pytest.fixture(scope="module")
-def node(containerd, tmp_path_factory):
+def node(containerd):
     """The containerd's namespaces with a bridge and the CNI plugin in place."""
     where = containerd.where
-    plugin = tmp_path_factory.mktemp("cni") / "cni"
-    command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", plugin, "./cni"]
-    subprocess.run(command, cwd=GO_MODULE, check=True)
-    preparation.install_cni(where, plugin)
+    preparation.install_cni(where, needs.go_program(goprograms.CNI))
     (where.cni_conf / "10-kci.conf").write_text(stack_containerd.cni_config(where))
     where.kcilet.mkdir()
     containerd.inside("ip", "link", "add", where.bridge, "type", "bridge")

@@ -8,29 +8,23 @@ import subprocess
 import sys
 
 import containerd_fixture
+import needs
 import pytest
 
-from kci.kit import environment
 from kci.stack import containerd as stack_containerd
-from kci.stack import preparation
+from kci.stack import goprograms, preparation
 
 pytestmark = pytest.mark.integration
 
 HERE = pathlib.Path(__file__).parent
-GO_MODULE = HERE.parents[1] / "src/kci/stack/go"
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory):
+def node():
     """A containerd of its own with a bridge and the CNI plugin in place."""
-    reason = containerd_fixture.why_not()
-    if reason:
-        (pytest.fail if environment.read().get("CI") else pytest.skip)(reason)
+    needs.demand(containerd_fixture.why_not())
     with containerd_fixture.running() as node:
-        plugin = tmp_path_factory.mktemp("cni") / "cni"
-        command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", plugin, "./cni"]
-        subprocess.run(command, cwd=GO_MODULE, check=True)
-        preparation.install_cni(node.where, plugin)
+        preparation.install_cni(node.where, needs.go_program(goprograms.CNI))
         (node.where.cni_conf / "10-kci.conf").write_text(stack_containerd.cni_config(node.where))
         node.where.kcilet.mkdir()
         node.inside("ip", "link", "add", node.where.bridge, "type", "bridge")

@@ -3,21 +3,18 @@
 import contextlib
 import ipaddress
 import json
-import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import uuid
 
+import needs
 import pytest
 
 from kci.stack import addresses
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(os.geteuid() != 0, reason="links and namespaces need root"),
-]
+pytestmark = pytest.mark.integration
 RANGES = addresses.Ranges(ipaddress.IPv4Network("10.88.0.0/16"), ipaddress.IPv4Network("10.152.0.0/16"))
 IN_NETNS = """
 import json, sys
@@ -103,9 +100,9 @@ def listener(netns, port):
         process.kill()
 
 
-@pytest.mark.skipif(shutil.which("containerd") is None, reason="containerd is not installed")
 def test_a_start_that_fails_names_the_cause_and_leaves_nothing(netns, tmp_path):
     """The KCI service's port is taken, which is found out while other parts run already."""
+    needs.demand("" if shutil.which("containerd") else "containerd is not installed")
     state_dir = tmp_path / "s"
     before = routes(netns)
     with listener(netns, 8180):

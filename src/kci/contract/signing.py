@@ -355,10 +355,10 @@ def _read_timestamp(in_query: str, headers: dict[str, str]) -> datetime.datetime
     if text and not (in_query or in_header):
         try:
             moment = email.utils.parsedate_to_datetime(text)
-        except ValueError as error:
+            if moment.tzinfo is not None:
+                return moment.astimezone(datetime.UTC)
+        except (ValueError, OverflowError) as error:
             raise _incomplete("the Date header cannot be read") from error
-        if moment.tzinfo is not None:
-            return moment.astimezone(datetime.UTC)
     raise _incomplete("a date is missing: give X-Amz-Date as yyyymmddThhmmssZ")
 
 

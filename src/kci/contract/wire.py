@@ -57,13 +57,13 @@ def parse_json(body: bytes) -> list[Pair]:
     """A nested JSON object as the pairs that a form would carry."""
     try:
         value = json.loads(_decode_utf8(body), object_pairs_hook=_unique, parse_constant=_no_constant)
+        if isinstance(value, dict):
+            return flatten(value)
     except (ValueError, RecursionError) as error:
         raise errors.ApiError(
             errors.MALFORMED_REQUEST, "cannot read the body as a JSON object with unique keys"
         ) from error
-    if not isinstance(value, dict):
-        raise errors.ApiError(errors.MALFORMED_REQUEST, "cannot read the body: a JSON object is expected")
-    return flatten(value)
+    raise errors.ApiError(errors.MALFORMED_REQUEST, "cannot read the body: a JSON object is expected")
 
 
 def merge(*sources: Sequence[Pair]) -> list[Pair]:
@@ -194,7 +194,11 @@ def _decode_utf8(data: bytes) -> str:
 def _unescape(text: str) -> str:
     if _BAD_ESCAPE.search(text):
         raise errors.ApiError(errors.MALFORMED_REQUEST, "cannot read a percent escape of the request")
-    return _decode_utf8(urllib.parse.unquote_to_bytes(text.replace("+", " ")))
+    try:
+        data = urllib.parse.unquote_to_bytes(text.replace("+", " "))
+    except UnicodeEncodeError as error:
+        raise errors.ApiError(errors.MALFORMED_REQUEST, "cannot read the request as UTF-8") from error
+    return _decode_utf8(data)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -161,11 +161,13 @@ class GroupService:
         return [group.group_id for group in found]
 
     async def wanted(self) -> list[link.WantedGroup]:
-        """Everything that should run, oldest first, so that the newest kubeconfig of a cluster comes last."""
+        """Everything that should run, oldest first, so that the newest kubeconfig of a cluster comes last.
+        What is gone stays gone: an engine that forgot it could take another pod of that name for its own.
+        """
 
         def work(session: database.Session) -> list[link.WantedGroup]:
             found = table.list_groups(session, lifecycles=(states.Lifecycle.WANTED,))
-            return [_to_wanted(session, group) for group in found]
+            return [_to_wanted(session, group) for group in found if not group.gone]
 
         return await self._store.run(work)
 
@@ -176,7 +178,7 @@ class GroupService:
             group = table.get_group(session, group_id)
             if group is None:
                 return states.Lifecycle.DELETED, None
-            if group.lifecycle is not states.Lifecycle.WANTED:
+            if group.lifecycle is not states.Lifecycle.WANTED or group.gone:
                 return group.lifecycle, None
             return group.lifecycle, _to_wanted(session, group)
 

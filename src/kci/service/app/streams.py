@@ -69,12 +69,17 @@ class StreamService:
         asked = api.StreamContainerLog(
             container_group_id=request.container_group_id, container_name=request.container_name
         )
-        async with asyncio.timeout(_READ_TIMEOUT_S), self._opened_log(tenant_id, asked, options) as chunks:
-            async for chunk in chunks:
-                kept.append(chunk)
-                size += len(chunk)
-                while size - len(kept[0]) >= _MAX_CONTENT_BYTES:
-                    size -= len(kept.popleft())
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT_S), self._opened_log(tenant_id, asked, options) as chunks:
+                async for chunk in chunks:
+                    kept.append(chunk)
+                    size += len(chunk)
+                    while size - len(kept[0]) >= _MAX_CONTENT_BYTES:
+                        size -= len(kept.popleft())
+        except TimeoutError as error:
+            raise errors.ApiError(
+                errors.SERVICE_UNAVAILABLE, "cannot read the log in time; try again later", retry_after_s=1
+            ) from error
         return b"".join(kept)[-_MAX_CONTENT_BYTES:].decode("utf-8", "replace")
 
     @contextlib.asynccontextmanager

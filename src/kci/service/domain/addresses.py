@@ -30,7 +30,7 @@ def choose_address(
     """The next address, None if all are taken. `highest_used` is the highest that was ever given,
     `longest_released` the free one that waits longest, both of this subnet.
     """
-    first, last = _bounds(subnet.network)
+    first, last = bounds(subnet.network)
     fresh = first if highest_used is None else max(first, int(highest_used) + 1)
     if fresh == int(subnet.gateway):
         fresh += 1
@@ -44,6 +44,6 @@ def mac_address(address: ipaddress.IPv4Address) -> str:
     return "0a:58:" + ":".join(f"{part:02x}" for part in address.packed)
 
 
-def _bounds(network: ipaddress.IPv4Network) -> tuple[int, int]:
+def bounds(network: ipaddress.IPv4Network) -> tuple[int, int]:
     """First and last address for use, without the network's own and the broadcast address."""
     return int(network.network_address) + 1, int(network.broadcast_address) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Self
 
@@ -197,6 +198,10 @@ def _wrapped() -> Iterator[None]:
         yield
     except port.EngineError:
         raise
+    except aiohttp.UnixClientConnectorError as error:
+        # Its own text is a dump of aiohttp's connection key.
+        cause = os.strerror(error.errno) if error.errno else "it does not answer"
+        raise port.UnreachableError(f"cannot reach the kcilet at {error.path}: {cause}") from error
     except TimeoutError as error:
         raise port.UnreachableError("cannot reach the kcilet: no answer in time") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+import aiohttp
 from aiohttp import web
 
 from kci.contract import errors, signing, wire
@@ -71,6 +72,10 @@ async def _read_body(request: web.Request) -> bytes:
             return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise errors.ApiError(errors.REQUEST_TOO_LARGE) from error
+    except (ConnectionError, aiohttp.ClientPayloadError) as error:
+        raise errors.ApiError(
+            errors.MALFORMED_REQUEST, "cannot read the body: the caller left before its end"
+        ) from error
     except TimeoutError as error:
         raise errors.ApiError(errors.MALFORMED_REQUEST, "cannot wait longer for the body") from error
 

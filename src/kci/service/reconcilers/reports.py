@@ -25,6 +25,8 @@ class ReportReader:
         self._reconciler = reconciler
         self._backoff = backoff.Backoff(initial_s=0.1, cap_s=5.0)
         self._failures = 0
+        # The last cause that was logged since the engine was in step.
+        self._told = ""
 
     async def run(self) -> None:
         while True:
@@ -33,21 +35,29 @@ class ReportReader:
             except Exception as error:
                 self._failures += 1
                 delay_s = self._backoff.delay_s(self._failures)
-                log.warning(
-                    "engine is away",
-                    failures=self._failures,
-                    next_try_s=round(delay_s, 2),
-                    error=repr(error),
-                    exc_info=not isinstance(error, port.EngineError),
-                )
+                self._tell(error, delay_s)
                 await asyncio.sleep(delay_s)
+
+    def _tell(self, error: Exception, delay_s: float) -> None:
+        """One warning as long as the cause is the same: the kcilet may well start after the service."""
+        expected = isinstance(error, port.EngineError)
+        text = str(error) if expected else repr(error)
+        tell = log.debug if text == self._told else log.warning
+        self._told = text
+        tell(
+            "engine is away",
+            failures=self._failures,
+            next_try_s=round(delay_s, 2),
+            error=text,
+            exc_info=not expected,
+        )
 
     async def _follow(self) -> None:
         async with self._engine.observe() as reports:
             wanted = await self._service.wanted()
             await self._engine.sync(wanted)
             log.info("engine is in step", groups=len(wanted))
-            self._failures = 0
+            self._failures, self._told = 0, ""
             # What came, or was to go, while the set was on its way.
             await self._reconciler.signal_all(self._service)
             async for report in reports:

@@ -152,7 +152,13 @@ def claim_address(
     session: database.Session, subnet: addresses.Subnet, group_id: ids.GroupId
 ) -> ipaddress.IPv4Address | None:
     """Give the group an address of the subnet; None if all are taken."""
-    here = _ADDRESSES.c.subnet_id == subnet.subnet_id
+    first, last = addresses.bounds(subnet.network)
+    # What was given in an earlier range of the subnet, or has become its gateway, does not come back.
+    here = sa.and_(
+        _ADDRESSES.c.subnet_id == subnet.subnet_id,
+        _ADDRESSES.c.address.between(first, last),
+        _ADDRESSES.c.address != int(subnet.gateway),
+    )
     highest = session.connection.scalar(sa.select(sa.func.max(_ADDRESSES.c.address)).where(here))
     released = session.connection.scalar(
         sa.select(_ADDRESSES.c.address)
