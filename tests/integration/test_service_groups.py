@@ -202,7 +202,7 @@ async def test_an_engine_that_is_away_is_told_of_in_one_readable_line(tmp_path, 
                     while "engine is in step" not in printed:
                         printed += "".join(capfd.readouterr())
                         await asyncio.sleep(0.05)
-    away = [line for line in printed.splitlines() if "engine is away" in line]
+    away = [line for line in printed.splitlines() if "warning" in line and "cannot reach" in line]
     assert len(away) == 1
     assert f"cannot reach the kcilet at {socket}: No such file or directory" in away[0]
     assert "ConnectionKey" not in printed

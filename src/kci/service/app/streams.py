@@ -70,7 +70,10 @@ class StreamService:
             container_group_id=request.container_group_id, container_name=request.container_name
         )
         try:
-            async with asyncio.timeout(_READ_TIMEOUT_S), self._opened_log(tenant_id, asked, options) as chunks:
+            async with (
+                asyncio.timeout(_READ_TIMEOUT_S),
+                self._opened_log(tenant_id, asked, options) as chunks,
+            ):
                 async for chunk in chunks:
                     kept.append(chunk)
                     size += len(chunk)

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import aiohttp
 import msgspec
+from aiohttp import client_exceptions
 
 from kci.contract import ids
 from kci.kit import channels
@@ -198,7 +199,7 @@ def _wrapped() -> Iterator[None]:
         yield
     except port.EngineError:
         raise
-    except aiohttp.UnixClientConnectorError as error:
+    except client_exceptions.UnixClientConnectorError as error:
         # Its own text is a dump of aiohttp's connection key.
         cause = os.strerror(error.errno) if error.errno else "it does not answer"
         raise port.UnreachableError(f"cannot reach the kcilet at {error.path}: {cause}") from error

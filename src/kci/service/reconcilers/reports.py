@@ -32,7 +32,7 @@ class ReportReader:
         while True:
             try:
                 await self._follow()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  (a worker's outermost loop)
                 self._failures += 1
                 delay_s = self._backoff.delay_s(self._failures)
                 self._tell(error, delay_s)
