@@ -25,6 +25,7 @@ from typing import Any, Self, TypeVar
 
 import structlog
 
+from kci.kit import backoff as backoffs
 from kci.kit import clock, tasks
 from kci.kit import secret as secrets
 from kci.kube import client as clients
@@ -39,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 FIELD_MANAGER = "kcilet"
 CALL_TIMEOUT_S = 10.0
+BACKOFF = backoffs.Backoff(initial_s=0.2, cap_s=30.0, jitter=0.3)
 KEEP_S = 1.0
 KEEP_CA_S = 300.0
 CA_CONFIG_MAP = "kube-root-ca.crt"
@@ -156,19 +158,39 @@ class Cluster:
         _ = self._followers.pop(pod, None)
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Watch until cancelled. Whatever is wrong with one cluster must not end the others' watches."""
         log.info("following pods", user=self._access.user, node=self._node)
+        failures = 0
         while True:
             self._renewed.clear()
-            async with self._connect(self._access.config) as client:
-                self._recorder = events.EventRecorder(client, component="kcilet", host=self._node)
-                watch = reflector.Reflector(
-                    client,
-                    resources.PODS,
-                    field_selector=f"spec.nodeName={self._node}",
-                    on_change=self._on_change,
+            try:
+                await self._follow()
+                failures = 0
+            except Exception as error:
+                failures += 1
+                delay_s = BACKOFF.delay_s(failures)
+                log.warning(
+                    "cluster not followed, trying again",
+                    user=self._access.user,
+                    node=self._node,
+                    next_try_s=round(delay_s, 2),
+                    error=str(error),
+                    exc_info=not isinstance(error, kube_errors.KubeError),
                 )
-                self._set_client(client)
+                await asyncio.sleep(delay_s)
+
+    async def _follow(self) -> None:
+        """Watch until the kubeconfig is renewed."""
+        async with self._connect(self._access.config) as client:
+            self._recorder = events.EventRecorder(client, component="kcilet", host=self._node)
+            watch = reflector.Reflector(
+                client,
+                resources.PODS,
+                field_selector=f"spec.nodeName={self._node}",
+                on_change=self._on_change,
+            )
+            self._client.set_result(client)
+            try:
                 await tasks.first_of(
                     watch.run(),
                     self._recorder.run(),
@@ -177,6 +199,9 @@ class Cluster:
                     self._renewed.wait(),
                     name=f"cluster of {self._node}",
                 )
+            finally:
+                # Before it is closed: who needs a client now waits for the next one.
+                self._client = asyncio.get_running_loop().create_future()
 
     async def _after_sync(self, watch: reflector.Reflector[models.Pod]) -> None:
         await watch.synced.wait()
@@ -203,11 +228,6 @@ class Cluster:
         before, self.host_ip = self.host_ip, found[0] if found else self.host_ip
         return self.host_ip != before
 
-    def _set_client(self, client: clients.Client) -> None:
-        if self._client.done():
-            self._client = asyncio.get_running_loop().create_future()
-        self._client.set_result(client)
-
     async def client(self) -> clients.Client:
         async with asyncio.timeout(CALL_TIMEOUT_S):
             return await asyncio.shield(self._client)
@@ -223,8 +243,11 @@ class Cluster:
         return port.View(port.Sight.ABSENT if uid in self._gone else port.Sight.UNKNOWN)
 
     def note(self, pod: models.Pod) -> None:
-        """Take a pod's state unless a newer one is known."""
+        """Take a pod's state unless a newer one is known, or that it is gone."""
         meta = pod.metadata
+        if meta.uid in self._gone:
+            # An answer that was overtaken by the deletion.
+            return
         known = self._pods.get(meta.uid)
         if known is not None and not reflector.is_later(
             meta.resource_version, than=known.metadata.resource_version

@@ -13,6 +13,7 @@ from cryptography import x509
 
 from kci.kube import config as configs
 from kci.kube import errors as kube_errors
+from kci.kube import transport
 from kci.source import errors, port
 
 NODE_PREFIX = "system:node:"
@@ -29,8 +30,7 @@ class Access:
 
     @property
     def endpoint(self) -> port.Endpoint:
-        parts = urllib.parse.urlsplit(self.config.server)
-        return port.Endpoint(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        return _endpoint(self.config)
 
     def is_newer_than(self, other: Access) -> bool:
         """Of two the one issued later; where neither says, the one that came later, which is this."""
@@ -43,6 +43,7 @@ def read(kubeconfig: str) -> Access:
     """Raises RefusedError for a kubeconfig that cannot be used."""
     try:
         config = configs.parse(kubeconfig)
+        _ = transport.tls_context(config), _endpoint(config)
         if config.client_certificate_pem:
             certificate = x509.load_pem_x509_certificate(config.client_certificate_pem.encode())
             names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
@@ -52,6 +53,11 @@ def read(kubeconfig: str) -> Access:
         raise errors.RefusedError(f"cannot use the group's kubeconfig: {error}") from error
     claims = _claims(config.token.reveal() if config.token is not None else "")
     return Access(config, claims.sub or "unknown", claims.iat)
+
+
+def _endpoint(config: configs.ClusterConfig) -> port.Endpoint:
+    parts = urllib.parse.urlsplit(config.server)
+    return port.Endpoint(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
 
 
 class _Claims(msgspec.Struct, frozen=True):

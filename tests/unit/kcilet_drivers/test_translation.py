@@ -1,8 +1,12 @@
 """Pods and containers in the CRI's words."""
 
+import pathlib
+
+import msgspec
 import pytest
 
 from kci.kcilet import ports
+from kci.kcilet.drivers.logs import folders
 from kci.kcilet.drivers.runtime import containers, sandboxes
 from kci.kcilet.drivers.runtime.api import api_pb2
 from kci.kube import models
@@ -224,3 +228,13 @@ class TestSecurity:
             return
         with pytest.raises(ports.ContainerError, match=r"runAsNonRoot"):
             self.context(own, image_user=image_user)
+
+
+@pytest.mark.parametrize("name", ["../../etc/cron.d", "/etc", "a/b", "..", ""])
+def test_names_of_a_lying_api_server_lead_out_of_no_folder(name):
+    with pytest.raises(ports.ContainerError, match="name"):
+        to_config(models.Container(name=name))
+    pod = make_pod()
+    pod = msgspec.structs.replace(pod, metadata=msgspec.structs.replace(pod.metadata, namespace=f"{name}/x"))
+    with pytest.raises(ports.DriverError, match="folder"):
+        folders.Folders(pathlib.Path("/logs")).log_directory(pod)

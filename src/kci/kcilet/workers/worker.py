@@ -62,6 +62,8 @@ class Worker:
         self._awake = asyncio.Event()
         self._awake.set()
         self._must_look = True
+        # An action of ours has ended that the last look cannot have seen.
+        self._has_acted = False
         self._timer: asyncio.TimerHandle | None = None
         self._carried_out: dict[actions.Action, asyncio.Task[None]] = {}
         self._confirming: asyncio.Task[None] | None = None
@@ -104,7 +106,7 @@ class Worker:
                             error=str(error),
                             exc_info=not isinstance(error, ports.DriverError),
                         )
-                        self._must_look = True
+                        self._has_acted = True
                         self._wake_after(delay_s)
             finally:
                 if self._timer is not None:
@@ -117,8 +119,8 @@ class Worker:
 
     async def _turn(self) -> steps.Stage:
         self._view()
-        if self._must_look and not self._is_starting():
-            self._must_look = False
+        if self._has_acted or (self._must_look and not self._is_starting()):
+            self._has_acted = self._must_look = False
             self.seen = await self._machine.drivers.runtime.observe_pod(self.uid)
             await self._read_messages()
         world = self._world()
@@ -128,8 +130,10 @@ class Worker:
         if before != self._history.ending:
             self._log.info("pod ends", ending=str(self._history.ending), stage=decision.stage.value)
         for action in decision.cancel:
-            if action in self._carried_out:
-                _ = self._carried_out[action].cancel()
+            task = self._carried_out.get(action)
+            # Once: a second time would cut off what an action does to end in order.
+            if task is not None and not task.cancelling():
+                _ = task.cancel()
         for event in decision.told:
             self._tell(event)
         for action in decision.asked:
@@ -140,7 +144,7 @@ class Worker:
         return decision.stage
 
     def _is_starting(self) -> bool:
-        """A start looks when it is done; what it does meanwhile need not be looked at step by step."""
+        """Whether events need not be followed: a start looks when it is done."""
         kinds = (actions.RunSandbox, actions.StartContainer)
         return any(isinstance(action, kinds) for action in self._history.doing)
 
@@ -272,14 +276,16 @@ class Worker:
         self._history = histories.begin(self._history, action)
         task = self._group.spawn(f"{type(action).__name__} {self.uid}", self._carry_out(action))
         self._carried_out[action] = task
-        task.add_done_callback(lambda _: self._finish(action))
+        task.add_done_callback(lambda done: self._finish(action, done))
 
-    def _finish(self, action: actions.Action) -> None:
+    def _finish(self, action: actions.Action, done: asyncio.Task[None]) -> None:
         # A task that is cancelled before its first step runs no code of its own: hence a callback.
-        _ = self._carried_out.pop(action, None)
-        if action in self._history.doing:
-            self._history = histories.cancelled(self._history, action)
-        self.wake(look=effects.touches_runtime(action))
+        if self._carried_out.get(action) is done:
+            del self._carried_out[action]
+            if action in self._history.doing:
+                self._history = histories.cancelled(self._history, action)
+        self._has_acted |= effects.touches_runtime(action)
+        self.wake()
 
     async def _carry_out(self, action: actions.Action) -> None:
         job = effects.Job(
@@ -298,6 +304,9 @@ class Worker:
         else:
             self._log.debug("action done", action=str(action))
             self._history = histories.succeed(self._history, action, now_s=self._machine.now_s(), image=image)
+        finally:
+            # At once with the history: a plan in between would do it again.
+            self._has_acted |= effects.touches_runtime(action)
 
     def _image_for(self, action: actions.Action) -> ports.ImageRef | None:
         if isinstance(action, actions.StartContainer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import shutil
 
 from kci.kcilet import ports
@@ -10,13 +11,19 @@ from kci.kcilet.plan import identity
 from kci.kit import tasks
 from kci.kube import models
 
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,381}")
+
 
 class Folders:
     def __init__(self, root: pathlib.Path) -> None:
         self._root = root
 
     def log_directory(self, pod: models.Pod) -> str:
-        return str(self._root / identity.log_folder(pod))
+        folder = identity.log_folder(pod)
+        # The names are a user's API server's, which may say anything.
+        if not _FOLDER.fullmatch(folder):
+            raise ports.DriverError(f"cannot use {folder[:64]!r} as the name of a log folder")
+        return str(self._root / folder)
 
     async def remove_logs(self, pod_uid: models.PodUid) -> None:
         await tasks.in_thread(self._remove, pod_uid)

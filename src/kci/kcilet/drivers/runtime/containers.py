@@ -5,10 +5,13 @@ Ported from pkg/kubelet/kuberuntime/kuberuntime_container.go (1.36).
 
 from __future__ import annotations
 
+import re
+
 from kci.kcilet import ports
 from kci.kcilet.drivers.runtime import labels, resources, security
 from kci.kcilet.drivers.runtime.api import api_pb2
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
 _PROPAGATION = {
     "": api_pb2.MountPropagation.PROPAGATION_PRIVATE,
     "None": api_pb2.MountPropagation.PROPAGATION_PRIVATE,
@@ -21,6 +24,11 @@ def to_container_config(
 ) -> api_pb2.ContainerConfig:
     """Raises ContainerError (CreateContainerConfigError) for what must not or cannot run."""
     container = spec.container
+    if not _NAME.fullmatch(container.name):
+        # It becomes a part of paths, and a user's API server may say anything.
+        raise ports.ContainerError(
+            "CreateContainerConfigError", f"cannot use {container.name[:64]!r} as a container's name"
+        )
     return api_pb2.ContainerConfig(
         metadata=api_pb2.ContainerMetadata(name=container.name, attempt=spec.attempt),
         image=api_pb2.ImageSpec(image=spec.image_id, user_specified_image=container.image),
