@@ -7,6 +7,8 @@ import dataclasses
 from kci.kcilet.plan import actions
 from kci.kube import models
 
+BANDWIDTH_ANNOTATIONS = ("kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth")
+
 
 @dataclasses.dataclass(frozen=True)
 class Event:
@@ -54,6 +56,19 @@ def started(container: str) -> Event:
 
 def killing(action: actions.StopContainer) -> Event:
     return normal("Killing", action.message, action.container)
+
+
+def not_served(pod: models.Pod, *, kube_proxy: bool) -> list[Event]:
+    """What the pod asks of its network and does not get from this kcilet: told, never dropped silently."""
+    told = [
+        warning("BandwidthNotLimited", f"the annotation {key} has no effect here: traffic is not limited")
+        for key in BANDWIDTH_ANNOTATIONS
+        if key in pod.metadata.annotations
+    ]
+    if kube_proxy:
+        text = "kube-proxy is asked for this pod, but there is none here: it cannot reach ClusterIP services"
+        told.append(warning("KubeProxyNotAvailable", text))
+    return told
 
 
 def sandbox_changed() -> Event:

@@ -122,6 +122,8 @@ async def _run_sandbox(machine: machine.Machine, action: actions.RunSandbox, job
     )
     for note in resolved.notes:
         job.tell(events.warning(note.reason, note.message))
+    for event in events.not_served(pod, kube_proxy=group.kube_proxy):
+        job.tell(event)
     resolver = resolved.resolver
     async with machine.starts:
         cgroup = await drivers.cgroups.ensure_cgroup(
