@@ -286,7 +286,8 @@ class KciClient:
         async with self._active().post(
             self._url, data=body, headers=headers, timeout=limits, allow_redirects=False
         ) as answer:
-            yield answer
+            with sockets.cut_unless_read(answer):
+                yield answer
 
     def _active(self) -> aiohttp.ClientSession:
         assert self._session is not None, "use the client as a context manager"

@@ -6,7 +6,9 @@ data that waits for it, and would be taken for dead; its kernel answers keepaliv
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 # A stream may stand still as long as a kubelet lets it (streamingConnectionIdleTimeout, 1.36).
@@ -30,3 +32,19 @@ def keep_alive(connection: Any) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _OPTIONS:
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+@contextlib.contextmanager
+def cut_unless_read(answer: Any) -> Iterator[None]:
+    """Drop the connection of an aiohttp answer at once if the block ends before the answer does.
+
+    Closing it in order would wait for the peer's TLS goodbye (30 s in asyncio), longer than the client
+    or its loop may live.
+    """
+    try:
+        yield
+    finally:
+        connection = answer.connection
+        # A connection that was read to its end is the pool's again, and None here.
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()

@@ -18,7 +18,7 @@ from typing import Self
 import aiohttp
 import yarl
 
-from kci.kit import tasks
+from kci.kit import sockets, tasks
 from kci.kube import config as configs
 from kci.kube import errors
 
@@ -141,7 +141,8 @@ class Transport:
                         await _read_whole(what, response),
                         retry_after=response.headers.get("Retry-After", ""),
                     )
-                yield response
+                with sockets.cut_unless_read(response):
+                    yield response
         except TimeoutError as error:
             raise errors.UnreachableError(f"{what}: no answer of {self.config.server} in time") from error
         except (aiohttp.ClientError, OSError) as error:
