@@ -1,12 +1,14 @@
 """A machine without a machine: one double per driver port, and a source, all sharing one world.
 
-The runtime keeps what containerd keeps: names are reserved (a sandbox with an attempt that exists is
-refused), records stay until they are removed, a stopped sandbox stops its containers. Programs are told
-what to do by `Program`: how long they run, with what code they end.
+The runtime keeps what containerd keeps: names are reserved (an attempt that exists is refused), records
+stay until they are removed, a stopped sandbox stops its containers. A call whose caller dies is undone: what
+was being made vanishes and its name is free only a second later, a start that was cut off is an exit without
+a run. Programs are told what to do by `Program`: how long they run, with what code they end.
 """
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -22,6 +24,8 @@ from kci.source import errors, port
 
 Phase = ports.ContainerPhase
 NS = 1_000_000_000
+# What a dead caller asked for is undone, and the name free again, after about this time.
+UNDONE_WITHIN_S = 1.0
 EPOCH = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -64,6 +68,8 @@ class FakeRuntime:
         self.most_starts = 0
         self.most_live_sandboxes = 0
         self._starts = 0
+        # Names of calls that are being undone.
+        self._reserved = set()
         self._numbers = itertools.count(1)
         self._subscribers = set()
         self._timers = set()
@@ -101,13 +107,14 @@ class FakeRuntime:
     async def run_sandbox(self, spec):
         self._starts += 1
         self.most_starts = max(self.most_starts, self._starts)
+        name = (spec.pod.uid, spec.attempt)
         try:
-            await self._called("run_sandbox", spec.attempt)
+            async with self._reserving(name):
+                await self._called("run_sandbox", spec.attempt)
         finally:
             self._starts -= 1
-        name = (spec.pod.uid, spec.attempt)
         if any((box.pod_uid, box.attempt) == name for box in self.sandboxes.values()):
-            raise ports.DriverError(f"cannot make a sandbox: name {name} is reserved")
+            raise ports.UnavailableError(f"cannot make a sandbox yet: name {name} is reserved")
         box = ports.SeenSandbox(
             id=ports.SandboxId(f"box{next(self._numbers)}"),
             pod_uid=spec.pod.uid,
@@ -142,8 +149,14 @@ class FakeRuntime:
         self.sandboxes.pop(sandbox_id, None)
 
     async def create_container(self, sandbox_id, spec):
-        await self._called("create_container", spec.container.name, spec.attempt)
+        name = (spec.pod.uid, spec.container.name, spec.attempt)
+        async with self._reserving(name):
+            await self._called("create_container", spec.container.name, spec.attempt)
         assert self.sandboxes[sandbox_id].ready
+        if name in {
+            (self.sandboxes[c.sandbox_id].pod_uid, c.name, c.attempt) for c in self.containers.values()
+        }:
+            raise ports.UnavailableError(f"cannot make a container yet: name {name} is reserved")
         one = ports.SeenContainer(
             id=ports.ContainerId(f"c{next(self._numbers)}"),
             sandbox_id=sandbox_id,
@@ -159,7 +172,12 @@ class FakeRuntime:
         return one.id
 
     async def start_container(self, container_id):
-        await self._called("start_container", container_id)
+        try:
+            await self._called("start_container", container_id)
+        except asyncio.CancelledError:
+            cut_off = {"exit_code": 128, "reason": "StartError", "message": "context canceled"}
+            self._set(self.containers[container_id], phase=Phase.EXITED, finished_at_ns=now_ns(), **cut_off)
+            raise
         one = self.containers[container_id]
         program = self.programs[one.image]
         if program.fails_to_start:
@@ -206,6 +224,21 @@ class FakeRuntime:
         return [call[0] for call in self.calls]
 
     # ---- parts ----------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _reserving(self, name):
+        if name in self._reserved:
+            raise ports.UnavailableError(f"cannot make it yet: name {name} is reserved")
+        self._reserved.add(name)
+        try:
+            yield
+        except asyncio.CancelledError:
+            asyncio.get_running_loop().call_later(UNDONE_WITHIN_S, self._reserved.discard, name)
+            raise
+        except BaseException:
+            self._reserved.discard(name)
+            raise
+        self._reserved.discard(name)
 
     async def _called(self, name, *arguments, quiet=False):
         if not quiet:
@@ -287,14 +320,18 @@ class FakeNetwork:
 
 
 class FakeCgroups:
-    """A ports.Cgroups."""
+    """A ports.Cgroups. `dead` are containers without processes."""
 
     def __init__(self):
         self.pods = {}
+        self.dead = set()
 
     async def ensure_cgroup(self, pod_uid, *, cpu_milli, memory_mib, pids):
         self.pods[pod_uid] = (cpu_milli, memory_mib, pids)
         return f"/kci/pod{pod_uid}"
+
+    async def list_dead(self, containers):
+        return self.dead & containers.keys()
 
     async def remove_cgroup(self, pod_uid):
         self.pods.pop(pod_uid, None)
@@ -318,12 +355,23 @@ class FakeLogs:
 
 
 class FakeStreams:
-    """A ports.Streams: an exec echoes what it is sent."""
+    """A ports.Streams: whatever is opened echoes what it is sent; `opened` tells what that was."""
 
     def __init__(self):
         self.logs = {}
+        self.opened = []
 
     async def exec(self, container_id, options, peer):
+        await self._echo(("exec", container_id, options), peer)
+
+    async def attach(self, container_id, options, peer):
+        await self._echo(("attach", container_id, options), peer)
+
+    async def forward(self, sandbox_id, port, peer):
+        await self._echo(("forward", sandbox_id, port), peer)
+
+    async def _echo(self, what, peer):
+        self.opened.append(what)
         while (message := await peer.receive()) is not None:
             await peer.send(message)
 
@@ -354,6 +402,16 @@ class FakeCluster:
         self.pods[pod.uid] = msgspec.structs.replace(pod, metadata=meta)
         self._tell()
         return self.pods[pod.uid]
+
+    def put_config_map(self, name, data):
+        """Write it as somebody else does: who keeps it hears of it. With None as data it is removed."""
+        if data is None:
+            del self.config_maps[name]
+        else:
+            self.config_maps[name] = models.ConfigMap(data=data)
+        for follower in [one for one in self.followers if name in one.kept[0]]:
+            follower.content += 1
+            follower.on_change()
 
     def delete(self, uid, grace_s):
         pod = self.pods[uid]
@@ -391,6 +449,9 @@ class FakePod:
         self.on_change = on_change
         self.host_ip = "192.168.0.1"
         self.endpoint = port.Endpoint("10.0.0.1", 6443)
+        self.content = 1
+        # What is kept: names of ConfigMaps, and of Secrets.
+        self.kept = ((), ())
         self._cluster = cluster
         self._group = group
         self._is_absent = False
@@ -408,6 +469,9 @@ class FakePod:
         pod = self._find()
         self._is_absent = pod is None
         return port.View(port.Sight.PRESENT, pod) if pod else port.View(port.Sight.ABSENT)
+
+    def keep(self, config_maps, secrets):
+        self.kept = (config_maps, secrets)
 
     async def config_map(self, name):
         self._cluster.check()

@@ -12,13 +12,14 @@ import structlog
 from kci.kcilet import ports, server, settings
 from kci.kcilet.drivers.cgroups import pods as cgroups
 from kci.kcilet.drivers.logs import folders as logs
+from kci.kcilet.drivers.logs import rotation
 from kci.kcilet.drivers.network import server as network
 from kci.kcilet.drivers.runtime import cri
 from kci.kcilet.drivers.streams import driver as streams
 from kci.kcilet.drivers.volumes import folders as volumes
 from kci.kcilet.workers import agent, drain, machine
 from kci.kit import backoff as backoffs
-from kci.kit import clock, errors, tasks
+from kci.kit import clock, crashpoints, environment, errors, tasks
 from kci.kit import logs as program_logs
 from kci.source import cluster
 
@@ -32,6 +33,7 @@ def main() -> None:
     try:
         chosen = settings.parse(sys.argv[1:])
         program_logs.configure(chosen.log_level)
+        crashpoints.arm(environment.read().get(crashpoints.ENVIRONMENT, ""))
         if isinstance(chosen, settings.Run):
             sys.exit(tasks.run_program(functools.partial(run, chosen)))
         sys.exit(tasks.run_program(lambda _: drain_all(chosen)))
@@ -53,7 +55,10 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
             cgroups=cgroups.PodCgroups(chosen.cgroup_parent),
             logs=logs.Folders(chosen.logs_dir),
             streams=streams.MachineStreams(
-                exec_url=runtime.exec_url, is_written=runtime.is_written, clock=system_clock
+                exec_url=runtime.exec_url,
+                attach_url=runtime.attach_url,
+                is_written=runtime.is_written,
+                clock=system_clock,
             ),
         )
         ours = machine.Machine(
@@ -63,12 +68,19 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
             runtime_name=version.name,
             clock=system_clock,
         )
+        rotated = rotation.Rotation(
+            list_written=runtime.list_written_logs,
+            reopen=runtime.reopen_log,
+            policy=rotation.Policy(max_bytes=chosen.log_max_mib << 20, max_files=chosen.log_max_files),
+            clock=system_clock,
+        )
         sources = await stack.enter_async_context(cluster.ClusterSources(clock=system_clock))
         log.info("ready", runtime=version.name, runtime_version=version.version)
         with contextlib.suppress(_Stopped):
             async with tasks.Tasks() as group:
                 hired = agent.Agent(ours, sources, group)
                 group.run_forever("agent", hired.run())
+                group.run_forever("logs", rotated.run())
                 async with server.Server(hired, drivers).listen(chosen.socket):
                     _ = await stop.wait()
                     raise _Stopped

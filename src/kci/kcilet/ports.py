@@ -23,6 +23,12 @@ class DriverError(Exception):
     """A driver could not do what was asked; trying again may help."""
 
 
+class UnavailableError(DriverError):
+    """No answer, or not before something asked earlier is done: nothing is said of the thing itself, and what
+    was asked may or may not have been done.
+    """
+
+
 class NotFoundError(DriverError):
     """The sandbox, container or image is not there."""
 
@@ -75,6 +81,8 @@ class SeenContainer:
     reason: str = ""
     message: str = ""
     log_path: str = ""
+    # The pod's own grace period, as it was when the container was made.
+    grace_s: int = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +223,8 @@ class VolumeFile:
     path: str
     content: bytes
     mode: int = 0o644
+    # The user it belongs to; None for root.
+    owner: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,6 +309,9 @@ class Cgroups(Protocol):
         ...
 
     async def remove_cgroup(self, pod_uid: models.PodUid) -> None: ...
+    async def list_dead(self, containers: Mapping[ContainerId, models.PodUid]) -> set[ContainerId]:
+        """Those of these containers in whose cgroups no process is left."""
+        ...
 
 
 # ---- logs ----------------------------------------------------------------------------------------
@@ -317,9 +330,9 @@ class LogFolders(Protocol):
 # ---- streams --------------------------------------------------------------------------------------
 
 
-class ExecPeer(Protocol):
-    """The client's side of an exec: v5.channel.k8s.io messages (kit/channels.py). aiohttp's WebSocketResponse
-    fits; `receive` returns None once the client is gone.
+class StreamPeer(Protocol):
+    """The client's side of a command, an attachment or a port: v5.channel.k8s.io messages
+    (kit/channels.py). `receive` returns None once the client is gone.
     """
 
     async def send(self, message: bytes) -> None: ...
@@ -327,9 +340,21 @@ class ExecPeer(Protocol):
 
 
 class Streams(Protocol):
-    async def exec(self, container_id: ContainerId, options: link.ExecOptions, peer: ExecPeer) -> None:
+    async def exec(self, container_id: ContainerId, options: link.ExecOptions, peer: StreamPeer) -> None:
         """Run a command and carry its streams until it ends (the last message is the status) or the
-        peer is gone (then the command's streams are closed).
+        peer is gone or this is cancelled (then the command is ended).
+        """
+        ...
+
+    async def attach(self, container_id: ContainerId, options: link.AttachOptions, peer: StreamPeer) -> None:
+        """Carry the streams of a container's own process until it ends or the peer is gone; the container
+        runs on.
+        """
+        ...
+
+    async def forward(self, sandbox_id: SandboxId, port: int, peer: StreamPeer) -> None:
+        """Connect to a port on the pod's loopback and carry the connection until both directions have
+        ended or the peer is gone. A connection that cannot be made is told as the status.
         """
         ...
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import msgspec
 import multidict
@@ -21,7 +21,8 @@ from kci.contract import ids
 from kci.kcilet import ports
 from kci.kcilet.plan import records
 from kci.kcilet.workers import agent, machine
-from kci.kit import channels
+from kci.kit import channels, sockets, tasks
+from kci.kube import models
 from kci.link import types as link
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -32,6 +33,8 @@ ALIVE_EVERY_S = 15.0
 MAX_BODY_BYTES = 64 << 20
 MAX_MESSAGE_BYTES = 1 << 20
 STOP_S = 2.0
+# RFC 6455: what is noted of a WebSocket that ended without a goodbye.
+ABNORMAL_CLOSURE = 1006
 
 
 class Server:
@@ -64,6 +67,8 @@ class Server:
                 web.get("/v1/reports", self._reports),
                 web.get(f"{container}/log", self._log),
                 web.get(f"{container}/exec", self._exec),
+                web.get(f"{container}/attach", self._attach),
+                web.get("/v1/groups/{group_id}/ports/{port}", self._forward),
                 web.get("/v1/version", self._version),
             ]
         )
@@ -99,9 +104,7 @@ class Server:
     async def _log(self, request: web.Request) -> web.StreamResponse:
         options = _options(request.query, link.LogOptions)
         place, name = self._agent.find(_group_id(request)), request.match_info["name"]
-        container = next((one for one in place.pod.spec.containers if one.name == name), None)
-        if container is None:
-            raise agent.UnknownGroupError(f"cannot find container {name!r} in pod {place.pod.key}")
+        container = _container(place.pod, name)
         attempt = records.logged_attempt(place.pod, container, place.seen, previous=options.previous)
         if attempt is None:
             which = "previous terminated container" if options.previous else "started container"
@@ -114,29 +117,83 @@ class Server:
             _ = await anext(parts)
             response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
             await response.prepare(request)
-            async for part in parts:
-                await response.write(part)
+            # Who has left shows by itself only when there is something to write.
+            await tasks.first_of(
+                _write(parts, response), sockets.wait_hung_up(request.get_extra_info("socket")), name="log"
+            )
         return response
 
     async def _exec(self, request: web.Request) -> web.StreamResponse:
         options = _options(request.query, link.ExecOptions)
         if not options.command:
             raise _InvalidError("cannot run an empty command")
+        _, running = self._find_running(request)
+        return await _carry(request, lambda peer: self._drivers.streams.exec(running.id, options, peer))
+
+    async def _attach(self, request: web.Request) -> web.StreamResponse:
+        options = _options(request.query, link.AttachOptions)
+        pod, running = self._find_running(request)
+        # A container that was made with a terminal has one, whatever is asked now.
+        has_terminal = options.tty or _container(pod, running.name).tty
+        options = msgspec.structs.replace(options, tty=has_terminal)
+        return await _carry(request, lambda peer: self._drivers.streams.attach(running.id, options, peer))
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        number = request.match_info["port"]
+        if not number.isascii() or not number.isdigit() or not 0 < int(number) < 65536:
+            raise _InvalidError(f"cannot connect to port {number[:16]!r}: it is no number from 1 to 65535")
+        place = self._agent.find(_group_id(request))
+        sandbox = records.current_sandbox(place.seen)
+        if sandbox is None:
+            raise agent.UnknownGroupError(f"cannot find a running sandbox of pod {place.pod.key}")
+        return await _carry(
+            request, lambda peer: self._drivers.streams.forward(sandbox.id, int(number), peer)
+        )
+
+    def _find_running(self, request: web.Request) -> tuple[models.Pod, ports.SeenContainer]:
         place, name = self._agent.find(_group_id(request)), request.match_info["name"]
         newest = records.newest_of(place.seen, name)
         if newest is None or newest.phase is not records.Phase.RUNNING:
             raise agent.UnknownGroupError(f"cannot find a running container {name!r} in pod {place.pod.key}")
-        peer = web.WebSocketResponse(protocols=(channels.V5,), max_msg_size=MAX_MESSAGE_BYTES)
-        await peer.prepare(request)
-        try:
-            await self._drivers.streams.exec(newest.id, options, _Peer(peer))
-        finally:
-            _ = await peer.close()
-        return peer
+        return place.pod, newest
+
+
+def _container(pod: models.Pod, name: str) -> models.Container:
+    found = next((one for one in pod.spec.containers if one.name == name), None)
+    if found is None:
+        raise agent.UnknownGroupError(f"cannot find container {name!r} in pod {pod.key}")
+    return found
+
+
+async def _write(parts: AsyncIterator[bytes], response: web.StreamResponse) -> None:
+    async for part in parts:
+        await response.write(part)
+
+
+async def _carry(
+    request: web.Request, work: Callable[[ports.StreamPeer], Coroutine[Any, Any, None]]
+) -> web.StreamResponse:
+    """A WebSocket for as long as the work goes on and its peer is there. A peer that is held up does not
+    read, and would not learn of an end by itself.
+    """
+    socket = web.WebSocketResponse(
+        protocols=(channels.V5,), max_msg_size=MAX_MESSAGE_BYTES, compress=False, timeout=STOP_S
+    )
+    await socket.prepare(request)
+    try:
+        await tasks.first_of(
+            work(_Peer(socket)), sockets.wait_hung_up(request.get_extra_info("socket")), name="stream"
+        )
+    finally:
+        _ = await socket.close()
+        if socket.close_code == ABNORMAL_CLOSURE and request.transport is not None:
+            # Closing in order would wait for a peer that takes nothing.
+            request.transport.abort()
+    return socket
 
 
 class _Peer:
-    """The other end of an exec: a ports.ExecPeer."""
+    """The other end of a stream: a ports.StreamPeer."""
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
         self._socket = socket

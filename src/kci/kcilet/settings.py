@@ -39,6 +39,11 @@ class Run:
     #: How much is logged: debug, info, warning or error. Default: info.
     log_level: str = "info"
     limits: machine.Limits = dataclasses.field(default_factory=machine.Limits)
+    #: The size at which a container's log is put aside and a new one begun, in MiB; a kubelet's
+    #: containerLogMaxSize. Default: 10.
+    log_max_mib: int = 10
+    #: How many files a container's log has at most; a kubelet's containerLogMaxFiles. Default: 5.
+    log_max_files: int = 5
 
     @property
     def logs_dir(self) -> pathlib.Path:
@@ -83,6 +88,10 @@ def _other_problems(found: argparse.Namespace) -> list[str]:
         problems.append(f"--bridge: {found.bridge!r} is no name of an interface")
     if found.starts < 1:
         problems.append("--concurrent-starts: must be 1 or more")
+    if found.log_max_mib < 1:
+        problems.append("--log-max-mib: must be 1 or more")
+    if found.log_max_files < 2:
+        problems.append("--log-max-files: must be 2 or more")
     return problems
 
 
@@ -107,6 +116,8 @@ def _to_run(found: argparse.Namespace) -> Run:
         runtime_handler=found.runtime_handler,
         log_level=found.log_level,
         limits=machine.Limits(starts=found.starts),
+        log_max_mib=found.log_max_mib,
+        log_max_files=found.log_max_files,
     )
 
 
@@ -143,6 +154,20 @@ def _parser() -> argparse.ArgumentParser:
         default=machine.Limits.starts,
         metavar="N",
         help="sandboxes made at once (default: %(default)s)",
+    )
+    run.add_argument(
+        "--log-max-mib",
+        type=int,
+        default=Run.log_max_mib,
+        metavar="N",
+        help="size at which a container's log is rotated (default: %(default)s)",
+    )
+    run.add_argument(
+        "--log-max-files",
+        type=int,
+        default=Run.log_max_files,
+        metavar="N",
+        help="files that a container's log has at most (default: %(default)s)",
     )
     drain.add_argument("--grace-s", type=int, default=30, metavar="N")
     return parser

@@ -8,9 +8,9 @@ What stays true: a pod counts as absent only when the API server itself said so 
 event or by a direct look; it never goes back to an older version; and a group that came without a UID
 keeps the first pod seen under its name for good.
 
-How old answers may be: ConfigMaps and Secrets one second (so that a burst of pods asks once, and a pod sees
-what was written before it), the cluster's CA bundle that every pod mounts five minutes, a token until
-80 % of its life.
+How old answers may be: ConfigMaps and Secrets that a pod keeps are as their watch shows them
+(source/objects.py), others one second, so that a burst of pods asks once; tokens until they are due
+(source/tokens.py).
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import datetime
+import itertools
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
 import structlog
 
 from kci.kit import backoff as backoffs
-from kci.kit import clock, tasks
+from kci.kit import clock, crashpoints, tasks
 from kci.kit import secret as secrets
+from kci.kube import access, events, models, reflector, resources
 from kci.kube import client as clients
 from kci.kube import config as configs
 from kci.kube import errors as kube_errors
-from kci.kube import events, models, reflector, resources
 from kci.link import types as link
-from kci.source import cache, errors, identity, port
+from kci.source import cache, errors, identity, objects, port, tokens
 
 T = TypeVar("T", models.ConfigMap, models.Secret)
 log = structlog.get_logger(__name__)
@@ -42,9 +42,8 @@ FIELD_MANAGER = "kcilet"
 CALL_TIMEOUT_S = 10.0
 BACKOFF = backoffs.Backoff(initial_s=0.2, cap_s=30.0, jitter=0.3)
 KEEP_S = 1.0
-KEEP_CA_S = 300.0
-CA_CONFIG_MAP = "kube-root-ca.crt"
-TOKEN_SHARE = 0.8
+# How often it is looked whether a token is due: by clocks only, nothing is asked for.
+TOKENS_S = 10.0
 HOST_IP_RETRY_S = 10.0
 HOST_IP_AGAIN_S = 600.0
 # Deleted pods that are remembered as such.
@@ -52,7 +51,11 @@ REMEMBERED_DELETIONS = 4096
 # How long a watch without groups is kept for the next one.
 IDLE_S = 600.0
 
+# Stands for a version; no API server makes such a one.
+_UNREADABLE = "unreadable"
+
 Key = tuple[str, str, str]
+Spawn = Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 def connect(config: configs.ClusterConfig) -> clients.Client:
@@ -74,6 +77,7 @@ class ClusterSources:
         self._idle_s = idle_s
         self._group = tasks.Tasks()
         self._clusters: dict[Key, tuple[Cluster, asyncio.Task[None]]] = {}
+        self._numbers = itertools.count(1)
 
     async def __aenter__(self) -> Self:
         _ = await self._group.__aenter__()
@@ -82,7 +86,8 @@ class ClusterSources:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
-        for _, task in self._clusters.values():
+        for cluster, task in self._clusters.values():
+            cluster.close()
             _ = task.cancel()
         await self._group.__aexit__(kind, error, trace)
 
@@ -92,12 +97,14 @@ class ClusterSources:
         node = identity.node_name(access, group.node_name)
         key = (group.cluster.cluster_id, access.user, node)
         if key not in self._clusters:
-            cluster = Cluster(access, node, connect=self._connect, clock=self._clock)
+            cluster = Cluster(access, node, connect=self._connect, clock=self._clock, spawn=self._group.spawn)
             task = self._group.spawn(f"cluster {group.cluster.cluster_id}/{node}", cluster.run())
             self._clusters[key] = (cluster, task)
         cluster = self._clusters[key][0]
         cluster.renew(access)
-        return ClusterPod(cluster, group, on_change, on_leave=lambda: self._retire_later(key))
+        return ClusterPod(
+            cluster, group, on_change, on_leave=lambda: self._retire_later(key), numbers=self._numbers
+        )
 
     def _retire_later(self, key: Key) -> None:
         if key in self._clusters and not self._clusters[key][0].is_used:
@@ -120,12 +127,12 @@ class Cluster:
         *,
         connect: Callable[[configs.ClusterConfig], clients.Client],
         clock: clock.Clock,
+        spawn: Spawn,
     ) -> None:
         self.host_ip = ""
         self._access = access
         self._node = node
         self._connect = connect
-        self._clock = clock
         self._renewed = asyncio.Event()
         self._client: asyncio.Future[clients.Client] = asyncio.get_running_loop().create_future()
         self._recorder: events.EventRecorder | None = None
@@ -133,8 +140,9 @@ class Cluster:
         self._uids: dict[tuple[str, str], str] = {}
         self._gone: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._followers: dict[ClusterPod, Callable[[], None]] = {}
-        self._fetched: cache.Cache[tuple[str, str, str], Any] = cache.Cache()
-        self._tokens: cache.Cache[tuple[str, str, int], secrets.Secret] = cache.Cache()
+        self.objects = objects.Objects(self.client, spawn)
+        self._fetched: cache.Cache[objects.Key, Any] = cache.Cache()
+        self._tokens = tokens.Tokens(clock)
 
     @property
     def is_used(self) -> bool:
@@ -156,6 +164,9 @@ class Cluster:
 
     def unfollow(self, pod: ClusterPod) -> None:
         _ = self._followers.pop(pod, None)
+
+    def close(self) -> None:
+        self.objects.close()
 
     async def run(self) -> None:
         """Watch until cancelled. Whatever is wrong with one cluster must not end the others' watches."""
@@ -196,6 +207,7 @@ class Cluster:
                     self._recorder.run(),
                     self._after_sync(watch),
                     self._follow_host_ip(client),
+                    self._follow_tokens(),
                     self._renewed.wait(),
                     name=f"cluster of {self._node}",
                 )
@@ -227,6 +239,14 @@ class Cluster:
         found = [one.address for one in node.status.addresses if one.type == "InternalIP"]
         before, self.host_ip = self.host_ip, found[0] if found else self.host_ip
         return self.host_ip != before
+
+    async def _follow_tokens(self) -> None:
+        while True:
+            await asyncio.sleep(TOKENS_S)
+            self._tokens.retain({follower.uid for follower in self._followers})
+            due = self._tokens.due()
+            for follower in [follower for follower in self._followers if follower.uid in due]:
+                follower.note_token_due()
 
     async def client(self) -> clients.Client:
         async with asyncio.timeout(CALL_TIMEOUT_S):
@@ -284,30 +304,32 @@ class Cluster:
 
     # ---- calls ----------------------------------------------------------------------------------
 
-    async def fetch(self, resource: resources.Resource[T], namespace: str, name: str) -> T | None:
-        async def ask() -> tuple[T | None, float]:
-            keep_s = KEEP_CA_S if name == CA_CONFIG_MAP else KEEP_S
-            with _translated(f"cannot read {resource.plural} {namespace}/{name}"):
+    async def read(self, key: objects.Key) -> Any:
+        """The object; None if there is none."""
+        with _translated(f"cannot read {key}"):
+            watch = self.objects.find(key)
+            if watch is not None:
+                return await watch.read(timeout_s=CALL_TIMEOUT_S)
+
+            async def ask() -> tuple[Any, float]:
+                client = await self.client()
                 try:
-                    return await (await self.client()).get(resource, name, namespace=namespace), keep_s
+                    return await client.get(key.resource, key.name, namespace=key.namespace), KEEP_S
                 except kube_errors.NotFoundError:
                     return None, KEEP_S
 
-        found: T | None = await self._fetched.get((resource.plural, namespace, name), ask)
-        return found
+            return await self._fetched.get(key, ask)
 
     async def token(self, pod: models.Pod, *, audience: str, expiration_s: int) -> secrets.Secret:
         account = pod.spec.service_account_name or "default"
 
-        async def ask() -> tuple[secrets.Secret, float]:
+        async def ask() -> access.IssuedToken:
             with _translated(f"cannot get a token of {account} for {pod.key}"):
-                issued = await (await self.client()).create_token(
+                return await (await self.client()).create_token(
                     pod, service_account=account, audience=audience, expiration_s=expiration_s
                 )
-            life: datetime.timedelta = issued.expires_at - self._clock.now()
-            return issued.token, max(0.0, life.total_seconds()) * TOKEN_SHARE
 
-        return await self._tokens.get((pod.metadata.uid, audience, expiration_s), ask)
+        return await self._tokens.get(tokens.Key(pod.metadata.uid, audience, expiration_s), ask)
 
     def record(self, reference: events.Reference, kind: str, reason: str, message: str) -> None:
         if self._recorder is not None:
@@ -324,14 +346,25 @@ class ClusterPod:
         on_change: Callable[[], None],
         *,
         on_leave: Callable[[], None],
+        numbers: Iterator[int],
     ) -> None:
         self._cluster = cluster
         self._namespace = group.namespace
         self._name = group.pod_name
         self._uid = group.pod_uid
         self._on_leave = on_leave
+        self._on_change = on_change
+        self._numbers = numbers
+        self._content = next(numbers)
+        self._kept: set[objects.Key] = set()
+        # What was read last of each object: its version, "" for none, _UNREADABLE if it was not to be had.
+        self._read: dict[objects.Key, str] = {}
         cluster.follow(self, on_change)
         self._lock_on()
+
+    @property
+    def uid(self) -> str:
+        return self._uid
 
     def is_about(self, pod: models.Pod) -> bool:
         if self._uid:
@@ -367,11 +400,49 @@ class ClusterPod:
             self._cluster.note_gone(self._uid)
         return port.View(port.Sight.ABSENT)
 
+    @property
+    def content(self) -> int:
+        return self._content
+
+    def keep(self, config_maps: Collection[str], secrets: Collection[str]) -> None:
+        wanted = {self._key(resources.CONFIG_MAPS, name) for name in config_maps}
+        wanted |= {self._key(resources.SECRETS, name) for name in secrets}
+        for key in wanted - self._kept:
+            self._cluster.objects.hold(key, self)
+        for key in self._kept - wanted:
+            self._cluster.objects.release(key, self)
+        self._kept = wanted
+
     async def config_map(self, name: str) -> models.ConfigMap | None:
-        return await self._cluster.fetch(resources.CONFIG_MAPS, self._namespace, name)
+        return await self._read_object(resources.CONFIG_MAPS, name)
 
     async def secret(self, name: str) -> models.Secret | None:
-        return await self._cluster.fetch(resources.SECRETS, self._namespace, name)
+        return await self._read_object(resources.SECRETS, name)
+
+    async def _read_object(self, resource: resources.Resource[T], name: str) -> T | None:
+        key = self._key(resource, name)
+        try:
+            found: T | None = await self._cluster.read(key)
+        except errors.SourceError:
+            self._read[key] = _UNREADABLE
+            raise
+        self._read[key] = _version(found)
+        return found
+
+    def _key(self, resource: resources.Resource[Any], name: str) -> objects.Key:
+        return objects.Key(resource, self._namespace, name)
+
+    def note_object(self, key: objects.Key, found: objects.Content | None) -> None:
+        """As objects.Holder. What nobody has read yet is no change."""
+        if self._read.get(key, _version(found)) != _version(found):
+            self._renew_content()
+
+    def note_token_due(self) -> None:
+        self._renew_content()
+
+    def _renew_content(self) -> None:
+        self._content = next(self._numbers)
+        self._on_change()
 
     async def token(self, pod: models.Pod, *, audience: str, expiration_s: int) -> secrets.Secret:
         return await self._cluster.token(pod, audience=audience, expiration_s=expiration_s)
@@ -380,6 +451,7 @@ class ClusterPod:
         try:
             with _translated(f"cannot write the status of pod {pod.key}"):
                 client = await self._cluster.client()
+                crashpoints.reached("source.patch_status.before")
                 answer = await client.patch(
                     resources.PODS,
                     pod.metadata.name,
@@ -389,6 +461,7 @@ class ClusterPod:
                     patch_type=clients.PatchType.STRATEGIC,
                     field_manager=FIELD_MANAGER,
                 )
+                crashpoints.reached("source.patch_status.after")
         except _ConflictError as error:
             # Either the UID under the name is another by now, or only others' writes came in between.
             if (await self.confirm()).sight is port.Sight.ABSENT:
@@ -400,6 +473,7 @@ class ClusterPod:
         self._cluster.record(events.of_pod(pod, container=container), kind, reason, message)
 
     def leave(self) -> None:
+        self.keep((), ())
         self._cluster.unfollow(self)
         self._on_leave()
 
@@ -408,6 +482,10 @@ class ClusterPod:
         if not self._uid:
             found = self._cluster.find(self._namespace, self._name)
             self._uid = found.metadata.uid if found is not None else ""
+
+
+def _version(found: objects.Content | None) -> str:
+    return "" if found is None else found.metadata.resource_version
 
 
 class _ConflictError(errors.SourceError):

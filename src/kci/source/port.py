@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from kci.kit import secret as secrets
@@ -56,8 +56,19 @@ class PodSource(Protocol):
         """Ask the source directly; for when the view is not PRESENT."""
         ...
 
+    @property
+    def content(self) -> int:
+        """Another number when something read by `config_map` and `secret` may read otherwise now and is
+        kept, or a token is due. `on_change` tells of it. Never one that another PodSource had.
+        """
+        ...
+
+    def keep(self, config_maps: Collection[str], secrets: Collection[str]) -> None:
+        """These objects are needed until said otherwise, and no others: follow their changes."""
+        ...
+
     async def config_map(self, name: str) -> models.ConfigMap | None:
-        """At most a second old, so that a pod sees what was written before it; None if there is none."""
+        """As its watch shows it if it is kept, else at most a second old; None if there is none."""
         ...
 
     async def secret(self, name: str) -> models.Secret | None:
@@ -65,7 +76,9 @@ class PodSource(Protocol):
         ...
 
     async def token(self, pod: models.Pod, *, audience: str, expiration_s: int) -> secrets.Secret:
-        """A token of the pod's service account, with at least a fifth of its life left."""
+        """A token of the pod's service account, bound to the pod: the last one until it is due, then a fresh
+        one, or still the last one if no other is to be had and it has not expired.
+        """
         ...
 
     async def patch_status(self, pod: models.Pod, patch: Mapping[str, Any]) -> None:

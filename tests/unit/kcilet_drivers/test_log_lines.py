@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.streams import lines, logs
+from kci.kcilet.drivers.streams import inotify, lines, logs
 from kci.link import types as link
 
 NOW = datetime.datetime(2026, 11, 23, 18, 0, 10, tzinfo=datetime.UTC)
@@ -34,7 +34,15 @@ def folder(tmp_path):
 
 
 async def read(folder, name="main", attempt=None, **options):
-    parts = logs.read(folder, name, attempt, link.LogOptions(**options), is_written=is_over, now=NOW)
+    parts = logs.read(
+        folder,
+        name,
+        attempt,
+        link.LogOptions(**options),
+        is_written=is_over,
+        watcher=inotify.Watcher(),
+        now=NOW,
+    )
     return b"".join([part async for part in parts]).decode()
 
 
@@ -109,7 +117,9 @@ def test_a_tail_has_as_many_whole_lines_as_asked_for(tmp_path_factory, tags, wan
     descriptor = os.open(path, os.O_RDONLY)
     try:
         end = path.stat().st_size
-        backwards = logs.lines_back(descriptor, end, block_bytes=block)
+        backwards = lines.lines_back(
+            lambda size, position: os.pread(descriptor, size, position), end, block_bytes=block
+        )
         start = lines.count_back(backwards, wanted, end)
         found = lines.Decoder().feed(os.pread(descriptor, end, start)).split(b"\n")
     finally:

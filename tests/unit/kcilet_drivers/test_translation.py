@@ -1,5 +1,6 @@
 """Pods and containers in the CRI's words."""
 
+import json
 import pathlib
 
 import msgspec
@@ -74,7 +75,12 @@ class TestSandbox:
 
     def test_it_is_confined_and_has_its_own_network(self):
         context = sandboxes.to_sandbox_config(sandbox_spec(make_pod())).linux.security_context
-        assert context.seccomp.profile_type == api_pb2.SecurityProfile.RuntimeDefault
+        assert context.seccomp.profile_type == api_pb2.SecurityProfile.Localhost
+        profile = json.loads(pathlib.Path(context.seccomp.localhost_ref).read_text())
+        assert profile["defaultAction"] == "SCMP_ACT_ERRNO"
+        allowed = {name for rule in profile["syscalls"] for name in rule["names"]}
+        assert "pause" in allowed
+        assert not {"mount", "ptrace", "unshare", "setns", "bpf", "init_module"} & allowed
         assert not context.privileged
         assert context.namespace_options.network == api_pb2.NamespaceMode.POD
         assert context.namespace_options.pid == api_pb2.NamespaceMode.CONTAINER

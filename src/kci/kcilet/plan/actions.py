@@ -10,7 +10,10 @@ from kci.kcilet import ports
 
 @dataclasses.dataclass(frozen=True)
 class PrepareVolumes:
-    """Fetch what the pod's volumes hold and lay it out on the machine."""
+    """Fetch what the pod's volumes hold and lay it out on the machine; again when that has changed."""
+
+    # The state that it is in (contents.state_of).
+    content: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,8 @@ class StartContainer:
     created: ports.ContainerId | None = None
     # When the attempt before it ended (Unix seconds): from this the restart back-off goes on.
     after_exit_s: float | None = None
+    # As PrepareVolumes.content.
+    content: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +86,19 @@ Action: TypeAlias = (
     | RemoveSandbox
     | RemoveLeftovers
 )
+
+
+# What a pod refers to is missing or makes no sense: the kubelet's reason.
+CONFIG_ERROR = "CreateContainerConfigError"
+
+
+def content(action: Action) -> str:
+    """The state of what the action is made of; empty if that does not matter to it."""
+    match action:
+        case PrepareVolumes(content=state) | StartContainer(content=state):
+            return state
+        case _:
+            return ""
 
 
 def subject(action: Action) -> str:

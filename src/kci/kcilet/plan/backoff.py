@@ -26,6 +26,8 @@ IMAGE = Limits(initial_s=10.0, cap_s=300.0)
 CONTAINER = Limits(initial_s=1.0, cap_s=10.0)
 SANDBOX = Limits(initial_s=1.0, cap_s=60.0)
 VOLUMES = Limits(initial_s=0.5, cap_s=122.0)
+# The runtime is away, or has not done with an earlier try: it is mostly back within a second.
+AWAY = Limits(initial_s=0.1, cap_s=10.0)
 ENDING = Limits(initial_s=0.5, cap_s=30.0)
 
 

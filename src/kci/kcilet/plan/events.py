@@ -92,6 +92,19 @@ def deadline_exceeded(message: str) -> Event:
     return normal("DeadlineExceeded", message)
 
 
+def default_reason(action: actions.Action) -> str:
+    """What a failure is called that has no reason of its own."""
+    match action:
+        case actions.EnsureImage():
+            return "ErrImagePull"
+        case actions.StartContainer(created=None):
+            return "CreateContainerError"
+        case actions.StartContainer():
+            return "RunContainerError"
+        case _:
+            return "Failed"
+
+
 def of_failure(action: actions.Action, reason: str, message: str) -> tuple[Event, ...]:
     """What to tell when an action failed."""
     match action:

@@ -33,16 +33,26 @@ class Ending:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """The last attempt at a subject failed; not before `retry_at_s` the next."""
+    """The last attempt at a subject failed; not before `retry_at_s` the next. Without a reason it came to
+    nothing through no fault of the pod's, as when the runtime was away: nothing is told of it.
+    """
 
     reason: str
     message: str
     at_s: float
     delay: backoff.Delay
+    # As actions.content.
+    content: str = ""
 
     @property
     def retry_at_s(self) -> float:
         return self.at_s + self.delay.delay_s
+
+    def is_outdated_by(self, action: actions.Action) -> bool:
+        """Whether the action may go well now because what it lacked has changed."""
+        if self.content == actions.content(action):
+            return False
+        return isinstance(action, actions.PrepareVolumes) or self.reason == actions.CONFIG_ERROR
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +62,8 @@ class History:
     doing: frozenset[actions.Action] = frozenset()
     # Containers whose image is being pulled now: a look whether it is there does not count.
     pulling: frozenset[str] = frozenset()
-    volumes_ready: bool = False
+    # What the volumes were laid out with last (actions.PrepareVolumes.content); None before the first time.
+    laid_out: str | None = None
     # Container name -> its image, ensured for the next start and used up by it.
     images: Mapping[str, ports.ImageRef] = dataclasses.field(default_factory=dict)
     # Subject (actions.subject) -> its last failure; absent after a success.
@@ -66,6 +77,10 @@ class History:
     ending: Ending | None = None
     leftovers_removed: bool = False
 
+    @property
+    def volumes_ready(self) -> bool:
+        return self.laid_out is not None
+
 
 def begin(history: History, action: actions.Action) -> History:
     return dataclasses.replace(history, doing=history.doing | {action})
@@ -78,8 +93,8 @@ def succeed(
     failures = {key: value for key, value in history.failures.items() if key != actions.subject(action)}
     history = dataclasses.replace(_tried(history, action, now_s), failures=failures)
     match action:
-        case actions.PrepareVolumes():
-            return dataclasses.replace(history, volumes_ready=True)
+        case actions.PrepareVolumes(content=content):
+            return dataclasses.replace(history, laid_out=content)
         case actions.EnsureImage(container=name) if image is not None:
             return dataclasses.replace(history, images={**history.images, name: image})
         case actions.RemoveLeftovers():
@@ -90,15 +105,36 @@ def succeed(
 
 def fail(history: History, action: actions.Action, reason: str, message: str, *, now_s: float) -> History:
     """The action failed; it will be asked for again after a delay that grows."""
-    subject, limits = actions.subject(action), _limits(action)
+    failures = _failed(history, action, reason, message, _limits(action), now_s)
+    return dataclasses.replace(_tried(history, action, now_s), failures=failures)
+
+
+def put_off(history: History, action: actions.Action, message: str, *, now_s: float) -> History:
+    """The action came to nothing through no fault of the pod's; it will be asked for again soon."""
+    failures = _failed(history, action, "", message, backoff.AWAY, now_s)
+    pulling = (
+        history.pulling - {action.container} if isinstance(action, actions.EnsureImage) else history.pulling
+    )
+    return dataclasses.replace(history, doing=history.doing - {action}, pulling=pulling, failures=failures)
+
+
+def is_away_long(history: History, action: actions.Action) -> bool:
+    """Whether an action was put off again and again, so that its pod should say so."""
+    last = history.failures.get(actions.subject(action))
+    return last is not None and (bool(last.reason) or last.delay.delay_s >= backoff.AWAY.cap_s)
+
+
+def _failed(
+    history: History, action: actions.Action, reason: str, message: str, limits: backoff.Limits, now_s: float
+) -> Mapping[str, Failure]:
+    subject = actions.subject(action)
     last = history.failures.get(subject)
+    if last is not None and bool(last.reason) != bool(reason):
+        last = None
     delay = backoff.lengthen(
         last.delay if last else None, limits, event_at_s=last.at_s if last else now_s, now_s=now_s
     )
-    failure = Failure(reason, message, now_s, delay)
-    return dataclasses.replace(
-        _tried(history, action, now_s), failures={**history.failures, subject: failure}
-    )
+    return {**history.failures, subject: Failure(reason, message, now_s, delay, actions.content(action))}
 
 
 def cancelled(history: History, action: actions.Action) -> History:

@@ -2,10 +2,14 @@
 
 Ported from pkg/kubelet/container/helpers.go (ShouldContainerBeRestarted) and
 pkg/kubelet/kuberuntime/util/util.go (PodSandboxChanged), Kubernetes 1.36. Differs: a container that was
-created and never started is started as it is, so that a crash of ours in between counts as no restart.
+created and never started is started as it is, so that a crash of ours in between counts as no restart
+(attempts.py has the rest of it).
 """
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
 
 from kci.kcilet import ports
 from kci.kube import models
@@ -41,6 +45,17 @@ def live_containers(seen: ports.SeenPod) -> list[ports.SeenContainer]:
     return [record for record in seen.containers if record.phase in {Phase.RUNNING, Phase.UNKNOWN}]
 
 
+def with_lost(seen: ports.SeenPod, lost: Collection[ports.ContainerId]) -> ports.SeenPod:
+    """What the runtime shows as running though no process is left of it is in an unknown state."""
+    containers = tuple(
+        dataclasses.replace(one, phase=Phase.UNKNOWN)
+        if one.id in lost and one.phase is Phase.RUNNING
+        else one
+        for one in seen.containers
+    )
+    return seen if containers == seen.containers else dataclasses.replace(seen, containers=containers)
+
+
 def is_all_dead(seen: ports.SeenPod) -> bool:
     return not ready_sandboxes(seen) and all(record.phase is not Phase.RUNNING for record in seen.containers)
 
@@ -52,6 +67,21 @@ def is_kept_running(seen: ports.SeenPod, name: str) -> bool:
         and sandbox is not None
         and newest.phase is Phase.RUNNING
         and newest.sandbox_id == sandbox.id
+    )
+
+
+def remembered_pod(seen: ports.SeenPod) -> models.Pod | None:
+    """As much of a pod as the runtime remembers: enough to reach its containers, not to run them."""
+    sandbox = newest_sandbox(seen)
+    if sandbox is None:
+        return None
+    return models.Pod(
+        metadata=models.ObjectMeta(name=sandbox.name, namespace=sandbox.namespace, uid=seen.pod_uid),
+        spec=models.PodSpec(
+            containers=tuple(
+                models.Container(name=name) for name in sorted({one.name for one in seen.containers})
+            )
+        ),
     )
 
 

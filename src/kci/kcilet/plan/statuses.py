@@ -80,7 +80,7 @@ def is_start_under_way(facts: Facts, status: models.PodStatus) -> bool:
     return (
         facts.history.ending is None
         and status.phase == "Pending"
-        and not facts.history.failures
+        and not any(failure.reason for failure in facts.history.failures.values())
         and not facts.refusal
         and all(
             one.restart_count == 0 and one.last_state.terminated is None for one in status.container_statuses
@@ -174,6 +174,9 @@ def _to_state(
             return models.ContainerState(terminated=_to_terminated(facts, record))
         case records.Phase.UNKNOWN if known is not None and known.state.running is not None:
             return models.ContainerState(terminated=_unknown_end(NOT_LOCATED))
+        case records.Phase.UNKNOWN if known is not None and known.container_id.endswith(f"://{record.id}"):
+            # Its end was told; the next start has not begun.
+            return known.state
         case records.Phase.CREATED | records.Phase.UNKNOWN:
             return models.ContainerState(waiting=models.ContainerStateWaiting(reason="ContainerCreating"))
 
@@ -215,7 +218,7 @@ def _to_waiting(facts: Facts, container: models.Container) -> models.ContainerSt
     """Why a container that should run does not; None if there is nothing to say but that it starts."""
     if facts.refusal:
         return models.ContainerStateWaiting(reason=REFUSED, message=facts.refusal)
-    failures = facts.history.failures
+    failures = {key: failure for key, failure in facts.history.failures.items() if failure.reason}
     pull = failures.get(actions.image_subject(container.name))
     if pull is not None:
         return _pull_waiting(facts, container, pull)

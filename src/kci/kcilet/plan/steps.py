@@ -16,7 +16,7 @@ import dataclasses
 import enum
 
 from kci.kcilet import ports
-from kci.kcilet.plan import actions, backoff, events, histories, moments, records
+from kci.kcilet.plan import actions, attempts, backoff, events, histories, moments, records
 from kci.kube import models
 from kci.kube import status as kube_status
 
@@ -47,6 +47,8 @@ class World:
     now_s: float
     # The pod object vanished without its deletion being announced, as after a forced deletion.
     absent: bool = False
+    # The state of what the volumes are made of (contents.state_of).
+    content: str = ""
     # Why this machine cannot run the pod faithfully; empty if it can.
     refusal: str = ""
     # Whether the final status is written, or nobody is left to read it.
@@ -67,7 +69,7 @@ class Decision:
 
 def plan(world: World, history: histories.History) -> Decision:
     """The next actions. Asked again with the same facts while those are carried out, it asks for none."""
-    draft = _Draft(world.now_s, history)
+    draft = _Draft(world.now_s, world.content, history)
     _decide_ending(world, draft)
     if draft.history.ending is not None:
         return draft.decide(_end(world, draft, draft.history.ending))
@@ -79,8 +81,9 @@ def plan(world: World, history: histories.History) -> Decision:
 class _Draft:
     """A decision being made."""
 
-    def __init__(self, now_s: float, history: histories.History) -> None:
+    def __init__(self, now_s: float, content: str, history: histories.History) -> None:
         self.now_s = now_s
+        self.content = content
         self.history = history
         self._busy = {actions.subject(action) for action in history.doing}
         self._actions: list[actions.Action] = []
@@ -89,12 +92,15 @@ class _Draft:
         self._wake_at_s: float | None = None
 
     def ask(self, action: actions.Action) -> None:
-        """Ask for an action unless its subject is being worked on or has to wait after a failure."""
+        """Ask for an action unless its subject is being worked on, or has to wait after a failure and nothing
+        has changed since.
+        """
         subject = actions.subject(action)
         if subject in self._busy:
             return
         failure = self.history.failures.get(subject)
-        if failure is not None and self.now_s < failure.retry_at_s:
+        is_waiting = failure is not None and not failure.is_outdated_by(action)
+        if failure is not None and is_waiting and self.now_s < failure.retry_at_s:
             self.wake(failure.retry_at_s)
             return
         self._busy.add(subject)
@@ -142,6 +148,10 @@ class _Draft:
 
 
 def _run(pod: models.Pod, seen: ports.SeenPod, draft: _Draft) -> None:
+    void = attempts.void(pod, seen, draft.history)
+    for record in void:
+        draft.ask(actions.RemoveContainer(record.id))
+    seen = attempts.without_void(pod, seen, draft.history)
     sandbox = records.current_sandbox(seen)
     if sandbox is None:
         _replace_sandbox(pod, seen, draft)
@@ -149,11 +159,14 @@ def _run(pod: models.Pod, seen: ports.SeenPod, draft: _Draft) -> None:
         container
         for container in pod.spec.containers
         if not records.is_kept_running(seen, container.name)
+        # The name of the attempt is free again once its record is removed.
+        and container.name not in {record.name for record in void}
         and records.should_run(pod, container, seen)
         and not _waits_for_restart(pod, container, seen, draft)
     ]
-    if due and not draft.history.volumes_ready:
-        draft.ask(actions.PrepareVolumes())
+    is_running = any(records.is_kept_running(seen, container.name) for container in pod.spec.containers)
+    if (due or is_running) and draft.history.laid_out != draft.content:
+        draft.ask(actions.PrepareVolumes(draft.content))
     for container in due:
         _start(pod, container, sandbox, seen, draft)
     if not draft.is_busy(actions.RunSandbox, actions.StartContainer):
@@ -213,24 +226,34 @@ def _start(
         # It runs in a former sandbox, or may be running: two of them must not.
         draft.ask(actions.StopContainer(newest.id, container.name, _spec_grace_s(pod)))
         return
+    if newest is not None and sandbox is not None and _is_made(newest, sandbox):
+        if history.volumes_ready:
+            draft.ask(actions.StartContainer(container.name, newest.attempt, sandbox.id, created=newest.id))
+        return
     if container.name not in history.images:
         draft.ask(actions.EnsureImage(container.name, container.image, pull_policy(container)))
         _announce_pull_back_off(container, draft)
         return
     if sandbox is None or not history.volumes_ready:
         return
-    if newest is not None and newest.phase is records.Phase.CREATED and newest.sandbox_id == sandbox.id:
-        draft.ask(actions.StartContainer(container.name, newest.attempt, sandbox.id, created=newest.id))
-        return
     attempt = records.next_attempt(pod, container.name, seen)
     has_exited = newest is not None and newest.phase is records.Phase.EXITED
     after_exit_s = moments.seconds(newest.finished_at_ns) if newest is not None and has_exited else None
-    draft.ask(actions.StartContainer(container.name, attempt, sandbox.id, after_exit_s=after_exit_s))
+    draft.ask(
+        actions.StartContainer(
+            container.name, attempt, sandbox.id, after_exit_s=after_exit_s, content=draft.content
+        )
+    )
+
+
+def _is_made(record: ports.SeenContainer, sandbox: ports.SeenSandbox) -> bool:
+    """Whether it has only to be started."""
+    return record.phase is records.Phase.CREATED and record.sandbox_id == sandbox.id
 
 
 def _announce_pull_back_off(container: models.Container, draft: _Draft) -> None:
     failure = draft.history.failures.get(actions.image_subject(container.name))
-    if failure is None:
+    if failure is None or not failure.reason:
         return
     shown_at_s = failure.at_s + SHOWN_S
     if draft.now_s < shown_at_s:
@@ -273,7 +296,7 @@ def _decide_ending(world: World, draft: _Draft) -> None:
         if _is_past_deadline(pod, draft):
             wish, reason, message = Wish.END, "DeadlineExceeded", DEADLINE_MESSAGE
         elif pod.status.phase in kube_status.TERMINAL_PHASES or (
-            not world.refusal and records.is_over(pod, world.seen)
+            not world.refusal and records.is_over(pod, attempts.without_void(pod, world.seen, draft.history))
         ):
             wish = Wish.END
     if wish is Wish.RUN and ending is None:

@@ -1,8 +1,9 @@
 """The agent: which groups are wanted, and a worker for each pod.
 
-What stays true: one worker per pod UID; a UID that is gone is never started again; before the first Sync
-nothing is removed, because until then it is not known what is wanted; after it, what the machine holds of
-pods that no group wants is removed.
+What stays true: one worker per pod UID, and one group that it works for; a UID that is gone is never
+started again; before the first Sync nothing is removed, because until then it is not known what is wanted;
+after it, what the machine holds of pods that no group wants is removed. What goes wrong with one pod stays
+with that pod.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import structlog
 
 from kci.contract import ids
 from kci.kcilet import ports
-from kci.kcilet.plan import histories
+from kci.kcilet.plan import histories, records
 from kci.kcilet.workers import machine, report_log, worker
 from kci.kit import backoff as backoffs
 from kci.kit import tasks
@@ -30,6 +31,7 @@ from kci.source import port
 log = structlog.get_logger(__name__)
 Wish = histories.Wish
 EVENTS_BACKOFF = backoffs.Backoff(initial_s=0.2, cap_s=5.0)
+WORK_BACKOFF = backoffs.Backoff(initial_s=1.0, cap_s=60.0)
 LOOK_BACKOFF = backoffs.Backoff(initial_s=0.1, cap_s=15.0)
 
 
@@ -74,11 +76,15 @@ class Agent:
         # Whether it is known what the runtime holds from before our start.
         self._is_listed = False
         self._must_list = asyncio.Event()
+        # Containers that had no process at the last look.
+        self._suspects: set[ports.ContainerId] = set()
 
     async def run(self) -> None:
         """Watch the runtime until cancelled."""
         self._must_list.set()
-        await tasks.first_of(self._follow_events(), self._list_again_and_again(), name="runtime")
+        await tasks.first_of(
+            self._follow_events(), self._list_again_and_again(), self._look_for_processes(), name="runtime"
+        )
 
     # ---- what the service wants -----------------------------------------------------------------
 
@@ -128,7 +134,10 @@ class Agent:
         if group.wish is not Wish.REMOVE:
             log.info("group not wanted any more", group=group_id, uid=group.uid)
         group.wish = Wish.REMOVE
-        if group.uid is not None:
+        if group.uid is not None and self._owner_of(group.uid) not in {None, group_id}:
+            # Its pod is another group's, and nothing here is its own.
+            self._forget(group)
+        elif group.uid is not None:
             self._charge(group)
         elif self._is_listed:
             self._forget(group)
@@ -140,9 +149,11 @@ class Agent:
         """The group's pod and what runs of it; UnknownGroupError if there is none."""
         group = self._groups.get(group_id)
         found = self._workers.get(group.uid) if group is not None and group.uid else None
-        if found is None or found.pod is None:
+        # After a restart of ours while the source is away, what runs is still to be had.
+        pod = None if found is None else found.pod or records.remembered_pod(found.seen)
+        if found is None or pod is None or found.group_id != group_id:
             raise UnknownGroupError(f"cannot find group {group_id} on this machine")
-        return Place(found.pod, found.seen)
+        return Place(pod, found.seen)
 
     # ---- groups and their pods --------------------------------------------------------------------
 
@@ -188,9 +199,14 @@ class Agent:
         while group.uid is None and group.wish is Wish.RUN and group.source is not None:
             try:
                 view = await group.source.confirm()
-            except source_errors.SourceError as error:
+            except Exception as error:
                 failures += 1
-                log.warning("pod not found out", group=group.wanted.group_id, error=str(error))
+                log.warning(
+                    "pod not found out",
+                    group=group.wanted.group_id,
+                    error=str(error),
+                    exc_info=not isinstance(error, source_errors.SourceError),
+                )
                 await asyncio.sleep(LOOK_BACKOFF.delay_s(failures))
                 continue
             if view.sight is port.Sight.ABSENT:
@@ -200,6 +216,12 @@ class Agent:
 
     def _charge(self, group: Group) -> None:
         assert group.uid is not None
+        owner = self._owner_of(group.uid)
+        if owner not in {None, group.wanted.group_id}:
+            text = f"pod {group.uid} is run for group {owner} on this machine"
+            log.warning("group not followed", group=group.wanted.group_id, error=text)
+            self.reports.put(_report(group, link.Phase.PENDING, "PodTaken", text))
+            return
         charge = worker.Charge(group.wanted, group.source, group.wish)
         known = self._workers.get(group.uid)
         if known is not None:
@@ -207,13 +229,27 @@ class Agent:
         else:
             self._employ(group.uid, charge)
 
+    def _owner_of(self, uid: models.PodUid) -> ids.GroupId | None:
+        """Whom the pod is worked on for; None if for nobody."""
+        known = self._workers.get(uid)
+        return None if known is None else known.group_id
+
     def _employ(self, uid: models.PodUid, charge: worker.Charge) -> None:
         one = worker.Worker(uid, self._machine, charge, self.reports.put)
         self._workers[uid] = one
         self._work_of[uid] = self._start(f"worker {uid}", self._work(one))
 
     async def _work(self, one: worker.Worker) -> None:
-        await one.run()
+        failures = 0
+        while True:
+            try:
+                await one.run()
+                break
+            except Exception as error:
+                failures += 1
+                delay_s = WORK_BACKOFF.delay_s(failures)
+                log.exception("worker failed", uid=one.uid, next_try_s=round(delay_s, 2), error=str(error))
+                await asyncio.sleep(delay_s)
         del self._workers[one.uid], self._work_of[one.uid]
         log.info("pod gone", uid=one.uid)
         for group in [group for group in self._groups.values() if group.uid == one.uid]:
@@ -269,7 +305,37 @@ class Agent:
                 async with asyncio.timeout(self._machine.limits.relist_s):
                     _ = await self._must_list.wait()
             self._must_list.clear()
-            await self._list()
+            try:
+                await self._list()
+            except Exception as error:
+                log.warning(
+                    "machine not looked at",
+                    error=str(error),
+                    exc_info=not isinstance(error, ports.DriverError),
+                )
+
+    async def _look_for_processes(self) -> None:
+        """The safety net under the runtime's word: what has no processes does not run."""
+        while self._machine.shows_processes:
+            await asyncio.sleep(self._machine.limits.processes_s)
+            try:
+                await self._note_lost()
+            except Exception as error:
+                log.warning("processes not looked for", error=str(error), exc_info=True)
+        _ = await asyncio.Event().wait()
+
+    async def _note_lost(self) -> None:
+        running = {
+            record.id: uid
+            for uid, found in self._workers.items()
+            for record in found.seen.containers
+            if record.phase is ports.ContainerPhase.RUNNING
+        }
+        dead = await self._machine.drivers.cgroups.list_dead(running)
+        # One look is not enough: the runtime may be about to tell of an exit.
+        lost, self._suspects = dead & self._suspects, dead
+        for uid in {running[one] for one in lost} & self._workers.keys():
+            self._workers[uid].note_lost(frozenset(one for one in lost if running[one] == uid))
 
     async def _list(self) -> None:
         pods = await self._list_pods()
@@ -299,10 +365,12 @@ class Agent:
     async def _remove_orphans(self, pods: list[ports.SeenPod]) -> None:
         drivers = self._machine.drivers
         folders = [*await drivers.volumes.list_pods(), *await drivers.logs.list_pods()]
-        unresolved = [group for group in self._groups.values() if group.uid is None]
-        for uid in {pod.pod_uid for pod in pods} | set(folders):
-            # While a group's pod is not known, it may be any of them.
-            if uid not in self._workers and not unresolved:
+        # A sandbox says which group it was made for. Folders alone do not: while some group's pod is not
+        # known, they may be that pod's.
+        is_unsure = any(group.uid is None for group in self._groups.values())
+        known = {pod.pod_uid for pod in pods if pod.sandboxes}
+        for uid in known if is_unsure else known | {pod.pod_uid for pod in pods} | set(folders):
+            if uid not in self._workers:
                 log.info("pod is wanted by no group, removing it", uid=uid)
                 self._employ(uid, worker.Charge(None, None, Wish.REMOVE))
 

@@ -14,7 +14,9 @@ log = structlog.get_logger(__name__)
 
 
 async def drain(runtime: ports.Runtime, cgroups: ports.Cgroups, *, grace_s: int) -> list[str]:
-    """Stop all pods at once, each container with its grace period; returns what could not be stopped."""
+    """Stop all pods at once, each container with its own grace period but no more than this; returns what
+    could not be stopped.
+    """
     pods = await runtime.list_pods()
     log.info("draining", pods=len(pods))
     problems = await tasks.wait_all((_stop(runtime, cgroups, pod, grace_s) for pod in pods), name="drain")
@@ -25,7 +27,7 @@ async def _stop(runtime: ports.Runtime, cgroups: ports.Cgroups, pod: ports.SeenP
     try:
         live = records.live_containers(pod)
         _ = await tasks.wait_all(
-            (runtime.stop_container(one.id, grace_s) for one in live), name="stop container"
+            (runtime.stop_container(one.id, min(one.grace_s, grace_s)) for one in live), name="stop container"
         )
         for sandbox in records.ready_sandboxes(pod):
             await runtime.stop_sandbox(sandbox.id)

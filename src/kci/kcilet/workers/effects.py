@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from kci.kcilet import ports
 from kci.kcilet.plan import actions, events, identity
 from kci.kcilet.workers import inputs, machine
-from kci.kit import tasks
+from kci.kit import crashpoints, tasks
 from kci.kube import dns, models
 from kci.link import types as link
 from kci.source import port
@@ -62,13 +62,13 @@ async def carry_out(machine: machine.Machine, action: actions.Action, job: Job) 
         case actions.StopContainer():
             if action.message:
                 job.tell(events.killing(action))
-            await runtime.stop_container(action.container_id, action.grace_s)
+            await _stop_container(runtime, action)
         case actions.StopSandbox():
-            await runtime.stop_sandbox(action.sandbox_id)
+            await _stop_sandbox(runtime, action)
         case actions.RemoveContainer():
-            await runtime.remove_container(action.container_id)
+            await _remove_container(runtime, action)
         case actions.RemoveSandbox():
-            await runtime.remove_sandbox(action.sandbox_id)
+            await _remove_sandbox(runtime, action)
         case actions.RemoveLeftovers():
             await _remove_leftovers(machine, job.uid)
     return None
@@ -77,9 +77,14 @@ async def carry_out(machine: machine.Machine, action: actions.Action, job: Job) 
 async def _prepare_volumes(machine: machine.Machine, wanted: inputs.Wanted) -> None:
     volumes = machine.drivers.volumes
     async with asyncio.timeout(machine.limits.fetch_s):
-        content = await inputs.volumes_of(wanted)
+        content, problems = await inputs.volumes_of(wanted)
     # Not to be cut off half-way: what a thread still writes could not be removed afterwards.
+    crashpoints.reached("kcilet.volumes.before")
     await _whole(volumes.ensure_volumes(wanted.pod.uid, content))
+    crashpoints.reached("kcilet.volumes.after")
+    if problems:
+        # The other volumes are right all the same, as with a kubelet.
+        raise inputs.ConfigError("; ".join(problems))
 
 
 async def _ensure_image(machine: machine.Machine, action: actions.EnsureImage, job: Job) -> ports.ImageRef:
@@ -98,7 +103,9 @@ async def _ensure_image(machine: machine.Machine, action: actions.EnsureImage, j
     auths = await inputs.registry_auths(job.wanted())
     async with machine.pulls:
         pull_began_s = loop.time()
+        crashpoints.reached("kcilet.pull_image.before")
         pulled = await runtime.pull_image(action.image, auths)
+        crashpoints.reached("kcilet.pull_image.after")
     now_s = loop.time()
     job.tell(
         events.pulled(
@@ -125,10 +132,12 @@ async def _run_sandbox(machine: machine.Machine, action: actions.RunSandbox, job
     for event in events.not_served(pod, kube_proxy=group.kube_proxy):
         job.tell(event)
     resolver = resolved.resolver
-    async with machine.starts:
+    async with machine.starting():
+        crashpoints.reached("kcilet.cgroup.before")
         cgroup = await drivers.cgroups.ensure_cgroup(
             pod.uid, cpu_milli=group.cpu_milli, memory_mib=group.memory_mib, pids=machine.limits.pids
         )
+        crashpoints.reached("kcilet.cgroup.after")
         drivers.network.expect(pod.uid, group.interface)
         spec = ports.SandboxSpec(
             pod=pod,
@@ -140,7 +149,9 @@ async def _run_sandbox(machine: machine.Machine, action: actions.RunSandbox, job
             dns=ports.DnsConfig(resolver.servers, resolver.searches, resolver.options),
             runtime_handler=machine.runtime_handler,
         )
+        crashpoints.reached("kcilet.run_sandbox.before")
         _ = await drivers.runtime.run_sandbox(spec)
+        crashpoints.reached("kcilet.run_sandbox.after")
 
 
 async def _start_container(machine: machine.Machine, action: actions.StartContainer, job: Job) -> None:
@@ -150,19 +161,52 @@ async def _start_container(machine: machine.Machine, action: actions.StartContai
         assert job.image is not None
         async with asyncio.timeout(machine.limits.fetch_s):
             spec = await inputs.container_spec(machine.drivers.volumes, job.wanted(), action, job.image)
+        crashpoints.reached("kcilet.create_container.before")
         container_id = await runtime.create_container(action.sandbox_id, spec)
+        crashpoints.reached("kcilet.create_container.after")
         job.tell(events.created(action.container))
+    crashpoints.reached("kcilet.start_container.before")
     await runtime.start_container(container_id)
+    crashpoints.reached("kcilet.start_container.after")
     job.tell(events.started(action.container))
+
+
+async def _stop_container(runtime: ports.Runtime, action: actions.StopContainer) -> None:
+    crashpoints.reached("kcilet.stop_container.before")
+    await runtime.stop_container(action.container_id, action.grace_s)
+    crashpoints.reached("kcilet.stop_container.after")
+
+
+async def _stop_sandbox(runtime: ports.Runtime, action: actions.StopSandbox) -> None:
+    crashpoints.reached("kcilet.stop_sandbox.before")
+    await runtime.stop_sandbox(action.sandbox_id)
+    crashpoints.reached("kcilet.stop_sandbox.after")
+
+
+async def _remove_container(runtime: ports.Runtime, action: actions.RemoveContainer) -> None:
+    crashpoints.reached("kcilet.remove_container.before")
+    await runtime.remove_container(action.container_id)
+    crashpoints.reached("kcilet.remove_container.after")
+
+
+async def _remove_sandbox(runtime: ports.Runtime, action: actions.RemoveSandbox) -> None:
+    crashpoints.reached("kcilet.remove_sandbox.before")
+    await runtime.remove_sandbox(action.sandbox_id)
+    crashpoints.reached("kcilet.remove_sandbox.after")
 
 
 async def _remove_leftovers(machine: machine.Machine, uid: models.PodUid) -> None:
     drivers = machine.drivers
+    crashpoints.reached("kcilet.remove_network.before")
     await drivers.network.remove_network(uid)
+    crashpoints.reached("kcilet.remove_network.after")
     await drivers.cgroups.remove_cgroup(uid)
+    crashpoints.reached("kcilet.remove_cgroup.after")
     await drivers.logs.remove_logs(uid)
+    crashpoints.reached("kcilet.remove_logs.after")
     # Last: its folder is what a cleaning up after a crash finds the pod by.
     await drivers.volumes.remove_volumes(uid)
+    crashpoints.reached("kcilet.remove_volumes.after")
 
 
 async def read_message(machine: machine.Machine, pod: models.Pod, record: ports.SeenContainer) -> str:

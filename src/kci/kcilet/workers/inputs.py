@@ -32,7 +32,7 @@ class ConfigError(Exception):
     """What the pod refers to is missing or makes no sense. `reason` is the kubelet's."""
 
     def __init__(self, message: str) -> None:
-        self.reason = "CreateContainerConfigError"
+        self.reason = actions.CONFIG_ERROR
         super().__init__(message)
 
 
@@ -52,8 +52,8 @@ class Wanted:
         return {name: text for name, text in sizes.items() if amounts[name]}
 
 
-async def volumes_of(wanted: Wanted) -> list[ports.ContentVolume | ports.EmptyDir]:
-    """All volumes of the pod, with their content."""
+async def volumes_of(wanted: Wanted) -> tuple[list[ports.ContentVolume | ports.EmptyDir], list[str]]:
+    """The volumes of the pod, with their content, and what is wrong with the others."""
     pod, needs = wanted.pod, volume_files.needs(wanted.pod)
     tokens = sorted(needs.tokens, key=lambda need: (need.audience, need.expiration_s))
     async with tasks.Tasks() as group:
@@ -68,7 +68,13 @@ async def volumes_of(wanted: Wanted) -> list[ports.ContentVolume | ports.EmptyDi
         tokens=dict(zip(tokens, issued.result(), strict=True)),
         allocatable=wanted.size,
     )
-    return [_to_volume(volume, pod, facts) for volume in pod.spec.volumes]
+    made, problems = [], []
+    for volume in pod.spec.volumes:
+        try:
+            made.append(_to_volume(volume, pod, facts))
+        except ConfigError as error:
+            problems.append(str(error))
+    return made, problems
 
 
 def _token(wanted: Wanted, need: volume_files.TokenNeed) -> Any:
@@ -95,7 +101,7 @@ def _to_volume(
             made = volume_files.files(volume, pod, facts)
         except (kube_errors.ConfigError, kube_errors.InvalidError) as error:
             raise ConfigError(f'MountVolume.SetUp failed for volume "{volume.name}" : {error}') from error
-        files = tuple(ports.VolumeFile(file.path, file.content, file.mode) for file in made)
+        files = tuple(ports.VolumeFile(file.path, file.content, file.mode, file.owner) for file in made)
         return ports.ContentVolume(volume.name, files, volume_files.in_memory(volume), fs_group)
     if volume.empty_dir is None:
         raise ConfigError(f"cannot mount volume {volume.name!r}: its kind is not supported here")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+from collections.abc import AsyncIterator
 
 from kci.kcilet import ports
 from kci.kit import clock
@@ -24,12 +26,18 @@ class Limits:
     # Sandboxes being made at once. Making them is CPU-bound: in a burst a few at a time take as long in
     # all as everything at once, and the first pods become Ready far earlier.
     starts: int = 4
+    # How long a sandbox being made keeps its place among them.
+    start_place_s: float = 3.0
     # Images being pulled at once; a kubelet's maxParallelImagePulls is this in many clusters.
     pulls: int = 5
     # A start without trouble that is done within this time costs one status write instead of two.
     quiet_start_s: float = 2.0
+    # Once told, a start without trouble is not told again before this: its next steps mostly are its last.
+    told_start_s: float = 30.0
     # How often everything is looked at again, should an event have been lost.
     relist_s: float = 30.0
+    # How often it is looked whether what should run has processes: at two looks without any it is lost.
+    processes_s: float = 10.0
     # Processes and threads of one pod.
     pids: int = 1024
     # How long a pod's end waits for its final status to reach the API server.
@@ -55,9 +63,28 @@ class Machine:
         self.runtime_handler = runtime_handler
         # Stands before container ids in a pod's status.
         self.runtime_name = runtime_name
-        self.starts = asyncio.Semaphore(self.limits.starts)
+        self._starts = asyncio.Semaphore(self.limits.starts)
         self.pulls = asyncio.Semaphore(self.limits.pulls)
         self._clock = clock
+
+    @property
+    def shows_processes(self) -> bool:
+        """Whether a container's processes are this machine's: a virtual machine's are not."""
+        return self.runtime_handler in {"", "runc", "crun"}
+
+    @contextlib.asynccontextmanager
+    async def starting(self) -> AsyncIterator[None]:
+        """One of the places for sandboxes being made. One that hangs needs no CPU: it gives its place back,
+        and delays no other pod.
+        """
+        _ = await self._starts.acquire()
+        with contextlib.ExitStack() as place:
+            _ = place.callback(self._starts.release)
+            early = asyncio.get_running_loop().call_later(self.limits.start_place_s, place.close)
+            try:
+                yield
+            finally:
+                early.cancel()
 
     def now_s(self) -> float:
         return self._clock.now().timestamp()

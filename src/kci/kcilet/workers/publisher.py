@@ -87,7 +87,7 @@ class Publisher:
             except errors.GoneError:
                 log.info("status not written, the pod is gone", pod=pod.key, uid=pod.uid)
                 break
-            except errors.SourceError as error:
+            except Exception as error:
                 failures += 1
                 delay_s = BACKOFF.delay_s(failures)
                 log.warning(
@@ -97,6 +97,7 @@ class Publisher:
                     failures=failures,
                     next_try_s=round(delay_s, 2),
                     error=str(error),
+                    exc_info=not isinstance(error, errors.SourceError),
                 )
                 await asyncio.sleep(delay_s)
         # After this task is done, so that `is_final_written` is true by then.

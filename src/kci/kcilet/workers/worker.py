@@ -16,8 +16,9 @@ from collections.abc import Callable
 
 import structlog
 
+from kci.contract import ids
 from kci.kcilet import ports
-from kci.kcilet.plan import actions, events, histories, records, reports, statuses, steps
+from kci.kcilet.plan import actions, attempts, contents, events, histories, records, reports, statuses, steps
 from kci.kcilet.workers import effects, machine, publisher
 from kci.kit import backoff as backoffs
 from kci.kit import tasks
@@ -68,10 +69,17 @@ class Worker:
         self._carried_out: dict[actions.Action, asyncio.Task[None]] = {}
         self._confirming: asyncio.Task[None] | None = None
         self._is_absent = False
+        # Containers that the runtime shows as running and that have no process any more.
+        self._lost: frozenset[ports.ContainerId] = frozenset()
         self._ended_at_s: float | None = None
         # A start that goes well is not told before.
         self._quiet_until_s = machine.now_s() + machine.limits.quiet_start_s
         self._log = log.bind(uid=uid, group=charge.group.group_id if charge.group else None)
+
+    @property
+    def group_id(self) -> ids.GroupId | None:
+        """The group that this pod is; None for an orphan."""
+        return None if self._charge.group is None else self._charge.group.group_id
 
     def charge(self, charge: Charge) -> None:
         """Take the newest wish; a wish once risen stays (steps.plan sees to it)."""
@@ -83,7 +91,16 @@ class Worker:
         self._must_look |= look
         self._awake.set()
 
+    def note_lost(self, lost: frozenset[ports.ContainerId]) -> None:
+        """These containers have no processes, whatever the runtime says."""
+        if lost != self._lost:
+            self._log.warning("containers without processes", containers=sorted(lost))
+            self._lost = lost
+            self.wake(look=True)
+
     async def run(self) -> None:
+        """May be run again after an error: what it knows, it looks at again."""
+        self.wake(look=True)
         failures = 0
         async with tasks.Tasks() as group:
             self._group = group
@@ -111,6 +128,7 @@ class Worker:
             finally:
                 if self._timer is not None:
                     self._timer.cancel()
+                    self._timer = None
                 if self._confirming is not None:
                     _ = self._confirming.cancel()
                 self._publisher.close()
@@ -121,12 +139,14 @@ class Worker:
         self._view()
         if self._has_acted or (self._must_look and not self._is_starting()):
             self._has_acted = self._must_look = False
-            self.seen = await self._machine.drivers.runtime.observe_pod(self.uid)
+            seen = await self._machine.drivers.runtime.observe_pod(self.uid)
+            self.seen = records.with_lost(seen, self._lost)
             await self._read_messages()
         world = self._world()
         before = self._history.ending
         decision = steps.plan(world, self._history)
         self._history = decision.history
+        self._keep_objects(decision.stage, world)
         if before != self._history.ending:
             self._log.info("pod ends", ending=str(self._history.ending), stage=decision.stage.value)
         for action in decision.cancel:
@@ -183,8 +203,13 @@ class Worker:
                 try:
                     if (await source.confirm()).sight is not port.Sight.UNKNOWN:
                         return
-                except source_errors.SourceError as error:
-                    self._log.warning("pod not found out", failures=failures, error=str(error))
+                except Exception as error:  # noqa: BLE001  (a task's outermost frame)
+                    self._log.warning(
+                        "pod not found out",
+                        failures=failures,
+                        error=str(error),
+                        exc_info=not isinstance(error, source_errors.SourceError),
+                    )
                 failures += 1
                 await asyncio.sleep(LOOK_BACKOFF.delay_s(failures))
         finally:
@@ -200,10 +225,26 @@ class Worker:
             pod=pod,
             seen=self.seen,
             now_s=self._machine.now_s(),
+            content=self._content(),
             absent=self._is_absent and (pod is None or pod.metadata.deletion_timestamp is None),
             refusal=_refusal(pod),
             status_settled=self._is_settled(),
         )
+
+    def _content(self) -> str:
+        source = self._charge.source
+        return "" if source is None or self.pod is None else contents.state_of(source.content, self.pod)
+
+    def _keep_objects(self, stage: steps.Stage, world: steps.World) -> None:
+        """Have the source follow what this pod needs now, and nothing once no container runs any more."""
+        source = self._charge.source
+        if source is None:
+            return
+        is_over = stage in {steps.Stage.ENDED, steps.Stage.GONE}
+        if is_over or self.pod is None or world.refusal:
+            source.keep((), ())
+        else:
+            source.keep(*contents.kept_objects(self.pod, self._history))
 
     def _is_settled(self) -> bool:
         if self._charge.source is None or self._is_absent or self._publisher.is_final_written:
@@ -231,7 +272,7 @@ class Worker:
                 wake_at_s = self._quiet_until_s
             else:
                 if is_under_way:
-                    self._quiet_until_s = world.now_s + self._machine.limits.quiet_start_s
+                    self._quiet_until_s = world.now_s + self._machine.limits.told_start_s
                 annotations = {INSTANCE_ID: group.group_id}
                 self._publisher.publish(source, status, annotations, is_final=is_final)
         if group is not None:
@@ -250,7 +291,7 @@ class Worker:
     ) -> statuses.Facts:
         return statuses.Facts(
             pod=pod,
-            seen=self.seen,
+            seen=attempts.without_void(pod, self.seen, self._history),
             history=self._history,
             stage=stage,
             now_s=world.now_s,
@@ -318,9 +359,16 @@ class Worker:
         self.wake()
 
     def _note_failure(self, action: actions.Action, error: Exception) -> None:
-        reason = getattr(error, "reason", "") or "Failed"
+        reason = getattr(error, "reason", "") or events.default_reason(action)
         message = "no answer in time" if isinstance(error, TimeoutError) else str(error)
-        self._history = histories.fail(self._history, action, reason, message, now_s=self._machine.now_s())
+        now_s = self._machine.now_s()
+        is_told = not isinstance(error, ports.UnavailableError) or histories.is_away_long(
+            self._history, action
+        )
+        if is_told:
+            self._history = histories.fail(self._history, action, reason, message, now_s=now_s)
+        else:
+            self._history = histories.put_off(self._history, action, message, now_s=now_s)
         expected = (ports.DriverError, source_errors.SourceError, effects.ConfigError, TimeoutError)
         self._log.warning(
             "action failed",
@@ -329,7 +377,7 @@ class Worker:
             error=message,
             exc_info=not isinstance(error, expected),
         )
-        for event in events.of_failure(action, reason, message):
+        for event in events.of_failure(action, reason, message) if is_told else ():
             self._tell(event)
 
     # ---- timers ---------------------------------------------------------------------------------

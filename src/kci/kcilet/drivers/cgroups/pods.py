@@ -11,6 +11,7 @@ import pathlib
 import re
 import signal
 import time
+from collections.abc import Mapping
 
 import structlog
 
@@ -48,9 +49,22 @@ class PodCgroups:
         """Ends what still runs in it: by now the runtime has lost it, and it must not go on."""
         await tasks.in_thread(self._remove, self._pod_path(pod_uid))
 
+    async def list_dead(
+        self, containers: Mapping[ports.ContainerId, models.PodUid]
+    ) -> set[ports.ContainerId]:
+        return await tasks.in_thread(self._list_dead, containers)
+
     async def remove_parent(self) -> None:
         """Remove the parent of all pods with everything in it; when the machine is drained."""
         await tasks.in_thread(self._remove, self._parent)
+
+    def _list_dead(self, containers: Mapping[ports.ContainerId, models.PodUid]) -> set[ports.ContainerId]:
+        hierarchy = self._root if self._is_v2 else self._root / "pids"
+        return {
+            container_id
+            for container_id, pod_uid in containers.items()
+            if not _has_processes(hierarchy / self._pod_path(pod_uid) / container_id)
+        }
 
     def _pod_path(self, pod_uid: models.PodUid) -> str:
         if not _POD_UID.fullmatch(pod_uid):
@@ -94,6 +108,15 @@ class PodCgroups:
                 raise ports.DriverError(
                     f"cannot remove cgroup /{path}: {error.strerror} ({error.filename})"
                 ) from error
+
+
+def _has_processes(folder: pathlib.Path) -> bool:
+    """Also in cgroups that the container made below its own."""
+    try:
+        return any(pathlib.Path(top, "cgroup.procs").read_bytes() for top, _, _ in os.walk(folder))
+    except OSError:
+        # It is being removed, which can be done only without processes.
+        return False
 
 
 def _write_all(folder: pathlib.Path, files: dict[str, str]) -> None:

@@ -16,6 +16,8 @@ T = TypeVar("T")
 _MAX_MESSAGE_BYTES = 16 << 20
 # What a runtime says may hold a whole command line; an event or status takes about this much.
 _MAX_DETAILS = 1024
+# A call whose caller died is undone by the runtime, which keeps the name until then. It has no code for that.
+_IS_RESERVED = "is reserved for"
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     # A runtime that was restarted is back within a second; gRPC's own delays grow to two minutes.
@@ -39,10 +41,6 @@ class Deadlines:
     pull_s: float = 3600.0
 
 
-class UnavailableError(ports.DriverError):
-    """The runtime did not answer; what was asked may or may not have been done."""
-
-
 class UnimplementedError(ports.DriverError):
     """The runtime lacks the call."""
 
@@ -61,7 +59,7 @@ class Connection:
         await self._channel.close()
 
     async def ask(self, call: Callable[..., Any], request: Any, *, what: str, timeout_s: float) -> Any:
-        """One answer. Raises NotFoundError, UnavailableError or DriverError: "cannot <what>: …"."""
+        """One answer. Raises DriverError or one of its kinds: "cannot <what>: …"."""
         try:
             return await call(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
@@ -84,12 +82,18 @@ class Connection:
             case grpc.StatusCode.NOT_FOUND:
                 return ports.NotFoundError(f"cannot {what}: {details}")
             case grpc.StatusCode.DEADLINE_EXCEEDED:
-                return UnavailableError(f"cannot {what} within {timeout_s:g} s: the runtime does not answer")
-            case grpc.StatusCode.UNAVAILABLE:
-                return UnavailableError(
+                return ports.UnavailableError(
+                    f"cannot {what} within {timeout_s:g} s: the runtime does not answer"
+                )
+            case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED | grpc.StatusCode.ABORTED:
+                return ports.UnavailableError(
                     f"cannot {what}: the runtime at {self._socket_path} does not answer; is it running?"
                 )
             case grpc.StatusCode.UNIMPLEMENTED:
                 return UnimplementedError(f"cannot {what}: this runtime does not support it")
+            case _ if _IS_RESERVED in details:
+                return ports.UnavailableError(
+                    f"cannot {what} yet: the runtime has not done with an earlier try"
+                )
             case _:
                 return ports.DriverError(f"cannot {what}: {details}")

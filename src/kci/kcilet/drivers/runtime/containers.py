@@ -38,7 +38,7 @@ def to_container_config(
         envs=[api_pb2.KeyValue(key=key, value=value.encode()) for key, value in spec.env.items()],
         mounts=[_to_mount(container.name, mount) for mount in spec.mounts],
         labels={**labels.of_pod(spec.pod), labels.CONTAINER_NAME: container.name},
-        annotations={labels.RESTART_COUNT: str(spec.attempt)},
+        annotations=_to_annotations(spec),
         log_path=to_log_path(container.name, spec.attempt),
         stdin=container.stdin,
         stdin_once=container.stdin_once,
@@ -48,6 +48,13 @@ def to_container_config(
             security_context=security.to_container_context(spec.pod, container, image_user=image_user),
         ),
     )
+
+
+def _to_annotations(spec: ports.ContainerSpec) -> dict[str, str]:
+    """What must be known of it when nobody can be asked about its pod."""
+    grace_s = spec.pod.spec.termination_grace_period_seconds
+    told = {} if grace_s is None else {labels.GRACE: str(grace_s)}
+    return {labels.RESTART_COUNT: str(spec.attempt), **told}
 
 
 def to_log_path(name: str, attempt: int) -> str:

@@ -18,7 +18,7 @@ import structlog
 
 from kci.kcilet import ports
 from kci.kcilet.drivers.runtime import connection as connections
-from kci.kcilet.drivers.runtime import containers, images, labels, sandboxes, seen
+from kci.kcilet.drivers.runtime import containers, images, labels, looks, sandboxes, seen, shims
 from kci.kcilet.drivers.runtime.api import api_pb2
 from kci.kit import tasks
 from kci.kube import models
@@ -60,6 +60,7 @@ class CriRuntime:
         self._connection = connection
         self._machine_memory_bytes = machine_memory_bytes
         self._deadlines = deadlines
+        self._looks = looks.Looks(self._look_at)
         # What never changes again, by the id it belongs to.
         self._sandboxes: dict[str, api_pb2.PodSandboxConfig] = {}
         self._addresses: dict[str, str] = {}
@@ -77,22 +78,30 @@ class CriRuntime:
         return ports.RuntimeVersion(name=answer.runtime_name, version=answer.runtime_version)
 
     async def list_pods(self) -> list[ports.SeenPod]:
-        return await self._observe(labels.OURS)
+        return await self._to_pods(await self._list(labels.OURS))
 
     async def observe_pod(self, pod_uid: models.PodUid) -> ports.SeenPod:
-        pods = await self._observe({**labels.OURS, labels.POD_UID: pod_uid})
+        pods = await self._to_pods((await self._looks.at(pod_uid)).of(pod_uid))
         return pods[0] if pods else ports.SeenPod(pod_uid=pod_uid)
 
-    async def _observe(self, selector: dict[str, str]) -> list[ports.SeenPod]:
-        listed_sandboxes = await self._list_sandboxes(selector)
-        listed_containers = await self._list_containers(selector)
+    async def _look_at(self, pod_uids: frozenset[models.PodUid]) -> seen.Listing:
+        only = {labels.POD_UID: next(iter(pod_uids))} if len(pod_uids) == 1 else {}
+        return await self._list({**labels.OURS, **only})
+
+    async def _list(self, selector: dict[str, str]) -> seen.Listing:
+        sandboxes_listed = await self._list_sandboxes(selector)
+        return seen.Listing(sandboxes_listed, await self._list_containers(selector))
+
+    async def _to_pods(self, listing: seen.Listing) -> list[ports.SeenPod]:
+        listed_sandboxes, listed_containers = listing.sandboxes, listing.containers
         found: dict[models.PodUid, list[ports.SeenContainer]] = {}
-        statuses = await tasks.wait_all(
-            (self._status(listed) for listed in listed_containers),
-            name="container-status",
-            limit=_PARALLEL_LOOKS,
+        unknown = [listed for listed in listed_containers if not self._is_status_known(listed)]
+        fresh = await tasks.wait_all(
+            (self._ask_status(listed) for listed in unknown), name="container-status", limit=_PARALLEL_LOOKS
         )
-        for listed, status in zip(listed_containers, statuses, strict=True):
+        statuses = dict(zip((listed.id for listed in unknown), fresh, strict=True))
+        for listed in listed_containers:
+            status = statuses.get(listed.id) if listed.id in statuses else self._statuses.get(listed.id)
             pod_uid = models.PodUid(listed.labels[labels.POD_UID])
             found.setdefault(pod_uid, []).append(seen.to_container(listed, status))
         addresses = await tasks.wait_all(
@@ -126,13 +135,15 @@ class CriRuntime:
             self._pod_uids[container.id] = models.PodUid(container.labels[labels.POD_UID])
         return found
 
-    async def _status(self, listed: api_pb2.Container) -> api_pb2.ContainerStatus | None:
-        """The status for the state it is in now; None for one that is gone or was never started."""
+    def _is_status_known(self, listed: api_pb2.Container) -> bool:
+        """Whether there is nothing to ask: one that was never started has no status."""
         if listed.state == api_pb2.ContainerState.CONTAINER_CREATED:
-            return None
+            return True
         known = self._statuses.get(listed.id)
-        if known is not None and known.state == listed.state:
-            return known
+        return known is not None and known.state == listed.state
+
+    async def _ask_status(self, listed: api_pb2.Container) -> api_pb2.ContainerStatus | None:
+        """The status in its state of now; None for one that is gone."""
         try:
             answer = await self._look(
                 self._connection.runtime.ContainerStatus,
@@ -180,7 +191,7 @@ class CriRuntime:
             async with contextlib.aclosing(self._polled_events()) as events:
                 async for event in events:
                     yield event
-        raise connections.UnavailableError(f"cannot {what}: the stream ended")
+        raise ports.UnavailableError(f"cannot {what}: the stream ended")
 
     def _pod_of(self, event: api_pb2.ContainerEventResponse) -> models.PodUid | None:
         """Events of sandboxes carry the status; those of containers may come without one."""
@@ -230,7 +241,7 @@ class CriRuntime:
                 what=f"pull image {image!r}",
                 timeout_s=self._deadlines.pull_s,
             )
-        except connections.UnavailableError:
+        except ports.UnavailableError:
             raise
         except ports.DriverError as error:
             raise ports.ImagePullError("ErrImagePull", str(error)) from error
@@ -308,6 +319,8 @@ class CriRuntime:
                 what=f"create container {spec.container.name!r} of pod {spec.pod.key}",
                 timeout_s=self._deadlines.make_s,
             )
+        except ports.UnavailableError:
+            raise
         except ports.DriverError as error:
             raise ports.ContainerError("CreateContainerError", str(error)) from error
         container_id = ports.ContainerId(answer.container_id)
@@ -322,16 +335,36 @@ class CriRuntime:
                 what=f"start container {container_id}",
                 timeout_s=self._deadlines.make_s,
             )
+        except ports.UnavailableError:
+            raise
         except ports.DriverError as error:
             raise ports.ContainerError("RunContainerError", str(error)) from error
 
     async def stop_container(self, container_id: ports.ContainerId, grace_s: int) -> None:
-        await self._end(
-            self._connection.runtime.StopContainer,
-            api_pb2.StopContainerRequest(container_id=container_id, timeout=grace_s),
-            f"stop container {container_id}",
-            timeout_s=grace_s + self._deadlines.stop_s,
+        loop = asyncio.get_running_loop()
+        began_s, timeout_s = loop.time(), grace_s + self._deadlines.stop_s
+        try:
+            await self._end(
+                self._connection.runtime.StopContainer,
+                api_pb2.StopContainerRequest(container_id=container_id, timeout=grace_s),
+                f"stop container {container_id}",
+                timeout_s=timeout_s,
+            )
+        except ports.UnavailableError:
+            if loop.time() - began_s >= timeout_s:
+                await self._kill_shim_of(container_id)
+            raise
+
+    async def _kill_shim_of(self, container_id: ports.ContainerId) -> None:
+        """Past every deadline; if the runtime answers and only this container's end does not come."""
+        answer = await self._look(
+            self._connection.runtime.ListContainers,
+            api_pb2.ListContainersRequest(filter=api_pb2.ContainerFilter(id=container_id)),
+            f"look at container {container_id}",
         )
+        for listed in answer.containers:
+            if listed.state == api_pb2.ContainerState.CONTAINER_RUNNING:
+                _ = await tasks.in_thread(shims.kill, ports.SandboxId(listed.pod_sandbox_id))
 
     async def remove_container(self, container_id: ports.ContainerId) -> None:
         await self._end(
@@ -357,6 +390,39 @@ class CriRuntime:
         )
         url: str = answer.url
         return url
+
+    async def attach_url(self, container_id: ports.ContainerId, options: link.AttachOptions) -> str:
+        """Where the streams of a running container are to be had, once, for a minute."""
+        answer = await self._look(
+            self._connection.runtime.Attach,
+            api_pb2.AttachRequest(
+                container_id=container_id,
+                tty=options.tty,
+                stdin=options.stdin,
+                stdout=options.stdout,
+                stderr=options.stderr and not options.tty,
+            ),
+            f"attach to container {container_id}",
+        )
+        url: str = answer.url
+        return url
+
+    async def list_written_logs(self) -> list[tuple[ports.ContainerId, pathlib.Path]]:
+        """The logs of the containers that run."""
+        return [
+            (one.id, pathlib.Path(one.log_path))
+            for pod in await self.list_pods()
+            for one in pod.containers
+            if one.phase is ports.ContainerPhase.RUNNING and one.log_path
+        ]
+
+    async def reopen_log(self, container_id: ports.ContainerId) -> None:
+        """Have the container write its log to a new file, if the old one has lost its name."""
+        await self._look(
+            self._connection.runtime.ReopenContainerLog,
+            api_pb2.ReopenContainerLogRequest(container_id=container_id),
+            f"reopen the log of container {container_id}",
+        )
 
     async def is_written(self, log_path: pathlib.Path) -> bool:
         """Whether a container still writes this log; yes if the runtime cannot say."""

@@ -13,6 +13,7 @@ POD_NAME = "io.kubernetes.pod.name"
 POD_NAMESPACE = "io.kubernetes.pod.namespace"
 POD_UID = "io.kubernetes.pod.uid"
 CONTAINER_NAME = "io.kubernetes.container.name"
+GRACE = "io.kubernetes.pod.terminationGracePeriod"
 RESTART_COUNT = "io.kubernetes.container.restartCount"
 
 GROUP_ID = "kci.ksyun.com/group-id"

@@ -8,6 +8,7 @@ machine to a tenant (privileged, no seccomp, profiles from the machine, unmasked
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import TypeVar
 
 from kci.kcilet import ports
@@ -19,6 +20,10 @@ T = TypeVar("T")
 # Dropped unless the container adds them itself. Empty is the kubelet's behaviour, which images
 # rely on (ping); put "NET_RAW" here to refuse ARP and DNS spoofing by default.
 DROPPED_BY_DEFAULT: tuple[str, ...] = ()
+
+# What it takes to become `pause` and to wait: a quarter of RuntimeDefault's list. A profile is compiled anew
+# for each container, which costs 15 ms of CPU for RuntimeDefault and 5 ms for this one (runc 1.1.5).
+PAUSE_PROFILE = pathlib.Path(__file__).with_name("pause-seccomp.json")
 
 _MASKED_PATHS = (
     "/proc/asound",
@@ -49,14 +54,16 @@ class _Effective:
 
 
 def to_sandbox_context(pod: models.Pod) -> api_pb2.LinuxSandboxSecurityContext:
-    """The pause process runs as the pod says, always under the runtime's seccomp profile."""
+    """The pause process runs as the pod says, always under a seccomp profile of its own."""
     context = pod.spec.security_context or models.PodSecurityContext()
     return api_pb2.LinuxSandboxSecurityContext(
         namespace_options=_namespaces(pod),
         run_as_user=_int64(context.run_as_user),
         run_as_group=_int64(context.run_as_group),
         supplemental_groups=_supplemental_groups(context),
-        seccomp=_runtime_default(),
+        seccomp=api_pb2.SecurityProfile(
+            profile_type=api_pb2.SecurityProfile.Localhost, localhost_ref=str(PAUSE_PROFILE)
+        ),
     )
 
 

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 
 from kci.kcilet import ports
 from kci.kcilet.drivers.runtime import labels
 from kci.kcilet.drivers.runtime.api import api_pb2
 from kci.kube import models
 
+# Kubernetes' own default, for a container that does not say.
+_DEFAULT_GRACE_S = 30
 _PHASES = {
     api_pb2.ContainerState.CONTAINER_CREATED: ports.ContainerPhase.CREATED,
     api_pb2.ContainerState.CONTAINER_RUNNING: ports.ContainerPhase.RUNNING,
     api_pb2.ContainerState.CONTAINER_EXITED: ports.ContainerPhase.EXITED,
     api_pb2.ContainerState.CONTAINER_UNKNOWN: ports.ContainerPhase.UNKNOWN,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The runtime's two lists, the one of sandboxes taken first."""
+
+    sandboxes: Sequence[api_pb2.PodSandbox]
+    containers: Sequence[api_pb2.Container]
+
+    def of(self, pod_uid: models.PodUid) -> Listing:
+        return Listing(
+            [one for one in self.sandboxes if one.metadata.uid == pod_uid],
+            [one for one in self.containers if one.labels[labels.POD_UID] == pod_uid],
+        )
 
 
 def to_container(listed: api_pb2.Container, status: api_pb2.ContainerStatus | None) -> ports.SeenContainer:
@@ -38,7 +55,12 @@ def to_container(listed: api_pb2.Container, status: api_pb2.ContainerStatus | No
         reason=status.reason,
         message=status.message,
         log_path=status.log_path,
+        grace_s=_to_grace_s(listed.annotations.get(labels.GRACE, "")),
     )
+
+
+def _to_grace_s(text: str) -> int:
+    return int(text) if text.isdecimal() else _DEFAULT_GRACE_S
 
 
 def to_sandbox(listed: api_pb2.PodSandbox, address: str) -> ports.SeenSandbox:

@@ -1,4 +1,4 @@
-"""The port `Streams`: one object for the workers, two subjects inside."""
+"""The port `Streams`: one object for the server, one module for each subject."""
 
 from __future__ import annotations
 
@@ -6,32 +6,46 @@ import pathlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from kci.kcilet import ports
+from kci.kcilet.drivers.streams import connections, inotify, logs, sessions
 from kci.kcilet.drivers.streams import exec as execs
-from kci.kcilet.drivers.streams import logs
 from kci.kit import clock as clocks
 from kci.link import types as link
 
 
 class MachineStreams:
-    """`exec_url` starts a command at the runtime and says where its streams are; `is_written` says
-    whether a container still writes a log file. Both are the runtime driver's.
+    """`exec_url` and `attach_url` say where the runtime has the streams of a command and of a container;
+    `is_written` says whether a container still writes a log file. All are the runtime driver's.
     """
 
     def __init__(
         self,
         *,
         exec_url: Callable[[ports.ContainerId, link.ExecOptions], Awaitable[str]],
+        attach_url: Callable[[ports.ContainerId, link.AttachOptions], Awaitable[str]],
         is_written: Callable[[pathlib.Path], Awaitable[bool]],
         clock: clocks.Clock,
     ) -> None:
         self._exec_url = exec_url
+        self._attach_url = attach_url
         self._is_written = is_written
         self._clock = clock
+        self._sessions = sessions.Sessions()
+        self._connections = connections.Connections()
+        self._watcher = inotify.Watcher()
 
     async def exec(
-        self, container_id: ports.ContainerId, options: link.ExecOptions, peer: ports.ExecPeer
+        self, container_id: ports.ContainerId, options: link.ExecOptions, peer: ports.StreamPeer
     ) -> None:
-        await execs.run(lambda: self._exec_url(container_id, options), options, peer)
+        async with self._sessions.starting(container_id) as session:
+            await execs.run(lambda: self._exec_url(container_id, options), options, peer, on_left=session.end)
+
+    async def attach(
+        self, container_id: ports.ContainerId, options: link.AttachOptions, peer: ports.StreamPeer
+    ) -> None:
+        await execs.run(lambda: self._attach_url(container_id, options), options, peer, on_left=_leave_alone)
+
+    async def forward(self, sandbox_id: ports.SandboxId, port: int, peer: ports.StreamPeer) -> None:
+        await self._connections.run(sandbox_id, port, peer)
 
     def log(
         self,
@@ -47,5 +61,10 @@ class MachineStreams:
             attempt,
             options,
             is_written=self._is_written,
+            watcher=self._watcher,
             now=self._clock.now(),
         )
+
+
+async def _leave_alone() -> None:
+    """A container lives on without its clients."""

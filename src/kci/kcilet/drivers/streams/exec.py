@@ -1,4 +1,4 @@
-"""A command's streams between a v5.channel.k8s.io peer and the runtime's streaming server.
+"""A command's or a container's streams between a v5.channel.k8s.io peer and the runtime's streaming server.
 
 The runtime is spoken to in SPDY/3.1 although it offers WebSocket too: only SPDY can half-close
 standard input there (`kubectl exec -i < file`, `kubectl cp`). Ported from client-go
@@ -34,9 +34,16 @@ class _StreamError(Exception):
 
 
 async def run(
-    find_url: Callable[[], Awaitable[str]], options: link.ExecOptions, peer: ports.ExecPeer
+    find_url: Callable[[], Awaitable[str]],
+    options: link.ExecOptions | link.AttachOptions,
+    peer: ports.StreamPeer,
+    *,
+    on_left: Callable[[], Awaitable[None]],
 ) -> None:
-    """Returns when the command has ended and the peer was told its status, or when the peer is gone."""
+    """Returns when the process has ended and the peer was told its status, or when the peer is gone. Before
+    the streams of a process that has not ended are closed, `on_left` is called: the end of its input is
+    not to look like one that its client meant.
+    """
     try:
         try:
             async with asyncio.timeout(_CONNECT_S):
@@ -44,25 +51,27 @@ async def run(
         except (ports.DriverError, _StreamError, OSError, TimeoutError) as error:
             await peer.send(channels.frame(channels.Channel.STATUS, channels.error_status(str(error))))
             return
-        await _Exec(reader, writer, options, peer).run()
+        await _Streams(reader, writer, options, peer, on_left).run()
     except ConnectionError as error:
-        log.info("an exec's peer is gone", error=repr(error))
+        log.info("a stream's peer is gone", error=repr(error))
 
 
-class _Exec:
-    """One command's connection."""
+class _Streams:
+    """One process's connection."""
 
     def __init__(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        options: link.ExecOptions,
-        peer: ports.ExecPeer,
+        options: link.ExecOptions | link.AttachOptions,
+        peer: ports.StreamPeer,
+        on_left: Callable[[], Awaitable[None]],
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._options = options
         self._peer = peer
+        self._on_left = on_left
         self._client = spdy.Client()
         self._streams: dict[str, int] = {}
         self._outputs: dict[int, channels.Channel] = {}
@@ -74,14 +83,18 @@ class _Exec:
     async def run(self) -> None:
         try:
             self._open_streams()
-            await tasks.first_of(self._from_runtime(), self._from_peer(), name="exec")
+            await tasks.first_of(self._from_runtime(), self._from_peer(), name="streams")
             if self._has_run:
                 await self._peer.send(channels.frame(channels.Channel.STATUS, self._read_status()))
         except (spdy.SpdyError, _StreamError) as error:
-            message = channels.error_status(f"cannot go on with the command: {error}")
+            message = channels.error_status(f"cannot go on with the streams: {error}")
             await self._peer.send(channels.frame(channels.Channel.STATUS, message))
         finally:
-            await self._close()
+            try:
+                if not self._status:
+                    await self._on_left()
+            finally:
+                await self._close()
 
     def _open_streams(self) -> None:
         """In the order in which the kubelet's client opens them."""
@@ -152,7 +165,7 @@ class _Exec:
                 elif channel == channels.Channel.CLOSE and data == bytes((channels.Channel.STDIN,)):
                     self._end("stdin")
             except ValueError as error:
-                log.warning("passing over a message of an exec's peer", error=str(error))
+                log.warning("passing over a message of a stream's peer", error=str(error))
 
     async def _send(self, name: str, data: bytes) -> None:
         stream_id = self._streams.get(name)
@@ -177,7 +190,7 @@ class _Exec:
     def _read_status(self) -> bytes:
         status = bytes(self._status)
         if not status:
-            return channels.error_status("the runtime closed the command's streams without a status")
+            return channels.error_status("the runtime closed the streams without a status")
         try:
             channels.parse_status(status)
         except ValueError:
@@ -186,7 +199,7 @@ class _Exec:
         return status
 
     async def _close(self) -> None:
-        """A command that still runs sees the end of its input and no reader of its output."""
+        """A process that still runs sees the end of its input and no reader of its output."""
         self._end("stdin")
         for stream_id in self._streams.values():
             self._writer.write(self._client.reset_stream(stream_id))
@@ -215,12 +228,12 @@ async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
         lines = head.split("\r\n")
         if not lines[0].startswith("http/1.1 101 ") or "upgrade: spdy/3.1" not in lines:
             refusal = (await reader.read(_MAX_REFUSAL_BYTES)).decode(errors="replace")
-            raise _StreamError(f"cannot run the command: the runtime answers {lines[0]!r}: {refusal}")
+            raise _StreamError(f"cannot have the streams: the runtime answers {lines[0]!r}: {refusal}")
         if f"x-stream-protocol-version: {_PROTOCOL}" not in lines:
-            raise _StreamError(f"cannot run the command: the runtime does not speak {_PROTOCOL}")
+            raise _StreamError(f"cannot have the streams: the runtime does not speak {_PROTOCOL}")
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
         writer.transport.abort()
-        raise _StreamError("cannot run the command: the runtime gives no HTTP answer") from error
+        raise _StreamError("cannot have the streams: the runtime gives no HTTP answer") from error
     except BaseException:
         writer.transport.abort()
         raise

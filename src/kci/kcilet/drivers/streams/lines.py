@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+Place = TypeVar("Place")
 
 _NS = 1_000_000_000
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:\d\d)")
@@ -81,13 +84,33 @@ class Decoder:
         return text
 
 
-def count_back(lines: Iterator[tuple[int, bytes]], wanted: int, end: int) -> int:
-    """Where the last `wanted` lines begin, given (offset, line) from the last one backwards.
+def lines_back(
+    read: Callable[[int, int], bytes], end: int, *, block_bytes: int
+) -> Iterator[tuple[int, bytes]]:
+    """(offset, line) from the last line backwards, reading (`size, position`) no more than is asked for."""
+    position, rest = end, b""
+    while position > 0:
+        size = min(block_bytes, position)
+        position -= size
+        rest = read(size, position) + rest
+        first, *whole = rest.split(b"\n")
+        offset = position + len(rest)
+        for line in reversed(whole):
+            offset -= len(line) + 1
+            if line:
+                yield offset + 1, line
+        rest = first[:MAX_LINE_BYTES]
+    if rest:
+        yield 0, rest
+
+
+def count_back(lines: Iterator[tuple[Place, bytes]], wanted: int, end: Place) -> Place:
+    """Where the last `wanted` lines begin, given (place, line) from the last one backwards.
 
     Parts belong to the line that they make up, so a long line counts once.
     """
     start, found = end, 0
-    for offset, line in lines:
+    for place, line in lines:
         parts = _split(line)
         if parts is None:
             continue
@@ -96,7 +119,7 @@ def count_back(lines: Iterator[tuple[int, bytes]], wanted: int, end: int) -> int
             if found == wanted:
                 return start
             found += 1
-        start = offset
+        start = place
     return start
 
 

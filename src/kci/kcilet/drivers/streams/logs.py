@@ -1,22 +1,22 @@
 """Reading and following a container's log file.
 
 Ported from k8s.io/cri-client pkg/logs (0.36). What differs: `--tail` counts a line once though the
-runtime cut it into parts; and a log that is not followed is read as long as it was when it was opened.
-The file is opened without following a link and must be a regular one (CVE-2026-53489).
+runtime cut it into parts; a log that is not followed is read as long as it was when it was opened; and
+what rotation has put aside last belongs to the log, so that its lines do not vanish at once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
-import os
+import functools
 import pathlib
 import re
-import stat
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.streams import inotify, lines
+from kci.kcilet.drivers.streams import files, inotify, lines
 from kci.kit import tasks
 from kci.link import types as link
 
@@ -26,9 +26,9 @@ _NS = 1_000_000_000
 # Changes wake us; this is for the end of a container, which changes no file the moment it is known.
 _LOOK_AGAIN_S = 1.0
 _LOOK_SOON_S = 0.05
+_LAST_WRITES_S = 0.1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _FILE = re.compile(r"(\d{1,9})\.log")
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 IsWritten = Callable[[pathlib.Path], Awaitable[bool]]
 
@@ -40,6 +40,7 @@ async def read(
     options: link.LogOptions,
     *,
     is_written: IsWritten,
+    watcher: inotify.Watcher,
     now: datetime.datetime,
 ) -> AsyncGenerator[bytes, None]:
     """The first item is empty and says that the log is there; a silent one may have no other for long."""
@@ -54,7 +55,7 @@ async def read(
     try:
         path = await tasks.in_thread(_choose_file, folder, attempt, options.previous)
         parts = (
-            _follow(path, options.tail_lines, is_written)
+            _follow(path, options.tail_lines, is_written, watcher)
             if options.follow
             else _once(path, options.tail_lines)
         )
@@ -76,49 +77,61 @@ async def read(
 
 
 async def _once(path: pathlib.Path, tail_lines: int | None) -> AsyncGenerator[bytes, None]:
-    file = await tasks.in_thread(_open, path)
-    try:
-        position, end = await tasks.in_thread(_range, file, tail_lines)
+    async with _opened(path, tail_lines) as (opened, start):
+        first, position = start
+        ends = opened.sizes()
         yield b""
-        while position < end:
-            data = await tasks.in_thread(os.pread, file, min(_READ_BYTES, end - position), position)
-            if not data:
-                return
-            position += len(data)
-            yield data
-    finally:
-        os.close(file)
+        for index in range(first, len(ends)):
+            while position < ends[index]:
+                size = min(_READ_BYTES, ends[index] - position)
+                data = await tasks.in_thread(opened.read, index, size, position)
+                if not data:
+                    break
+                position += len(data)
+                yield data
+            position = 0
 
 
 async def _follow(
-    path: pathlib.Path, tail_lines: int | None, is_written: IsWritten
+    path: pathlib.Path, tail_lines: int | None, is_written: IsWritten, watcher: inotify.Watcher
 ) -> AsyncGenerator[bytes, None]:
     """Until nobody writes the log any more and all of it was read."""
-    file = await tasks.in_thread(_open, path)
-    try:
+    async with _opened(path, tail_lines) as (opened, start):
+        index, position = start
         # The watch comes first: what is written from here on wakes us.
-        with inotify.Watch(path.parent) as watch:
-            position, _ = await tasks.in_thread(_range, file, tail_lines)
+        with watcher.watching(path.parent) as watch:
             yield b""
             patience_s = _LOOK_SOON_S
             is_over = not await is_written(path)
             while True:
-                # Looked for before the old file is read to its end, which is then its last.
-                rotated = await tasks.in_thread(_open_if_other, path, file)
-                while data := await tasks.in_thread(os.pread, file, _READ_BYTES, position):
+                # Looked for before the file is read to its end, which is then its last; but the runtime has
+                # a little left to write there when it makes the new one.
+                has_next = await tasks.in_thread(opened.has_next, index, path)
+                if has_next:
+                    await asyncio.sleep(_LAST_WRITES_S)
+                while data := await tasks.in_thread(opened.read, index, _READ_BYTES, position):
                     position += len(data)
                     yield data
-                if rotated is not None:
-                    os.close(file)
-                    file, position = rotated, 0
+                if has_next and await tasks.in_thread(opened.advance, index, path):
+                    index, position = 0, 0
                     continue
                 if is_over:
                     return
                 has_changed = await watch.wait(patience_s)
                 patience_s = _LOOK_SOON_S if watch.take_closed() else min(2 * patience_s, _LOOK_AGAIN_S)
                 is_over = not has_changed and not await is_written(path)
-    finally:
-        os.close(file)
+
+
+@contextlib.asynccontextmanager
+async def _opened(
+    path: pathlib.Path, tail_lines: int | None
+) -> AsyncIterator[tuple[files.OpenFiles, tuple[int, int]]]:
+    """The log's files, and where in them to begin: index and position."""
+    opened = files.OpenFiles()
+    # Closed even while a thread is opening it: this may end at any moment.
+    with contextlib.closing(opened):
+        await tasks.in_thread(opened.open, path)
+        yield opened, await tasks.in_thread(_start, opened, tail_lines)
 
 
 def _choose_file(folder: pathlib.Path, attempt: int | None, previous: bool) -> pathlib.Path:  # noqa: FBT001
@@ -137,55 +150,19 @@ def _choose_file(folder: pathlib.Path, attempt: int | None, previous: bool) -> p
     return folder / f"{attempt}.log"
 
 
-def _open(path: pathlib.Path) -> int:
-    folder = os.open(path.parent, _FOLDER)
-    try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        file = os.open(path.name, flags, dir_fd=folder)
-    finally:
-        os.close(folder)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise ports.NotFoundError(f"cannot read the log {path}: it is no regular file")
-    return file
-
-
-def _open_if_other(path: pathlib.Path, file: int) -> int | None:
-    """The file that has taken the name since, if one has."""
-    try:
-        other = _open(path)
-    except FileNotFoundError:
-        return None
-    if os.path.sameopenfile(other, file):
-        os.close(other)
-        return None
-    return other
-
-
-def _range(file: int, tail_lines: int | None) -> tuple[int, int]:
-    """From where to read, and where the file ends now."""
-    end = os.fstat(file).st_size
+def _start(opened: files.OpenFiles, tail_lines: int | None) -> tuple[int, int]:
     if tail_lines is None:
-        return 0, end
-    return lines.count_back(lines_back(file, end), tail_lines, end), end
+        return 0, 0
+    sizes = opened.sizes()
+    end = (len(sizes) - 1, sizes[-1])
+    return lines.count_back(_lines_back(opened, sizes), tail_lines, end)
 
 
-def lines_back(file: int, end: int, *, block_bytes: int = _TAIL_BLOCK_BYTES) -> Iterator[tuple[int, bytes]]:
-    """(offset, line) from the last line backwards, reading no more than is asked for."""
-    position, rest = end, b""
-    while position > 0:
-        size = min(block_bytes, position)
-        position -= size
-        rest = os.pread(file, size, position) + rest
-        first, *whole = rest.split(b"\n")
-        offset = position + len(rest)
-        for line in reversed(whole):
-            offset -= len(line) + 1
-            if line:
-                yield offset + 1, line
-        rest = first[: lines.MAX_LINE_BYTES]
-    if rest:
-        yield 0, rest
+def _lines_back(opened: files.OpenFiles, sizes: list[int]) -> Iterator[tuple[tuple[int, int], bytes]]:
+    for index in reversed(range(len(sizes))):
+        read = functools.partial(opened.read, index)
+        for offset, line in lines.lines_back(read, sizes[index], block_bytes=_TAIL_BLOCK_BYTES):
+            yield (index, offset), line
 
 
 def _since_ns(options: link.LogOptions, now: datetime.datetime) -> int:

@@ -5,7 +5,7 @@
     volume/user    -> ..data/user                         what the container sees
 
 Ported from pkg/volume/util/atomic_writer.go (1.36). What differs: the folder's name ends with a
-digest of the files' paths and modes, which takes the place of walking the old tree; and whatever
+digest of the files' paths, modes and owners, which takes the place of walking the old tree; and whatever
 else begins with `..` is an unfinished write of before and is removed. Containers mount such a
 volume read-only; it is written through descriptors all the same, following no link.
 """
@@ -91,8 +91,9 @@ def _write_file(target: int, file: ports.VolumeFile, fs_group: int | None) -> No
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(name, flags, 0o600, dir_fd=current), "wb") as output:
             output.write(file.content)
-            if fs_group is not None:
-                os.fchown(output.fileno(), -1, fs_group)
+            if fs_group is not None or file.owner is not None:
+                group = -1 if fs_group is None else fs_group
+                os.fchown(output.fileno(), -1 if file.owner is None else file.owner, group)
             os.fchmod(output.fileno(), file.mode | (_GROUP_READ if fs_group is not None else 0))
     finally:
         os.close(current)
@@ -149,7 +150,7 @@ def _clear(folder: pathlib.Path, root: int, keep: set[str]) -> None:
 
 
 def _shape(files: Sequence[ports.VolumeFile], fs_group: int | None) -> str:
-    lines = sorted(f"{pathlib.PurePosixPath(file.path)}\0{file.mode:o}" for file in files)
+    lines = sorted(f"{pathlib.PurePosixPath(file.path)}\0{file.mode:o}\0{file.owner}" for file in files)
     return hashlib.sha256("\n".join([str(fs_group), *lines]).encode()).hexdigest()[:16]
 
 

@@ -10,6 +10,7 @@ that was opened beneath the volume's root (CVE-2017-1002101, CVE-2021-25741).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -36,13 +37,16 @@ class PodFolders:
 
     def __init__(self, state_dir: pathlib.Path) -> None:
         self._pods = state_dir / "pods"
+        # A sub-path must not be resolved while what it leads through is being exchanged.
+        self._locks: dict[models.PodUid, asyncio.Lock] = {}
 
     async def ensure_volumes(
         self, pod_uid: models.PodUid, volumes: Sequence[ports.ContentVolume | ports.EmptyDir]
     ) -> None:
         for volume in volumes:
             with _driver_errors(f"prepare volume {volume.name!r} of pod {pod_uid}"):
-                await tasks.in_thread(_ensure_volume, self._volume(pod_uid, volume.name), volume)
+                async with self._lock(pod_uid):
+                    await tasks.in_thread(_ensure_volume, self._volume(pod_uid, volume.name), volume)
 
     async def ensure_file(
         self, pod_uid: models.PodUid, name: str, content: bytes, *, mode: int = 0o644
@@ -59,7 +63,8 @@ class PodFolders:
         with _driver_errors(f"resolve sub-path {sub_path[:256]!r} of volume {volume!r} of pod {pod_uid}"):
             digest = hashlib.sha256(sub_path.encode()).hexdigest()[:16]
             target = self._pod(pod_uid) / "subpaths" / _checked(volume) / digest
-            await tasks.in_thread(_bind_sub_path, self._volume(pod_uid, volume), sub_path, target)
+            async with self._lock(pod_uid):
+                await tasks.in_thread(_bind_sub_path, self._volume(pod_uid, volume), sub_path, target)
             return str(target)
 
     async def read_file(self, pod_uid: models.PodUid, name: str, *, limit: int) -> bytes:
@@ -70,6 +75,7 @@ class PodFolders:
     async def remove_volumes(self, pod_uid: models.PodUid) -> None:
         with _driver_errors(f"remove the volumes of pod {pod_uid}"):
             await tasks.in_thread(_remove_pod, self._pod(pod_uid))
+        _ = self._locks.pop(pod_uid, None)
 
     async def list_pods(self) -> list[models.PodUid]:
         with _driver_errors("list the pods' folders"):
@@ -80,6 +86,9 @@ class PodFolders:
             return []
         names = sorted(entry.name for entry in self._pods.iterdir())
         return [models.PodUid(name) for name in names if _NAME.fullmatch(name)]
+
+    def _lock(self, pod_uid: models.PodUid) -> asyncio.Lock:
+        return self._locks.setdefault(pod_uid, asyncio.Lock())
 
     def _volume(self, pod_uid: models.PodUid, name: str) -> pathlib.Path:
         return self._pod(pod_uid) / "volumes" / _checked(name)

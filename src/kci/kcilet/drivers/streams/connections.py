@@ -1,0 +1,165 @@
+"""A TCP connection to a port inside a pod, carried as v5.channel.k8s.io messages.
+
+The socket is made inside the pod's network namespace, where it then stays, and is used from here like any
+other. As containerd does it: 127.0.0.1 first, then ::1 (internal/cri/server/sandbox_portforward_linux.go,
+2.1); so a port of a pod that listens on its address alone is not reached. Nothing is kept beyond one read
+of each side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import socket
+import threading
+
+import structlog
+
+from kci.kcilet import ports
+from kci.kcilet.drivers.streams import sessions
+from kci.kit import channels, tasks
+
+log = structlog.get_logger(__name__)
+
+_CONNECT_S = 10.0
+_READ_BYTES = 128 << 10
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Connections:
+    """Remembers by which process a pod's namespace is found."""
+
+    def __init__(self) -> None:
+        self._pids: dict[ports.SandboxId, int] = {}
+
+    async def run(self, sandbox_id: ports.SandboxId, port: int, peer: ports.StreamPeer) -> None:
+        """Returns when both directions have ended, or when the peer is gone."""
+        try:
+            try:
+                connection = await self._connect(sandbox_id, port)
+            except (ports.DriverError, OSError) as error:
+                await peer.send(channels.frame(channels.Channel.STATUS, channels.error_status(str(error))))
+                return
+            with connection:
+                # Says that there is a connection: what goes wrong from here on broke it.
+                await peer.send(channels.frame(channels.Channel.STDOUT))
+                await _Relay(connection, peer).run()
+        except ConnectionError as error:
+            log.debug("the peer of a port is gone", error=repr(error))
+
+    async def _connect(self, sandbox_id: ports.SandboxId, port: int) -> socket.socket:
+        """The kubelet's words if nobody listens: people know them."""
+        namespace = await tasks.in_thread(self._namespace_path, sandbox_id)
+        problems = []
+        for family, address, shown in (
+            (socket.AF_INET, "127.0.0.1", f"IPv4: dial tcp4 127.0.0.1:{port}"),
+            (socket.AF_INET6, "::1", f"IPv6: dial tcp6 [::1]:{port}"),
+        ):
+            try:
+                return await _dial(namespace, family, address, port)
+            except OSError as error:
+                problems.append(f"{shown}: connect: {_words(error)}")
+        raise ports.DriverError(
+            f"failed to connect to localhost:{port} inside namespace of sandbox {sandbox_id}, "
+            + " ".join(problems)
+        )
+
+    def _namespace_path(self, sandbox_id: ports.SandboxId) -> str:
+        pid = self._pids.get(sandbox_id)
+        if pid is None or not sessions.is_in(pid, sandbox_id):
+            pid = sessions.first_process(sandbox_id)
+            self._pids.pop(sandbox_id, None)
+        if pid is None:
+            raise ports.NotFoundError(f"cannot find the network of sandbox {sandbox_id}: it has no process")
+        self._pids[sandbox_id] = pid
+        return f"/proc/{pid}/ns/net"
+
+
+class _Relay:
+    def __init__(self, connection: socket.socket, peer: ports.StreamPeer) -> None:
+        self._connection = connection
+        self._peer = peer
+        self._peer_is_gone = asyncio.Event()
+
+    async def run(self) -> None:
+        try:
+            await tasks.first_of(self._both_ways(), self._peer_is_gone.wait(), name="port")
+        except OSError as error:
+            text = f"error forwarding: {_words(error)}"
+            await self._peer.send(channels.frame(channels.Channel.STATUS, channels.error_status(text)))
+
+    async def _both_ways(self) -> None:
+        async with tasks.Tasks() as group:
+            group.start("port-to-peer", self._to_peer())
+            group.start("peer-to-port", self._from_peer())
+
+    async def _to_peer(self) -> None:
+        loop = asyncio.get_running_loop()
+        while data := await loop.sock_recv(self._connection, _READ_BYTES):
+            await self._peer.send(channels.frame(channels.Channel.STDOUT, data))
+        await self._peer.send(channels.close_frame(channels.Channel.STDOUT))
+
+    async def _from_peer(self) -> None:
+        loop = asyncio.get_running_loop()
+        while (message := await self._peer.receive()) is not None:
+            try:
+                channel, data = channels.parse(message)
+            except ValueError as error:
+                log.warning("passing over a message of a port's peer", error=str(error))
+                continue
+            if channel is channels.Channel.STDIN:
+                await loop.sock_sendall(self._connection, data)
+            elif channel is channels.Channel.CLOSE and data == bytes((channels.Channel.STDIN,)):
+                self._connection.shutdown(socket.SHUT_WR)
+                return
+        self._peer_is_gone.set()
+
+
+async def _dial(namespace: str, family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    connection = socket_within(namespace, family)
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            await asyncio.get_running_loop().sock_connect(connection, (address, port))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def socket_within(namespace: str, family: socket.AddressFamily) -> socket.socket:
+    """A socket of another network namespace. It is made by a thread that enters that namespace and ends:
+    no thread of ours ever has to find its way back. That takes some ten microseconds, so it is waited for.
+    """
+    made: list[socket.socket] = []
+    failed: list[OSError] = []
+
+    def work() -> None:
+        try:
+            descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
+                    number = ctypes.get_errno()
+                    raise OSError(number, os.strerror(number))
+                made.append(socket.socket(family, socket.SOCK_STREAM))
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="netns")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    made[0].setblocking(False)
+    made[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return made[0]
+
+
+def _words(error: OSError) -> str:
+    """As Go says it."""
+    if isinstance(error, TimeoutError):
+        return "connection timed out"
+    return os.strerror(error.errno).lower() if error.errno else str(error)
