@@ -1,7 +1,8 @@
 """The client: one method per action that we use.
 
-Retrying is the caller's business, save for reads, which are tried three times. A create whose outcome is
-unknown raises UnreachableError; the caller looks it up before anything else. Redirects are never followed.
+Retrying is the caller's business, save for reads, which are tried three times unless told otherwise. A
+create whose outcome is unknown raises UnreachableError; the caller looks it up before anything else.
+Redirects are never followed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Self, TypeVar
 import aiohttp
 import msgspec
 import yarl
+from aiohttp import http_exceptions
 
 from kci.client import answers, credentials, errors
 from kci.contract import capabilities, groups, ids, operations, signing, wire
@@ -32,6 +34,9 @@ _READ_ATTEMPTS = 3
 _LIST_ATTEMPTS = 3
 _MAX_PAGES = 1000
 _WATCH_SILENCE_S = 45.0
+_LOG_CHUNK_BYTES = 64 * 1024
+# A service that is held up by a process that does not read sees no goodbye: soon it sees that we are gone.
+_CLOSE_S = 0.3
 
 
 class KciClient:
@@ -46,12 +51,14 @@ class KciClient:
         region: str,
         credentials: credentials.CredentialSource,
         timeout_s: float = 15.0,
+        read_attempts: int = _READ_ATTEMPTS,
         clock: clock.Clock = clock.SystemClock(),  # noqa: B008  (it has no state)
     ) -> None:
         self._url = _parse_endpoint(endpoint)
         self._region = region
         self._credentials = credentials
         self._timeout_s = timeout_s
+        self._read_attempts = read_attempts
         self._clock = clock
         self._read_backoff = backoffs.Backoff(initial_s=0.2, cap_s=2.0)
         self._session: aiohttp.ClientSession | None = None
@@ -63,6 +70,7 @@ class KciClient:
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=min(5.0, self._timeout_s)),
             trace_configs=[trace],
             cookie_jar=aiohttp.DummyCookieJar(),
+            ws_response_class=_Stream,
         )
         return self
 
@@ -102,9 +110,13 @@ class KciClient:
             found += await self._list_all(request)
         return found
 
-    async def delete_container_group(self, group_id: ids.GroupId) -> None:
-        """Asks for it; the group is gone once it is no longer listed. NotFoundError if it is not there."""
-        request = groups.DeleteContainerGroup(container_group_id=group_id)
+    async def delete_container_group(
+        self, group_id: ids.GroupId, *, fence: groups.Fence | None = None
+    ) -> None:
+        """Asks for it; the group is gone once it is no longer listed. NotFoundError if it is not there.
+        A fence needs capabilities.FENCED_WRITES.
+        """
+        request = groups.DeleteContainerGroup(container_group_id=group_id, fence=fence)
         await self._call(operations.DELETE_CONTAINER_GROUP, request, groups.Done)
 
     async def watch_container_groups(
@@ -124,7 +136,7 @@ class KciClient:
                 if line.strip():
                     yield _read_change(line)
 
-    # ---- logs and commands
+    # ---- logs, commands, ports
 
     async def describe_container_log(self, group_id: ids.GroupId, container: str, tail: int) -> str:
         request = groups.DescribeContainerLog(
@@ -147,7 +159,7 @@ class KciClient:
             yield b""
             while True:
                 with _wrapped(operations.STREAM_CONTAINER_LOG.action):
-                    chunk = await content.readany()
+                    chunk = await content.read(_LOG_CHUNK_BYTES)
                 if not chunk:
                     return
                 yield chunk
@@ -173,23 +185,56 @@ class KciClient:
             stdout=stdout,
             stderr=stderr,
         )
-        answer = await self._call(operations.EXEC_CONTAINER_COMMAND, request, groups.ExecAddress)
+        answer = await self._call(operations.EXEC_CONTAINER_COMMAND, request, groups.StreamAddress)
+        return answer.web_socket_uri
+
+    async def attach_container(
+        self,
+        group_id: ids.GroupId,
+        container: str,
+        *,
+        tty: bool = False,
+        stdin: bool = False,
+        stdout: bool = True,
+        stderr: bool = True,
+    ) -> str:
+        """The address to give to `open_exec`, as that of a command. Needs capabilities.ATTACH."""
+        request = groups.AttachContainer(
+            container_group_id=group_id,
+            container_name=container,
+            tty=tty,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+        )
+        answer = await self._call(operations.ATTACH_CONTAINER, request, groups.StreamAddress)
+        return answer.web_socket_uri
+
+    async def forward_port(self, group_id: ids.GroupId, port: int) -> str:
+        """The address to give to `open_exec`, for one connection to a port of the group.
+        Needs capabilities.PORT_FORWARD.
+        """
+        request = groups.PortForwardContainerGroup(container_group_id=group_id, port=port)
+        answer = await self._call(operations.PORT_FORWARD_CONTAINER_GROUP, request, groups.StreamAddress)
         return answer.web_socket_uri
 
     async def open_exec(self, uri: str) -> aiohttp.ClientWebSocketResponse:
-        """The stream of a command; its `protocol` says whether the other side speaks v5 or v4."""
-        with _wrapped("open an exec stream"):
+        """The stream of a command, an attachment or a port; its `protocol` says whether the other side
+        speaks v5 or v4.
+        """
+        with _wrapped("open a stream"):
             try:
                 stream = await self._active().ws_connect(
                     uri,
                     protocols=(channels.V5, channels.V4),
                     max_msg_size=_MAX_STREAM_MESSAGE_BYTES,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=5.0),
+                    timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
                 )
             except aiohttp.WSServerHandshakeError as error:
                 # The error's own text has the address in it, which is a credential.
                 raise _handshake_error(error.status) from None
             sockets.keep_alive(stream.get_extra_info("socket"))
+            sockets.reset_when_closed(stream.get_extra_info("socket"))
             return stream
 
     # ---- extensions
@@ -235,7 +280,7 @@ class KciClient:
 
     async def _read(self, operation: operations.Operation, request: groups.Parameters, kind: type[T]) -> T:
         """A call that changes nothing, tried again where that may help."""
-        for attempt in range(1, _READ_ATTEMPTS):
+        for attempt in range(1, self._read_attempts):
             try:
                 return await self._call(operation, request, kind)
             except errors.UnreachableError:
@@ -294,6 +339,12 @@ class KciClient:
         return self._session
 
 
+class _Stream(aiohttp.ClientWebSocketResponse):
+    async def close(self, *, code: int = aiohttp.WSCloseCode.OK, message: bytes = b"") -> bool:
+        with sockets.cut_if_unanswered(self):
+            return await super().close(code=code, message=message)
+
+
 def _parse_endpoint(endpoint: str) -> yarl.URL:
     url = yarl.URL(endpoint if "://" in endpoint else f"//{endpoint}")
     if url.scheme not in {"", "http", "https"} or not url.host or url.path not in {"", "/"}:
@@ -327,7 +378,8 @@ def _wrapped(what: str) -> Iterator[None]:
         ) from error
     except TimeoutError as error:
         raise errors.UnreachableError(f"cannot {what}: no answer in time") from error
-    except (aiohttp.ClientError, OSError, ValueError) as error:
+    # A line that is too long is none of aiohttp's client errors.
+    except (aiohttp.ClientError, http_exceptions.HttpProcessingError, OSError, ValueError) as error:
         raise errors.UnreachableError(f"cannot {what}: the connection broke") from error
 
 
@@ -356,7 +408,7 @@ def _read_change(line: bytes) -> groups.GroupChange:
 
 
 def _handshake_error(status: int) -> errors.KciError:
-    text = f"cannot open an exec stream: HTTP {status}"
+    text = f"cannot open a stream: HTTP {status}"
     if status in {401, 403}:
         return errors.RefusedError(text)
     if status == 404:

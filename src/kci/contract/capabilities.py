@@ -14,8 +14,15 @@ LABEL_POD_UUID = "label.pod-uuid"
 CLIENT_TOKEN = "create.client-token"  # noqa: S105  (a name, no secret)
 # ExecContainerCommand takes Stdin, Stdout and Stderr; its WebSocket speaks v5.channel.k8s.io.
 EXEC_V5 = "exec.v5"
+# AttachContainer: the streams of a container's own process, spoken as those of a command.
+ATTACH = "attach.v5"
+# PortForwardContainerGroup: one connection to a port of the group, in the framing of a command's streams.
+PORT_FORWARD = "port-forward.v5"
 
-ALL = (LOG_STREAM, GROUP_WATCH, LABEL_POD_UUID, CLIENT_TOKEN, EXEC_V5)
+# CreateContainerGroup and DeleteContainerGroup take Fence.Holder and Fence.Epoch, and refuse an older epoch.
+FENCED_WRITES = "FencedWrites"
+
+ALL = (LOG_STREAM, GROUP_WATCH, LABEL_POD_UUID, CLIENT_TOKEN, EXEC_V5, ATTACH, PORT_FORWARD, FENCED_WRITES)
 
 
 @dataclasses.dataclass(frozen=True)

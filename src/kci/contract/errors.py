@@ -96,6 +96,12 @@ IDEMPOTENT_PARAMETER_MISMATCH = Entry(
     Kind.CONFLICT,
     "the same token or pod came before with other parameters",
 )
+STALE_EPOCH = Entry(
+    "StaleEpoch",
+    409,
+    Kind.CONFLICT,
+    "the holder has written in a later epoch; stop writing until the Lease is held again",
+)
 INSUFFICIENT_ADDRESSES = Entry(
     "InsufficientAddresses", 409, Kind.CONFLICT, "the subnet has no free address; delete a container group"
 )

@@ -90,6 +90,16 @@ class ContainerSpec(Parameters, frozen=True):
     limit_mem: Gigabytes = 0
 
 
+class Fence(Parameters, frozen=True):
+    """Extension: who writes, and in which term. A service refuses a write of a term that is older than the
+    newest it has seen of that holder, so that of two copies of one node only the later one writes.
+    """
+
+    # Such as <cluster>/<node>.
+    holder: Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern=r"\A[!-~]+\Z")]
+    epoch: Int
+
+
 class CreateContainerGroup(Parameters, frozen=True):
     """Cluster mode: the pod itself is read from the cluster that `kube_config` leads to.
 
@@ -130,6 +140,7 @@ class CreateContainerGroup(Parameters, frozen=True):
     container: tuple[dict[str, object], ...] = ()
     # Extension: the same token and parameters give the same group again.
     client_token: Annotated[str, msgspec.Meta(max_length=64, pattern=r"\A[!-~]*\Z")] = ""
+    fence: Fence | None = None
 
     def label_value(self, key: str) -> str:
         return next((label.value for label in self.label if label.key == key), "")
@@ -229,6 +240,7 @@ class ContainerGroups(Answer, frozen=True):
 
 class DeleteContainerGroup(Parameters, frozen=True):
     container_group_id: Text = ""
+    fence: Fence | None = None
 
 
 class Done(Answer, frozen=True):
@@ -259,13 +271,13 @@ class ExecContainerCommand(Parameters, frozen=True):
     stderr: bool = True
 
 
-class ExecAddress(Answer, frozen=True):
+class StreamAddress(Answer, frozen=True):
     """`web_socket_uri` is a bearer credential: good once, for a minute."""
 
     web_socket_uri: str
 
     def __repr__(self) -> str:
-        return "ExecAddress(web_socket_uri=****)"
+        return "StreamAddress(web_socket_uri=****)"
 
 
 # ---- extensions -----------------------------------------------------------------------------------
@@ -291,6 +303,27 @@ class StreamContainerLog(Parameters, frozen=True):
     since_seconds: Int | None = None
     since_time: Text | None = None
     limit_bytes: Int | None = None
+
+
+class AttachContainer(Parameters, frozen=True):
+    """The streams of a container's own process; `tty` must be as the container was made."""
+
+    container_group_id: Text = ""
+    container_name: Text = ""
+    tty: bool = msgspec.field(default=False, name="TTY")
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
+
+
+class PortForwardContainerGroup(Parameters, frozen=True):
+    """One connection to a port on the group's loopback. On its WebSocket, STDIN is what the client sends,
+    STDOUT what the port answers, a close message half-closes, and STATUS says why it could not be made or
+    broke.
+    """
+
+    container_group_id: Text = ""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
 
 
 class WatchContainerGroups(Parameters, frozen=True):
@@ -348,8 +381,17 @@ def check_exec(request: ExecContainerCommand) -> None:
     check_container_name(request.container_name)
     if not request.command or not request.command[0]:
         raise errors.ApiError(errors.MISSING_PARAMETER, parameter="Command")
-    if not (request.stdin or request.stdout or request.stderr or request.tty):
-        raise _invalid("Stdout", "one of Stdin, Stdout and Stderr must be true")
+    _check_some_stream(request)
+
+
+def check_attach(request: AttachContainer) -> None:
+    check_container_name(request.container_name)
+    _check_some_stream(request)
+
+
+def check_port_forward(request: PortForwardContainerGroup) -> None:
+    if not request.port:
+        raise errors.ApiError(errors.MISSING_PARAMETER, parameter="Port")
 
 
 def check_container_name(value: str) -> None:
@@ -357,6 +399,11 @@ def check_container_name(value: str) -> None:
     _require(value, "ContainerName")
     if len(value) > MAX_LABEL_LENGTH or not _CONTAINER_NAME.match(value):
         raise _invalid("ContainerName", "is no container's name")
+
+
+def _check_some_stream(request: ExecContainerCommand | AttachContainer) -> None:
+    if not (request.stdin or request.stdout or request.stderr or request.tty):
+        raise _invalid("Stdout", "one of Stdin, Stdout and Stderr must be true")
 
 
 def _check_mode(request: CreateContainerGroup) -> None:

@@ -24,6 +24,10 @@ DESCRIBE_CONTAINER_GROUP = Operation("DescribeContainerGroup", groups.DescribeCo
 DELETE_CONTAINER_GROUP = Operation("DeleteContainerGroup", groups.DeleteContainerGroup)
 DESCRIBE_CONTAINER_LOG = Operation("DescribeContainerLog", groups.DescribeContainerLog)
 EXEC_CONTAINER_COMMAND = Operation("ExecContainerCommand", groups.ExecContainerCommand)
+ATTACH_CONTAINER = Operation("AttachContainer", groups.AttachContainer, extension=True)
+PORT_FORWARD_CONTAINER_GROUP = Operation(
+    "PortForwardContainerGroup", groups.PortForwardContainerGroup, extension=True
+)
 DESCRIBE_CAPABILITIES = Operation("DescribeCapabilities", groups.DescribeCapabilities, extension=True)
 STREAM_CONTAINER_LOG = Operation("StreamContainerLog", groups.StreamContainerLog, extension=True)
 WATCH_CONTAINER_GROUPS = Operation("WatchContainerGroups", groups.WatchContainerGroups, extension=True)
@@ -36,6 +40,8 @@ ALL: dict[str, Operation] = {
         DELETE_CONTAINER_GROUP,
         DESCRIBE_CONTAINER_LOG,
         EXEC_CONTAINER_COMMAND,
+        ATTACH_CONTAINER,
+        PORT_FORWARD_CONTAINER_GROUP,
         DESCRIBE_CAPABILITIES,
         STREAM_CONTAINER_LOG,
         WATCH_CONTAINER_GROUPS,

@@ -10,6 +10,10 @@ HTTP/1.1 with JSON over the kcilet's unix socket; the kcilet listens, the servic
                                          an empty line each 15 s proves that the line is alive
     GET    /v1/groups/{id}/containers/{name}/log    LogOptions as query; the log's bytes, chunked
     GET    /v1/groups/{id}/containers/{name}/exec   ExecOptions as query; WebSocket, v5.channel.k8s.io
+    GET    /v1/groups/{id}/containers/{name}/attach AttachOptions as query; the same
+    GET    /v1/groups/{id}/ports/{port}             one connection to the port; the same framing, with STDIN
+                                                    to the pod, STDOUT from it, CLOSE as half-close, and a
+                                                    STATUS if it could not be made or broke
     GET    /v1/version                   {"version": "..."}
 
 Errors are `{"error": {"code": ..., "message": ...}}` with codes NotFound (404), InvalidArgument (400),
@@ -97,6 +101,7 @@ class GroupReport(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
-# Kubernetes' own options; the log's and exec's query carries them under these types' JSON names.
+# Kubernetes' own options; the queries carry them under these types' JSON names.
 LogOptions = models.PodLogOptions
 ExecOptions = models.PodExecOptions
+AttachOptions = models.PodAttachOptions

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import structlog
 
-from kci.kit import clock, errors, logs, tasks
+from kci.kit import clock, crashpoints, environment, errors, logs, tasks
 from kci.service import settings
-from kci.service.app import accounts, changes, groups, streams
+from kci.service.app import accounts, changes, groups, replays, streams
 from kci.service.engines import local
 from kci.service.http import groups as group_actions
 from kci.service.http import server, verification
@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = settings.read(arguments)
         logs.configure(chosen.log_level)
+        crashpoints.arm(environment.read().get(crashpoints.ENVIRONMENT, ""))
         with database.open_database(chosen.database, chosen.encryption_key) as store:
             return tasks.run_program(lambda stop: serve(chosen, store, stop))
     except errors.UserError as error:
@@ -41,8 +42,9 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
     feed = changes.Feed()
     async with local.LocalEngine(str(chosen.kcilet_socket)) as engine:
         reconciler = group_reconciler.GroupReconciler(engine)
-        service = groups.GroupService(store, chosen.place, feed, wall, on_work=reconciler.signal)
-        stream_service = streams.StreamService(service, engine, replay_window_s=chosen.signature_skew_s)
+        used = replays.Replays(store, wall, window_s=chosen.signature_skew_s)
+        service = groups.GroupService(store, chosen.place, feed, wall, used, on_work=reconciler.signal)
+        stream_service = streams.StreamService(service, engine, replays=used)
         application = server.make_application(
             verification.Verifier(
                 accounts.ListedAccounts([chosen.operator]),
@@ -51,7 +53,7 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
                 skew_s=chosen.signature_skew_s,
             ),
             group_actions.GroupActions(service),
-            stream_actions.StreamActions(stream_service),
+            stream_actions.StreamActions(stream_service, idle_s=chosen.stream_idle_s),
             version=importlib.metadata.version("kci"),
         )
         reader = reports.ReportReader(engine, service, reconciler)

@@ -23,6 +23,8 @@ T = TypeVar("T")
 _ACCESS_KEY = "KCI_ACCESS_KEY"
 _SECRET_KEY = "KCI_SECRET_KEY"  # noqa: S105  (a name, no secret)
 _MAX_FILE_BYTES = 64 * 1024
+# As the widest of those who verify such signatures; each captured request is good for twice as long.
+_MAX_SKEW_S = 900
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class Settings:
     operator: accounts.Account
     encryption_key: bytes = dataclasses.field(repr=False)
     signature_skew_s: int
+    stream_idle_s: int
     log_level: str
 
 
@@ -59,7 +62,8 @@ def read(arguments: Sequence[str] | None = None) -> Settings:
     )
     operator = attempt(lambda: _read_operator(given.operator_credentials))
     key = attempt(lambda: _read_key(given.encryption_key_file))
-    if problems or not (listen and subnet and security_groups and operator and key):
+    skew_s = attempt(lambda: _read_skew(given.signature_skew_s))
+    if problems or not (skew_s and listen and subnet and security_groups and operator and key):
         raise errors.SettingsError(problems)
     return Settings(
         host=listen[0],
@@ -76,7 +80,8 @@ def read(arguments: Sequence[str] | None = None) -> Settings:
         ),
         operator=operator,
         encryption_key=key,
-        signature_skew_s=given.signature_skew_s,
+        signature_skew_s=skew_s,
+        stream_idle_s=given.stream_idle_s,
         log_level=given.log_level,
     )
 
@@ -124,7 +129,16 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=signing.DEFAULT_SKEW_S,
         metavar="SECONDS",
-        help="how far a request's time may be from the clock; default 300, as AWS has it",
+        help=f"how far a request's time may be from the clock, at most {_MAX_SKEW_S};"
+        f" default {signing.DEFAULT_SKEW_S}, as AWS has it",
+    )
+    add(
+        "--stream-idle-s",
+        type=int,
+        default=14400,
+        metavar="SECONDS",
+        help="how long a command's, an attachment's or a port's stream may stand still before it is closed;"
+        " default 4 hours, as a kubelet has it",
     )
     add("--log-level", choices=logs.LEVELS, default="info")
     return parser
@@ -135,6 +149,12 @@ def _read_listen(text: str) -> tuple[str, int]:
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"--listen: cannot use {text!r}; write HOST:PORT, such as 127.0.0.1:7480")
     return host.strip("[]"), int(port)
+
+
+def _read_skew(skew_s: int) -> int:
+    if not 1 <= skew_s <= _MAX_SKEW_S:
+        raise ValueError(f"--signature-skew-s: cannot use {skew_s}; give 1 to {_MAX_SKEW_S} seconds")
+    return skew_s
 
 
 def _read_subnet(subnet_id: str, cidr: str, gateway: str) -> addresses.Subnet:

@@ -92,7 +92,7 @@ async def test_a_redirect_is_not_followed():
         with pytest.raises(errors.UnreachableError):
             await client.create_container_group(REQUEST)
         with pytest.raises(errors.UnreachableError, match="redirect"):
-            await client.open_exec(f"ws://{client._url.authority}/exec?token=t")
+            await client.open_exec(f"ws://{client._url.authority}/stream?token=t")
         assert len(forms) == 2
 
 
@@ -110,6 +110,7 @@ async def test_an_endless_answer_is_cut_off():
             await client.create_container_group(REQUEST)
 
 
+@pytest.mark.requirement("R06")
 @pytest.mark.parametrize(
     "pages",
     [

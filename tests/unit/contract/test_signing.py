@@ -197,6 +197,7 @@ def test_an_expiry_shortens_a_requests_life_and_never_lengthens_it():
         assert refusal(signed_in_query(expires_s=wrong)) == "IncompleteSignature"
 
 
+@pytest.mark.requirement("R44")
 @settings(max_examples=1500, deadline=None)
 @given(st.data())
 def test_no_mutation_is_accepted(data):

@@ -84,6 +84,12 @@ def test_a_gateway_is_a_hosts_address_of_the_subnet(files, gateway):
         settings.read(arguments(files, gateway=gateway))
 
 
+@pytest.mark.parametrize("skew_s", ["0", "-1", "901"])
+def test_how_far_clocks_may_differ_is_bounded(files, skew_s):
+    with pytest.raises(errors.SettingsError, match="--signature-skew-s"):
+        settings.read([*arguments(files), "--signature-skew-s", skew_s])
+
+
 def run_program(files, **changes):
     """In a process of its own: logging is set up for a whole program, once."""
     command = [sys.executable, "-m", "kci.service.main", *arguments(files, **changes)]

@@ -16,17 +16,20 @@ import structlog
 
 from kci.contract import errors, ids
 from kci.contract import groups as api
-from kci.kit import clock, secret
+from kci.kit import clock, crashpoints, secret
 from kci.link import types as link
-from kci.service.app import changes, views
+from kci.service.app import accounts, changes, replays, views
 from kci.service.domain import addresses, groups, sizes, states
 from kci.service.store import database, sealing
+from kci.service.store import fences as fences_table
 from kci.service.store import groups as table
 
 log = structlog.get_logger(__name__)
 
 _HEARTBEAT_S = 15.0
 _TOMBSTONE_LIFE = datetime.timedelta(hours=24)
+# Of the epoch of a holder that writes no more: a copy of it that was paused for longer could write again.
+_FENCE_LIFE = datetime.timedelta(days=30)
 _UNFINISHED = (states.Lifecycle.WANTED, states.Lifecycle.DELETING)
 
 
@@ -39,12 +42,14 @@ class GroupService:
         place: groups.Place,
         feed: changes.Feed,
         clock: clock.Clock,
+        replays: replays.Replays,
         on_work: Callable[[ids.GroupId], None],
     ) -> None:
         self._store = store
         self._place = place
         self._feed = feed
         self._clock = clock
+        self._replays = replays
         self._on_work = on_work
 
     async def create(self, tenant_id: ids.TenantId, request: api.CreateContainerGroup) -> ids.GroupId:
@@ -53,13 +58,16 @@ class GroupService:
         self._check_place(request)
         group_id = ids.new_group_id()
         kubeconfig = secret.Secret(request.kube_config)
-        bare = groups.without_secrets(request)
+        bare = groups.to_stored(request)
 
         def work(session: database.Session) -> groups.Group | ids.GroupId:
+            self._check_fence(session, tenant_id, request.fence)
             if earlier := _find_earlier(session, tenant_id, bare):
                 return earlier
             group = self._new_group(session, tenant_id, group_id, bare)
+            crashpoints.reached("service.insert_group.before")
             table.insert_group(session, group, kubeconfig)
+            crashpoints.reached("service.insert_group.after")
             return group
 
         made = await self._store.run(work)
@@ -94,18 +102,29 @@ class GroupService:
             container_groups=tuple(views.to_answer(group, self._place) for group in page),
         )
 
-    async def delete(self, tenant_id: ids.TenantId, group_id: ids.GroupId) -> None:
-        """Note the wish. Repeating it while the group ends is harmless."""
+    async def delete(
+        self, caller: accounts.Identity, group_id: ids.GroupId, *, fence: api.Fence | None = None
+    ) -> None:
+        """Note the wish. Repeating it while the group ends is harmless; the very same signed call is answered
+        as the first time even after that.
+        """
         now = self._clock.now()
 
         def work(session: database.Session) -> groups.Group | None:
-            group = _existing(session, tenant_id, group_id)
+            if self._replays.is_known(session, caller):
+                return None
+            self._check_fence(session, caller.tenant_id, fence)
+            group = _existing(session, caller.tenant_id, group_id)
+            self._replays.remember(session, caller)
             if group.lifecycle is not states.Lifecycle.WANTED:
                 return None
             # What the machine has already let go of needs no second goodbye.
             target = states.Lifecycle.DELETED if group.gone else states.Lifecycle.DELETING
             new = states.change(group_id, group.lifecycle, target, why="the API's caller asked for it")
-            return table.update_group(session, dataclasses.replace(group, lifecycle=new), now=now)
+            crashpoints.reached("service.delete_group.before")
+            changed = table.update_group(session, dataclasses.replace(group, lifecycle=new), now=now)
+            crashpoints.reached("service.delete_group.after")
+            return changed
 
         if changed := await self._store.run(work):
             self._feed.publish(changed)
@@ -206,9 +225,19 @@ class GroupService:
         await self._record(group_id, see)
 
     async def remove_tombstones(self) -> int:
-        """Forget groups that were deleted long ago; until then a repeated create call finds them."""
-        before = self._clock.now() - _TOMBSTONE_LIFE
-        return await self._store.run(lambda session: table.remove_tombstones(session, before=before))
+        """Forget groups that were deleted long ago; until then a repeated create call finds them. Holders
+        that have not written for much longer go, too.
+        """
+        now = self._clock.now()
+
+        def work(session: database.Session) -> int:
+            crashpoints.reached("service.tombstones.before")
+            removed = table.remove_tombstones(session, before=now - _TOMBSTONE_LIFE)
+            fences_table.remove_unused(session, before=now - _FENCE_LIFE)
+            crashpoints.reached("service.tombstones.after")
+            return removed
+
+        return await self._store.run(work)
 
     # ---- inside
 
@@ -220,7 +249,12 @@ class GroupService:
             if group is None or group.lifecycle is states.Lifecycle.DELETED:
                 return None
             seen = see(group)
-            return table.update_group(session, seen, now=now) if seen != group else None
+            if seen == group:
+                return None
+            crashpoints.reached("service.record_report.before")
+            changed = table.update_group(session, seen, now=now)
+            crashpoints.reached("service.record_report.after")
+            return changed
 
         if changed := await self._store.run(work):
             log.info(
@@ -231,6 +265,23 @@ class GroupService:
                 reason=changed.reason,
             )
             self._feed.publish(changed)
+
+    def _check_fence(
+        self, session: database.Session, tenant_id: ids.TenantId, fence: api.Fence | None
+    ) -> None:
+        """First in the transaction of the write: an older epoch has no effect at all."""
+        if fence is None:
+            return
+        highest = fences_table.get_epoch(session, tenant_id, fence.holder)
+        if fence.epoch < highest:
+            raise errors.ApiError(
+                errors.STALE_EPOCH,
+                f"cannot write in epoch {fence.epoch}: {fence.holder} has written in epoch {highest}",
+                parameter="Fence.Epoch",
+            )
+        crashpoints.reached("service.raise_epoch.before")
+        fences_table.raise_epoch(session, tenant_id, fence, now=self._clock.now())
+        crashpoints.reached("service.raise_epoch.after")
 
     def _check_place(self, request: api.CreateContainerGroup) -> None:
         if self._place.subnet.subnet_id not in {request.subnet_id, *request.multi_subnet_id}:
@@ -247,7 +298,9 @@ class GroupService:
         request: api.CreateContainerGroup,
     ) -> groups.Group:
         subnet = self._place.subnet
+        crashpoints.reached("service.claim_address.before")
         address = table.claim_address(session, subnet, group_id)
+        crashpoints.reached("service.claim_address.after")
         if address is None:
             raise errors.ApiError(errors.INSUFFICIENT_ADDRESSES, parameter="SubnetId")
         return groups.Group(

@@ -66,11 +66,12 @@ class Group:
 
 def fingerprint(request: groups.CreateContainerGroup) -> str:
     """Equal for two create calls that ask for the same. The kubeconfig is left out: its certificate may
-    have been renewed between a call and its repetition.
+    have been renewed between a call and its repetition. The fence says who asks, not for what.
     """
-    asked = msgspec.structs.replace(request, kube_config="", client_token="")
+    asked = msgspec.structs.replace(request, kube_config="", client_token="", fence=None)
     return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()
 
 
-def without_secrets(request: groups.CreateContainerGroup) -> groups.CreateContainerGroup:
-    return msgspec.structs.replace(request, kube_config="")
+def to_stored(request: groups.CreateContainerGroup) -> groups.CreateContainerGroup:
+    """What is kept of a create call: neither its secrets nor who sent it."""
+    return msgspec.structs.replace(request, kube_config="", fence=None)

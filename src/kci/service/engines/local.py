@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import client_exceptions
 
 from kci.contract import ids
-from kci.kit import channels
+from kci.kit import channels, sockets
 from kci.link import types as link
 from kci.service.engines import port
 
@@ -23,7 +23,11 @@ _SYNC_TIMEOUT_S = 60.0
 _SILENCE_S = 45.0
 _MAX_ERROR_BYTES = 64 * 1024
 _MAX_LINE_BYTES = 256 * 1024
+# Of a log, for one reader; aiohttp keeps twice as much.
+_BUFFER_BYTES = 64 * 1024
 _MAX_MESSAGE_BYTES = 1024 * 1024
+# A kcilet that is held up by a process that does not read sees no goodbye: soon it sees that we are gone.
+_CLOSE_S = 0.3
 # The host is not used on a unix socket, but HTTP wants one.
 _BASE = "http://kcilet"
 
@@ -41,8 +45,6 @@ class LocalEngine:
             connector=aiohttp.UnixConnector(path=self._socket, limit=0),
             timeout=aiohttp.ClientTimeout(total=_CALL_TIMEOUT_S, connect=5.0),
             cookie_jar=aiohttp.DummyCookieJar(),
-            # A report line is one JSON object with a text in it.
-            read_bufsize=_MAX_LINE_BYTES,
         )
         return self
 
@@ -54,7 +56,8 @@ class LocalEngine:
     async def observe(self) -> AsyncIterator[AsyncIterator[link.GroupReport]]:
         self._synced = False
         try:
-            async with self._stream("v1/reports", {}) as content:
+            # A report line is one JSON object with a text in it.
+            async with self._stream("v1/reports", {}, buffer_bytes=_MAX_LINE_BYTES) as content:
                 yield _reports(content)
         finally:
             self._synced = False
@@ -85,25 +88,46 @@ class LocalEngine:
     @contextlib.asynccontextmanager
     async def open_exec(
         self, group_id: ids.GroupId, container: str, options: link.ExecOptions
-    ) -> AsyncIterator[port.ExecStream]:
+    ) -> AsyncIterator[port.Stream]:
+        path = f"v1/groups/{group_id}/containers/{container}/exec"
+        async with self._socket_stream(path, to_query(options)) as stream:
+            yield stream
+
+    @contextlib.asynccontextmanager
+    async def open_attach(
+        self, group_id: ids.GroupId, container: str, options: link.AttachOptions
+    ) -> AsyncIterator[port.Stream]:
+        path = f"v1/groups/{group_id}/containers/{container}/attach"
+        async with self._socket_stream(path, to_query(options)) as stream:
+            yield stream
+
+    @contextlib.asynccontextmanager
+    async def open_port(self, group_id: ids.GroupId, number: int) -> AsyncIterator[port.Stream]:
+        async with self._socket_stream(f"v1/groups/{group_id}/ports/{number}", {}) as stream:
+            yield stream
+
+    # ---- inside
+
+    @contextlib.asynccontextmanager
+    async def _socket_stream(self, path: str, query: dict[str, Any]) -> AsyncIterator[port.Stream]:
         self._require_sync()
         with _wrapped():
             try:
-                socket = await self._active().ws_connect(
-                    f"{_BASE}/v1/groups/{group_id}/containers/{container}/exec",
-                    params=to_query(options),
-                    protocols=(channels.V5,),
-                    max_msg_size=_MAX_MESSAGE_BYTES,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=5.0),
-                )
+                async with asyncio.timeout(_CALL_TIMEOUT_S):
+                    socket = await self._active().ws_connect(
+                        f"{_BASE}/{path}",
+                        params=query,
+                        protocols=(channels.V5,),
+                        max_msg_size=_MAX_MESSAGE_BYTES,
+                        timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
+                    )
             except aiohttp.WSServerHandshakeError as error:
                 raise _error_of(error.status, f"the kcilet answered {error.status}") from error
         try:
-            yield _Exec(socket)
+            yield _Stream(socket)
         finally:
-            await socket.close()
-
-    # ---- inside
+            with sockets.cut_if_unanswered(socket):
+                await socket.close()
 
     async def _put(self, path: str, body: msgspec.Struct, timeout_s: float) -> None:
         with _wrapped():
@@ -116,13 +140,17 @@ class LocalEngine:
                 await _check(answer)
 
     @contextlib.asynccontextmanager
-    async def _stream(self, path: str, query: dict[str, Any]) -> AsyncIterator[aiohttp.StreamReader]:
+    async def _stream(
+        self, path: str, query: dict[str, Any], *, buffer_bytes: int = _BUFFER_BYTES
+    ) -> AsyncIterator[aiohttp.StreamReader]:
         limits = aiohttp.ClientTimeout(total=None, connect=5.0)
         async with contextlib.AsyncExitStack() as stack:
             with _wrapped():
                 async with asyncio.timeout(_CALL_TIMEOUT_S):
                     answer = await stack.enter_async_context(
-                        self._active().get(f"{_BASE}/{path}", params=query, timeout=limits)
+                        self._active().get(
+                            f"{_BASE}/{path}", params=query, timeout=limits, read_bufsize=buffer_bytes
+                        )
                     )
                     await _check(answer)
             yield answer.content
@@ -136,7 +164,7 @@ class LocalEngine:
         return self._session
 
 
-class _Exec:
+class _Stream:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
 
@@ -150,11 +178,11 @@ class _Exec:
         if message.type is aiohttp.WSMsgType.BINARY:
             return bytes(message.data)
         if message.type is aiohttp.WSMsgType.ERROR or self._socket.close_code != aiohttp.WSCloseCode.OK:
-            raise port.UnreachableError("cannot go on with the command: the kcilet's stream broke")
+            raise port.UnreachableError("cannot go on with the stream: the kcilet's end of it broke")
         return None
 
 
-def to_query(options: link.LogOptions | link.ExecOptions) -> dict[str, str | list[str]]:
+def to_query(options: link.LogOptions | link.ExecOptions | link.AttachOptions) -> dict[str, str | list[str]]:
     """Options under their JSON names. Every set one is written out, so that no default is left to be
     guessed by the other side.
     """
@@ -186,7 +214,8 @@ async def _reports(content: aiohttp.StreamReader) -> AsyncIterator[link.GroupRep
 async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     while True:
         with _wrapped():
-            chunk = await content.readany()
+            # Not all that there is: it would be kept twice while its reader is slow.
+            chunk = await content.read(_BUFFER_BYTES)
         if not chunk:
             return
         yield chunk

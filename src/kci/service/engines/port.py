@@ -28,15 +28,17 @@ class InvalidError(EngineError):
     """The engine says that this can never be done."""
 
 
-class ExecStream(Protocol):
-    """A running command: v5.channel.k8s.io messages (kit/channels.py) both ways."""
+class Stream(Protocol):
+    """A running command, an attachment or a port's connection: v5.channel.k8s.io messages
+    (kit/channels.py) both ways.
+    """
 
     async def send(self, message: bytes) -> None:
         """Returns once the engine takes more."""
         ...
 
     async def receive(self) -> bytes | None:
-        """The next message; None once the command's stream is over."""
+        """The next message; None once the stream is over."""
         ...
 
 
@@ -70,8 +72,22 @@ class Engine(Protocol):
 
     def open_exec(
         self, group_id: ids.GroupId, container: str, options: link.ExecOptions
-    ) -> contextlib.AbstractAsyncContextManager[ExecStream]:
+    ) -> contextlib.AbstractAsyncContextManager[Stream]:
         """Start a command in a container. Entering raises NotFoundError if it does not run; leaving
-        closes the command's streams.
+        ends the command.
+        """
+        ...
+
+    def open_attach(
+        self, group_id: ids.GroupId, container: str, options: link.AttachOptions
+    ) -> contextlib.AbstractAsyncContextManager[Stream]:
+        """The streams of a container's own process. Entering raises NotFoundError if it does not run;
+        leaving lets go of the streams, and the container runs on.
+        """
+        ...
+
+    def open_port(self, group_id: ids.GroupId, number: int) -> contextlib.AbstractAsyncContextManager[Stream]:
+        """A connection to a port of the group. Entering raises NotFoundError if the group does not run;
+        that nobody listens is the stream's only message, a status.
         """
         ...

@@ -30,7 +30,8 @@ class GroupActions:
         return await self._service.describe(caller.identity.tenant_id, request)
 
     async def delete(self, caller: verification.Verified, request: api.DeleteContainerGroup) -> api.Done:
-        await self._service.delete(caller.identity.tenant_id, api.check_group_id(request.container_group_id))
+        group_id = api.check_group_id(request.container_group_id)
+        await self._service.delete(caller.identity, group_id, fence=request.fence)
         return api.Done()
 
     async def watch(

@@ -21,7 +21,7 @@ from kci.service.store import errors as store_errors
 log = structlog.get_logger(__name__)
 
 # The only paths that need no signature: one says nothing, the other has a credential of its own.
-PUBLIC_PATHS = frozenset(("/healthz", "/exec"))
+PUBLIC_PATHS = frozenset(("/healthz", stream_actions.PATH))
 
 _VERIFIED = web.RequestKey("verified", verification.Verified)
 _MAX_LINE_BYTES = 64 * 1024
@@ -46,7 +46,7 @@ def make_application(
     application.router.add_get("/", dispatch, allow_head=False)
     application.router.add_post("/", dispatch)
     application.router.add_get("/healthz", _say_healthy, allow_head=False)
-    application.router.add_get("/exec", stream_edge.open_command, allow_head=False)
+    application.router.add_get(stream_actions.PATH, stream_edge.open_stream, allow_head=False)
     return application
 
 
@@ -134,6 +134,8 @@ class _Dispatcher:
             operations.DELETE_CONTAINER_GROUP: group_edge.delete,
             operations.DESCRIBE_CONTAINER_LOG: stream_edge.read_log,
             operations.EXEC_CONTAINER_COMMAND: stream_edge.start_command,
+            operations.ATTACH_CONTAINER: stream_edge.attach,
+            operations.PORT_FORWARD_CONTAINER_GROUP: stream_edge.forward_port,
             operations.DESCRIBE_CAPABILITIES: self._describe_capabilities,
         }
         self._streams: dict[operations.Operation, StreamAction] = {

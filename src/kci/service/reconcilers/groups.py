@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from kci.contract import ids
-from kci.kit import backoff, tasks, workqueue
+from kci.kit import backoff, crashpoints, tasks, workqueue
 from kci.service.app import groups
 from kci.service.domain import states
 from kci.service.engines import port
@@ -45,12 +45,16 @@ class GroupReconciler:
     async def _reconcile(self, service: groups.GroupService, group_id: ids.GroupId) -> None:
         lifecycle, wanted = await service.look(group_id)
         if wanted is not None:
+            crashpoints.reached("service.ensure_group.before")
             await self._engine.ensure(wanted)
+            crashpoints.reached("service.ensure_group.after")
         elif lifecycle is states.Lifecycle.DELETING:
+            crashpoints.reached("service.remove_group.before")
             try:
                 await self._engine.remove(group_id)
             except port.NotFoundError:
                 await service.record_absent(group_id)
+            crashpoints.reached("service.remove_group.after")
 
     async def _look_again(self, service: groups.GroupService) -> None:
         """A safety net: no signal and no report is needed for a group to end. Old tombstones go, too."""

@@ -6,7 +6,7 @@ import asyncio
 
 import structlog
 
-from kci.kit import backoff
+from kci.kit import backoff, crashpoints
 from kci.service.app import groups as app
 from kci.service.engines import port
 from kci.service.reconcilers import groups
@@ -55,7 +55,9 @@ class ReportReader:
     async def _follow(self) -> None:
         async with self._engine.observe() as reports:
             wanted = await self._service.wanted()
+            crashpoints.reached("service.sync.before")
             await self._engine.sync(wanted)
+            crashpoints.reached("service.sync.after")
             log.info("engine is in step", groups=len(wanted))
             self._failures, self._told = 0, ""
             # What came, or was to go, while the set was on its way.

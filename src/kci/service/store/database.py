@@ -1,8 +1,10 @@
 """Opening the database, and running work on it.
 
 One thread owns all connections: SQLite has one writer anyway, and the event loop never waits for a disk.
-The file is never started empty over a damaged or a lost one: a lock file beside it remembers that there
-was a database, and also keeps a second service away. A new database gets its name only once it is whole.
+The file is never started empty over a damaged or a lost one, nor as it was before changes that were
+acknowledged: what the store no longer wants ends at the machine. A lock file beside the database keeps a
+second service away, and remembers how many changes were made; the database counts them, too, and after a
+loss (a damaged end of its log, an old copy) it has fewer. A new database gets its name only once it is whole.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ import alembic.script
 import alembic.util
 import sqlalchemy as sa
 
-from kci.kit import secret
-from kci.service.store import errors, schema, sealing
+from kci.kit import crashpoints, secret
+from kci.service.store import checksums, errors, schema, sealing
 
 T = TypeVar("T")
 
@@ -34,7 +36,11 @@ _MAX_WAITING = 1000
 _MADE = b"made\n"
 _HEADER = b"SQLite format 3\0"
 _KEY_CHECK = "key-check"
+_CHANGES = "changes"
+_SCHEMA = "schema"
 _BUSY_TIMEOUT_S = 5.0
+# What the disk or the file system says; all else that goes wrong at the start is in the file itself.
+_NOT_DAMAGE = ("SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +74,20 @@ class Database:
             self._waiting -= 1
 
     def _run(self, work: Callable[[Session], T]) -> T:
+        crashpoints.reached("store.transaction.before")
         try:
             with self._engine.begin() as connection:
-                return work(Session(connection, self._sealer))
+                before = _rows_changed(connection)
+                result = work(Session(connection, self._sealer))
+                changes = _count_change(connection) if _rows_changed(connection) != before else None
+                crashpoints.reached("store.commit.before")
+            crashpoints.reached("store.commit.after")
         except sa.exc.DatabaseError as error:
             # `orig` alone: SQLAlchemy's own text carries the statement's values.
             raise errors.StoreError(f"cannot use the database: {_one_line(error.orig or error)}") from None
+        if changes is not None:
+            _remember(self._lock, changes)
+        return result
 
     def close(self) -> None:
         """Waits for the work at hand."""
@@ -96,15 +110,18 @@ def open_database(path: pathlib.Path, key: bytes) -> Database:
     try:
         lock = _take_lock(path)
         try:
-            if not path.exists():
-                _make(path, lock, sealer)
-            engine = _engine(path)
             with _readable(path):
+                if not path.exists():
+                    _make(path, lock, sealer)
+                engine = _engine(path)
                 _check_header(path)
                 _check_whole(engine)
                 _migrate(engine, path)
                 _check_key(engine, sealer, path)
-            _remember(lock)
+                _check_rows(engine)
+                changes = _check_changes(engine, lock, path)
+            _remember(lock, changes)
+            os.fsync(lock)
             return Database(engine, sealer, lock)
         except BaseException:
             os.close(lock)
@@ -130,7 +147,7 @@ def _take_lock(path: pathlib.Path) -> int:
 
 def _make(path: pathlib.Path, lock: int, sealer: sealing.Sealer) -> None:
     leftovers = [name for name in (f"{path.name}-wal", f"{path.name}-shm") if path.with_name(name).exists()]
-    if os.pread(lock, len(_MADE), 0) == _MADE or leftovers:
+    if os.fstat(lock).st_size or leftovers:
         raise errors.UnusableStoreError(
             f"cannot find the database {path}, which was there before: put it back from a backup,"
             f" or remove {_lock_path(path)}{''.join(f' and {name}' for name in leftovers)} to start anew"
@@ -143,7 +160,7 @@ def _make(path: pathlib.Path, lock: int, sealer: sealing.Sealer) -> None:
     _migrate(engine, fresh)
     with engine.begin() as connection:
         sealed = sealer.seal(secret.Secret(_KEY_CHECK), owner=_KEY_CHECK)
-        connection.execute(schema.facts.insert().values(name=_KEY_CHECK, value=sealed))
+        _set_fact(connection, _KEY_CHECK, sealed)
     engine.dispose()
     fresh.rename(path)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -153,9 +170,18 @@ def _make(path: pathlib.Path, lock: int, sealer: sealing.Sealer) -> None:
         os.close(folder)
 
 
-def _remember(lock: int) -> None:
-    os.pwrite(lock, _MADE, 0)
-    os.fsync(lock)
+def _remember(lock: int, changes: int) -> None:
+    """After the commit, so never ahead of the database; and without waiting for the disk, as a loss of
+    power that takes this away only leaves an older count. A failure makes the safeguard older as well.
+    """
+    with contextlib.suppress(OSError):
+        os.pwrite(lock, b"%s%020d\n" % (_MADE, changes), 0)
+
+
+def _remembered(lock: int) -> int:
+    """How many changes were made; 0 if the file does not say."""
+    text = os.pread(lock, 64, 0).removeprefix(_MADE).strip()
+    return int(text) if text.isdigit() else 0
 
 
 def _engine(path: pathlib.Path) -> sa.Engine:
@@ -174,6 +200,7 @@ def _engine(path: pathlib.Path) -> sa.Engine:
         # FULL: an acknowledged write survives a loss of power; NORMAL could lose it.
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        checksums.install(connection)
 
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: sa.Connection) -> None:
@@ -189,6 +216,8 @@ def _readable(path: pathlib.Path) -> Iterator[None]:
         yield
     except (sa.exc.SQLAlchemyError, sqlite3.Error, alembic.util.CommandError, ValueError) as error:
         cause = getattr(error, "orig", None) or error
+        if getattr(cause, "sqlite_errorname", "").startswith(_NOT_DAMAGE):
+            raise errors.UnusableStoreError(f"cannot use the database {path}: {_one_line(cause)}") from None
         raise errors.UnusableStoreError(
             f"cannot read the database {path} ({_one_line(cause)}): put back a backup;"
             " it is not started empty"
@@ -204,7 +233,7 @@ def _check_header(path: pathlib.Path) -> None:
 
 def _check_whole(engine: sa.Engine) -> None:
     with engine.connect() as connection:
-        (verdict,) = connection.exec_driver_sql("PRAGMA quick_check(1)").one()
+        (verdict,) = connection.exec_driver_sql("PRAGMA integrity_check(1)").one()
         if verdict != "ok":
             raise ValueError(verdict)
         if not sa.inspect(connection).has_table("alembic_version"):
@@ -225,15 +254,18 @@ def _migrate(engine: sa.Engine, path: pathlib.Path) -> None:
                 " it was written by a newer version, so install that one"
             )
         if current is not None and current == max(known):
+            if _get_fact(connection, _SCHEMA) != checksums.of_schema(connection):
+                raise ValueError("its tables are not as they were made")
             return
         config.attributes["connection"] = connection
         alembic.command.upgrade(config, "head")
+        _set_fact(connection, _SCHEMA, checksums.of_schema(connection))
         connection.commit()
 
 
 def _check_key(engine: sa.Engine, sealer: sealing.Sealer, path: pathlib.Path) -> None:
     with engine.begin() as connection:
-        sealed = connection.scalar(sa.select(schema.facts.c.value).where(schema.facts.c.name == _KEY_CHECK))
+        sealed = _get_fact(connection, _KEY_CHECK)
     try:
         sealer.open(sealed or b"", owner=_KEY_CHECK)
     except sealing.SealError as error:
@@ -241,6 +273,50 @@ def _check_key(engine: sa.Engine, sealer: sealing.Sealer, path: pathlib.Path) ->
             f"cannot use the database {path}: it was sealed with another key; give the encryption key file"
             " that it was made with"
         ) from error
+
+
+def _check_rows(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        if damaged := checksums.count_damaged(connection):
+            raise ValueError(f"{damaged} container groups are not as they were written")
+
+
+def _check_changes(engine: sa.Engine, lock: int, path: pathlib.Path) -> int:
+    """The number of changes, with one more for this start: that shows that the file can be written."""
+    with engine.connect() as connection:
+        changes = _count_change(connection)
+        remembered = _remembered(lock)
+        if changes <= remembered:
+            raise errors.UnusableStoreError(
+                f"cannot use the database {path}: its last {remembered - changes + 1} changes are lost;"
+                f" put back the newest copy with its {path.name}-wal, or remove {_lock_path(path)} to go on"
+                " without them, which ends what was created by them"
+            )
+        connection.commit()
+    return changes
+
+
+def _rows_changed(connection: sa.Connection) -> int:
+    """Since the connection was opened."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver.total_changes
+
+
+def _count_change(connection: sa.Connection) -> int:
+    count = int(_get_fact(connection, _CHANGES) or b"0") + 1
+    _set_fact(connection, _CHANGES, b"%d" % count)
+    return count
+
+
+def _get_fact(connection: sa.Connection, name: str) -> bytes | None:
+    return connection.scalar(sa.select(schema.facts.c.value).where(schema.facts.c.name == name))
+
+
+def _set_fact(connection: sa.Connection, name: str, value: bytes) -> None:
+    known = schema.facts.c.name == name
+    if not connection.execute(schema.facts.update().where(known).values(value=value)).rowcount:
+        connection.execute(schema.facts.insert().values(name=name, value=value))
 
 
 def _one_line(error: BaseException) -> str:

@@ -14,13 +14,16 @@ from kci.contract import groups as api
 from kci.contract import ids
 from kci.kit import secret
 from kci.service.domain import addresses, groups, sizes, states
-from kci.service.store import database, schema
+from kci.service.store import checksums, database, schema
 
 _GROUPS = schema.groups
 _ADDRESSES = schema.addresses
 # Built once: half the cost of a small statement is putting its thirty columns together.
 _INSERT = _GROUPS.insert()
 _SELECT = sa.select(*(column for column in _GROUPS.c if column.name != "kubeconfig_sealed"))
+_SUM_UP = (
+    _GROUPS.update().where(_GROUPS.c.group_id == sa.bindparam("summed")).values(checksum=checksums.OF_GROUP)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +114,7 @@ def insert_group(session: database.Session, group: groups.Group, kubeconfig: sec
         "pod_uid": group.pod_uid,
         "client_token": request.client_token,
         "fingerprint": groups.fingerprint(request),
-        "request": msgspec.json.encode(groups.without_secrets(request)).decode(),
+        "request": msgspec.json.encode(groups.to_stored(request)).decode(),
         "kubeconfig_sealed": session.sealer.seal(kubeconfig, owner=_owner(group)),
         "project_id": request.project_id,
         "cpu_milli": group.size.cpu_milli,
@@ -120,6 +123,7 @@ def insert_group(session: database.Session, group: groups.Group, kubeconfig: sec
         **dataclasses.asdict(group.interface),
     }
     session.connection.execute(_INSERT, values)
+    session.connection.execute(_SUM_UP, {"summed": group.group_id})
 
 
 def update_group(session: database.Session, group: groups.Group, *, now: datetime.datetime) -> groups.Group:
@@ -139,6 +143,7 @@ def update_group(session: database.Session, group: groups.Group, *, now: datetim
     if deleted:
         values |= {"kubeconfig_sealed": None, "deleted_at_ms": _to_ms(now)}
     session.connection.execute(_GROUPS.update().where(_GROUPS.c.group_id == group.group_id).values(**values))
+    session.connection.execute(_SUM_UP, {"summed": group.group_id})
     if deleted:
         session.connection.execute(
             _ADDRESSES.update()
@@ -247,4 +252,4 @@ def _owner(group: groups.Group) -> str:
 
 
 def _to_ms(moment: datetime.datetime) -> int:
-    return int(moment.timestamp() * 1000)
+    return round(moment.timestamp() * 1000)

@@ -39,6 +39,8 @@ groups = sa.Table(
     sa.Column("mac_address", sa.String(17), nullable=False),
     sa.Column("created_at_ms", sa.BigInteger, nullable=False),
     sa.Column("deleted_at_ms", sa.BigInteger, nullable=True),
+    # Over all columns above but the number and the kubeconfig, whose seal tells damage by itself.
+    sa.Column("checksum", sa.String(32), nullable=False, server_default=""),
     sa.UniqueConstraint("group_id", name="one_row_per_group"),
     sqlite_autoincrement=True,
 )
@@ -76,7 +78,29 @@ addresses = sa.Table(
 )
 sa.Index("free_addresses", addresses.c.subnet_id, addresses.c.released_at_ms)
 
-# Small facts about the store itself, such as which key it was sealed with.
+# The highest epoch in which each holder has written.
+fences = sa.Table(
+    "fences",
+    metadata,
+    sa.Column("tenant_id", sa.String(64), primary_key=True),
+    sa.Column("holder", sa.String(512), primary_key=True),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("used_at_ms", sa.BigInteger, nullable=False),
+)
+# The epoch is in it so that a damaged one does not agree with its index.
+sa.Index("fences_by_use", fences.c.used_at_ms, fences.c.epoch)
+
+# Signatures that may be used once only, as long as their request would pass the verifier again.
+signatures = sa.Table(
+    "signatures",
+    metadata,
+    sa.Column("tenant_id", sa.String(64), primary_key=True),
+    sa.Column("signature", sa.String(64), primary_key=True),
+    sa.Column("good_until_ms", sa.BigInteger, nullable=False),
+)
+sa.Index("signatures_by_end", signatures.c.good_until_ms)
+
+# Small facts about the store itself: which key it was sealed with, how often it was changed, its schema.
 facts = sa.Table(
     "facts",
     metadata,
