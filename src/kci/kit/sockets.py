@@ -6,14 +6,19 @@ data that waits for it, and would be taken for dead; its kernel answers keepaliv
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import select
 import socket
+import struct
 from collections.abc import Iterator
 from typing import Any
 
 # A stream may stand still as long as a kubelet lets it (streamingConnectionIdleTimeout, 1.36).
 STREAM_IDLE_S = 4 * 3600.0
 
+# RFC 6455: what is noted of a connection that ended without a goodbye.
+_ABNORMAL_CLOSURE = 1006
 _IDLE_S = 30
 _OPTIONS = (
     (socket.TCP_KEEPIDLE, _IDLE_S),
@@ -32,6 +37,45 @@ def keep_alive(connection: Any) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _OPTIONS:
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def reset_when_closed(connection: Any) -> None:
+    """Have the kernel drop what was not taken when the connection is closed or its process ends. Else the
+    end would wait behind that data, and a peer that is held up would never learn of it.
+    """
+    if connection is not None and connection.family in {socket.AF_INET, socket.AF_INET6}:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@contextlib.contextmanager
+def cut_if_unanswered(stream: Any) -> Iterator[None]:
+    """Around the closing of an aiohttp client's WebSocket: drop its connection if the goodbye was not
+    answered in time. It would else be kept until the other end has taken all that was sent.
+    """
+    connection = stream._response.connection  # aiohttp shows it nowhere else
+    transport = None if connection is None else connection.transport
+    yield
+    if transport is not None and stream.close_code == _ABNORMAL_CLOSURE:
+        transport.abort()
+
+
+async def wait_hung_up(connection: Any) -> None:
+    """Return when the other end has closed a connection of ours (what `get_extra_info("socket")` gives).
+
+    Reading would tell as well, but one who is held up by back-pressure does not read. The end is told
+    past data that waits.
+    """
+    if connection is None or connection.fileno() < 0:
+        return
+    hung_up = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with select.epoll() as watch:
+        watch.register(connection.fileno(), select.EPOLLRDHUP)
+        loop.add_reader(watch.fileno(), hung_up.set)
+        try:
+            _ = await hung_up.wait()
+        finally:
+            loop.remove_reader(watch.fileno())
 
 
 @contextlib.contextmanager

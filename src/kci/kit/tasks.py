@@ -9,6 +9,7 @@ A task that nobody holds would fail in silence; that is why `create_task`, `gath
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import signal
 import types
@@ -141,7 +142,7 @@ def run_program(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     """Run a program's main coroutine on uvloop and return its exit code.
 
     SIGTERM and SIGINT set the event given to `main`, which then stops in order; a second signal
-    cancels it.
+    cancels it. On SIGUSR1 the log is told how many tasks there are, by their names.
     """
     import uvloop  # here, so that the user's command does not load it for `--help`
 
@@ -157,9 +158,16 @@ def run_program(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(signal.SIGUSR1, _tell_tasks)
         return await main(stop)
 
     try:
         return uvloop.run(supervised())
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
+
+
+def _tell_tasks() -> None:
+    # A name's first word says whose task it is; what follows is a pod or a group.
+    names = collections.Counter(task.get_name().split(" ")[0] for task in asyncio.all_tasks())
+    log.info("tasks", count=names.total(), names=dict(names.most_common(20)))

@@ -21,8 +21,11 @@ Reader: TypeAlias = Callable[[bytes], T]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IssuedToken:
+    """`life_s` is what was granted, which may be less than what was asked for."""
+
     token: secret.Secret
     expires_at: datetime.datetime
+    life_s: float
 
 
 class User(models.Model, frozen=True):
@@ -53,7 +56,12 @@ class _TokenStatus(models.Model, frozen=True):
     expiration_timestamp: str
 
 
+class _TokenSpec(models.Model, frozen=True):
+    expiration_seconds: float
+
+
 class _TokenRequest(models.Model, frozen=True):
+    spec: _TokenSpec
     status: _TokenStatus
 
 
@@ -111,9 +119,11 @@ def access_review(user: User, attributes: Attributes) -> dict[str, Any]:
 
 
 def _read_token(answer: bytes) -> IssuedToken:
-    status = msgspec.json.decode(answer, type=_TokenRequest).status
-    expires_at = datetime.datetime.fromisoformat(status.expiration_timestamp)
-    return IssuedToken(token=secret.Secret(status.token), expires_at=expires_at)
+    found = msgspec.json.decode(answer, type=_TokenRequest)
+    expires_at = datetime.datetime.fromisoformat(found.status.expiration_timestamp)
+    return IssuedToken(
+        token=secret.Secret(found.status.token), expires_at=expires_at, life_s=found.spec.expiration_seconds
+    )
 
 
 def _read_user(answer: bytes) -> User | None:

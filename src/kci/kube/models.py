@@ -428,6 +428,7 @@ class ConfigMap(Model, frozen=True):
     metadata: ObjectMeta = ObjectMeta()
     data: dict[str, str] = {}
     binary_data: dict[str, str] = {}
+    immutable: bool = False
 
 
 class Secret(Model, frozen=True):
@@ -436,6 +437,7 @@ class Secret(Model, frozen=True):
     metadata: ObjectMeta = ObjectMeta()
     type: str = ""
     data: dict[str, str] = {}
+    immutable: bool = False
 
 
 class Taint(Model, frozen=True):
@@ -480,6 +482,7 @@ class Node(Model, frozen=True):
 class LeaseSpec(Model, frozen=True):
     holder_identity: str | None = None
     lease_duration_seconds: int | None = None
+    lease_transitions: int | None = None
     renew_time: str | None = None
 
 
@@ -593,6 +596,15 @@ class PodExecOptions(Model, frozen=True):
     """What `kubectl exec` asks for; with `tty` there is no separate standard error."""
 
     command: tuple[str, ...] = ()
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
+    tty: bool = False
+
+
+class PodAttachOptions(Model, frozen=True):
+    """What `kubectl attach` asks for; with `tty` there is no separate standard error."""
+
     stdin: bool = False
     stdout: bool = True
     stderr: bool = True

@@ -2,8 +2,7 @@
 `needs` says what to fetch, `files` makes the files of it; writing them is a driver's.
 
 Ported from Kubernetes v1.36.3 pkg/volume/{configmap,secret,downwardapi,projected}, their path checks from
-pkg/volume/util/atomic_writer.go. Differs: without fsGroup a token has the volume's mode even if all
-containers run as one user (the kubelet gives it to that user with 0600).
+pkg/volume/util/atomic_writer.go, the owner of tokens from pkg/volume/util (FsUserFrom).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from kci.kit import secret as secrets_kit
 from kci.kube import downward, environment, errors, models
 
 DEFAULT_MODE = 0o644
-_TOKEN_MODE_WITH_GROUP = 0o600
+_TOKEN_MODE = 0o600
 _LONGEST_PATH = 4096
 _LONGEST_NAME = 255
 
@@ -30,6 +29,8 @@ class File:
     path: str
     content: bytes
     mode: int = DEFAULT_MODE
+    # The user it belongs to; None for root.
+    owner: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,20 @@ def needs(pod: models.Pod) -> Needs:
             if source.service_account_token:
                 tokens.add(_token_need(source.service_account_token))
     return Needs(frozenset(config_maps), frozenset(secrets), frozenset(tokens))
+
+
+def live_fields(pod: models.Pod) -> tuple[dict[str, str], ...]:
+    """What volumes show of the pod itself and what may change while it runs."""
+    shown = {
+        item.field_ref.field_path.partition("[")[0]
+        for volume in pod.spec.volumes
+        for source in _sources(volume)
+        if source.downward_api
+        for item in source.downward_api.items
+        if item.field_ref
+    }
+    maps = {"metadata.annotations": pod.metadata.annotations, "metadata.labels": pod.metadata.labels}
+    return tuple(dict(sorted(maps[path].items())) for path in sorted(shown & maps.keys()))
 
 
 def files(volume: models.Volume, pod: models.Pod, facts: Facts) -> tuple[File, ...]:
@@ -209,7 +224,19 @@ def _token_file(
         raise errors.ConfigError(f"no token of service account {pod.spec.service_account_name} yet")
     # With a group the driver opens the file to that group, and to nobody else.
     has_group = pod.spec.security_context is not None and pod.spec.security_context.fs_group is not None
-    return File(wanted.path, token.reveal().encode(), _TOKEN_MODE_WITH_GROUP if has_group else default_mode)
+    user = _only_user(pod)
+    mode = _TOKEN_MODE if has_group or user is not None else default_mode
+    return File(wanted.path, token.reveal().encode(), mode, user)
+
+
+def _only_user(pod: models.Pod) -> int | None:
+    """The user that all containers of the pod run as, if the spec says so."""
+    of_pod = pod.spec.security_context.run_as_user if pod.spec.security_context is not None else None
+    users = set()
+    for container in (*pod.spec.init_containers, *pod.spec.containers):
+        own = container.security_context.run_as_user if container.security_context is not None else None
+        users.add(of_pod if own is None else own)
+    return users.pop() if len(users) == 1 else None
 
 
 def _token_need(wanted: models.ServiceAccountTokenProjection) -> TokenNeed:

@@ -8,21 +8,23 @@ create waits for it a little, then is asked to come again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 import structlog
 
 from kci.client import client as clients
 from kci.client import errors
-from kci.contract import capabilities, ids
+from kci.contract import capabilities, groups, ids
+from kci.contract import errors as catalogue
 from kci.kit import backoff as backoffs
-from kci.kit import secret
+from kci.kit import crashpoints, secret
 from kci.kube import errors as kube_errors
 from kci.kube import models
-from kci.provider import faults, streams, watcher
+from kci.provider import faults, guarded, streams, watcher
 from kci.provider.plan import group
-from kci.vnode import provider
+from kci.vnode import leadership, provider
 
 log = structlog.get_logger(__name__)
 
@@ -38,20 +40,25 @@ class _Prepared:
 
 
 class KingsoftCloud:
-    """provider.Provider, LogProvider and ExecProvider."""
+    """provider.Provider and all of the stream protocols: logs, commands, attachments, ports."""
 
     def __init__(
         self,
         client: clients.KciClient,
         defaults: group.Defaults,
         *,
+        right: leadership.Right,
         find_kubeconfig: Callable[[], Awaitable[secret.Secret]],
     ) -> None:
         self._client = client
+        self._api = guarded.GuardedApi(client)
         self._defaults = defaults
+        self._right = right
         self._find_kubeconfig = find_kubeconfig
-        self._watcher = watcher.Watcher(client, cluster_id=defaults.cluster_id, node_name=defaults.node_name)
-        self._backoff = backoffs.Backoff(initial_s=0.2, cap_s=30.0)
+        self._watcher = watcher.Watcher(
+            self._api, cluster_id=defaults.cluster_id, node_name=defaults.node_name
+        )
+        self._backoff = backoffs.Backoff(initial_s=0.2, cap_s=10.0)
         self._prepared: _Prepared | None = None
         self._ready = asyncio.Event()
         self._trouble = "no answer yet"
@@ -62,8 +69,8 @@ class KingsoftCloud:
         while self._prepared is None:
             try:
                 kubeconfig = await self._find_kubeconfig()
-                offered = await self._client.describe_capabilities()
-            except (errors.KciError, kube_errors.KubeError) as error:
+                offered = await self._api.describe_capabilities()
+            except (errors.KciError, provider.ProviderError, kube_errors.KubeError) as error:
                 failures += 1
                 self._trouble = str(error)
                 delay_s = self._backoff.delay_s(failures)
@@ -92,23 +99,49 @@ class KingsoftCloud:
             self._defaults,
             kubeconfig=prepared.kubeconfig,
             with_pod_uuid=prepared.capabilities.has(capabilities.LABEL_POD_UUID),
+            fence=self._fence(),
         )
         self._watcher.expect_change()
+        crashpoints.reached("provider.create_instance.before")
         try:
-            return provider.InstanceId(await self._client.create_container_group(request))
+            with self._fenced(request.fence):
+                group_id = await self._api.create_container_group(request)
         except errors.NotFoundError as error:
             # What the request names is missing: a subnet, a security group.
             raise provider.RefusedError(error.code or "NotFound", str(error)) from error
         except errors.KciError as error:
             raise faults.to_provider_error(error) from error
+        crashpoints.reached("provider.create_instance.after")
+        return provider.InstanceId(group_id)
 
     async def remove_instance(self, instance_id: provider.InstanceId) -> None:
+        fence = self._fence()
         self._watcher.expect_change()
+        crashpoints.reached("provider.remove_instance.before")
         try:
-            with faults.translated():
-                await self._client.delete_container_group(ids.GroupId(instance_id))
+            with faults.translated(), self._fenced(fence):
+                await self._api.delete_container_group(ids.GroupId(instance_id), fence=fence)
         except provider.NotFoundError:
             log.info("instance was gone already", instance=instance_id)
+        crashpoints.reached("provider.remove_instance.after")
+
+    def _fence(self) -> groups.Fence | None:
+        """Under which right to write, for a service that understands it; NotLeaderError if there is none."""
+        epoch = self._right.require()
+        prepared = self._prepared
+        if epoch is None or prepared is None or not prepared.capabilities.has(capabilities.FENCED_WRITES):
+            return None
+        return groups.Fence(holder=f"{self._defaults.cluster_id}/{self._defaults.node_name}", epoch=epoch)
+
+    @contextlib.contextmanager
+    def _fenced(self, fence: groups.Fence | None) -> Iterator[None]:
+        try:
+            yield
+        except errors.ConflictError as error:
+            if fence is None or error.code != catalogue.STALE_EPOCH.code:
+                raise
+            self._right.refused(fence.epoch)
+            raise leadership.NotLeaderError(str(error)) from error
 
     async def list_instances(self) -> provider.Listing:
         return await self._watcher.list_now()
@@ -134,12 +167,31 @@ class KingsoftCloud:
             self._client, ids.GroupId(target.instance_id), target.container, options
         )
 
+    async def open_attach(
+        self, target: provider.Target, options: models.PodAttachOptions
+    ) -> provider.ExecStream:
+        await self._demand(capabilities.ATTACH, "attach to a container")
+        return await streams.open_attach(
+            self._client, ids.GroupId(target.instance_id), target.container, options
+        )
+
+    async def open_port(self, target: provider.PodTarget, port: int) -> provider.ExecStream:
+        await self._demand(capabilities.PORT_FORWARD, "forward a port")
+        return await streams.open_port(self._client, ids.GroupId(target.instance_id), port)
+
+    async def _demand(self, capability: str, what: str) -> None:
+        prepared = await self._wait_prepared()
+        if not prepared.capabilities.has(capability):
+            raise provider.RefusedError(
+                "NotSupported", f"cannot {what}: the container instance service at hand does not offer it"
+            )
+
     async def _wait_prepared(self) -> _Prepared:
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 await self._ready.wait()
         except TimeoutError as error:
-            raise provider.TryLaterError(
+            raise provider.UnavailableError(
                 "ProviderNotReady", f"cannot use the container instance service yet: {self._trouble}"
             ) from error
         assert self._prepared is not None

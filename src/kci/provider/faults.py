@@ -33,8 +33,8 @@ def to_provider_error(error: errors.KciError) -> provider.ProviderError:
             # Keys, clocks, rights and quotas are put right by people while we wait.
             return provider.TryLaterError(reason, message)
         case errors.TryLaterError():
-            return provider.TryLaterError(reason, message, retry_after_s=error.retry_after_s)
+            return provider.UnavailableError(reason, message, retry_after_s=error.retry_after_s)
         case errors.UnreachableError() if error.reached is False:
-            return provider.TryLaterError(reason, message)
+            return provider.UnavailableError(reason, message)
         case _:
             return provider.OutcomeUnknownError(message)

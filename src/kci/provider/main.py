@@ -1,7 +1,8 @@
 """The program `virtual-kubelet`: settings read, everything wired, run until told to stop.
 
-Order of a start: the kubelet API listens, then node, lease and pods begin together. Order of a stop: no
-new work, streams closed, connections closed; pods and their instances are left exactly as they are.
+Order of a start: the kubelet API listens; once this copy holds the node's Lease, node and pods begin together
+and end with it (a term). Order of a stop: no new work, the Lease released, streams and connections closed;
+pods and their instances are left exactly as they are.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -17,14 +18,25 @@ import kci
 from kci.client import client as kci_clients
 from kci.client import credentials
 from kci.contract import signing
-from kci.kit import environment, errors, logs, tasks
+from kci.kit import crashpoints, environment, errors, logs, tasks
 from kci.kube import client as clients
 from kci.kube import config as configs
 from kci.kube import events, models, reflector, resources
-from kci.provider import cloud, kubeconfig
+from kci.provider import cloud, identity, kubeconfig
 from kci.provider import settings as settings_module
 from kci.provider.plan import group
-from kci.vnode import auth, lease, node, node_controller, pod_api, pod_controller, provider, server
+from kci.vnode import (
+    auth,
+    leadership,
+    lease,
+    node,
+    node_controller,
+    pod_api,
+    pod_controller,
+    provider,
+    server,
+)
+from kci.vnode.streaming import handlers
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +49,10 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 def main() -> None:
     """The entry point; exits with 0 after an orderly stop, with 1 and one sentence if it cannot run."""
     try:
-        settings = settings_module.parse(sys.argv[1:], environment.read())
+        variables = environment.read()
+        settings = settings_module.parse(sys.argv[1:], variables)
         logs.configure(settings.log_level)
+        crashpoints.arm(variables.get(crashpoints.ENVIRONMENT, ""))
         config = _cluster_config(settings)
         kubeconfig.check_identity(config)
         sys.exit(tasks.run_program(lambda stop: run(settings, config, stop)))
@@ -53,96 +67,163 @@ def _cluster_config(settings: settings_module.Settings) -> configs.ClusterConfig
 async def run(settings: settings_module.Settings, config: configs.ClusterConfig, stop: asyncio.Event) -> int:
     """Until `stop` is set."""
     keys = credentials.Static(signing.Credentials(settings.access_key, settings.secret_key))
+    with identity.claimed(settings.identity, settings.identity_file) as copy:
+        return await _run(settings, config, keys, copy, stop)
+
+
+async def _run(
+    settings: settings_module.Settings,
+    config: configs.ClusterConfig,
+    keys: credentials.Static,
+    copy: str,
+    stop: asyncio.Event,
+) -> int:
     async with (
         clients.Client(config, user_agent=USER_AGENT) as client,
         # Of its own: no other call may hold up the heartbeat.
         clients.Client(config, user_agent=USER_AGENT, timeout_s=lease.CALL_TIMEOUT_S) as lease_client,
-        kci_clients.KciClient(settings.endpoint, region=settings.region, credentials=keys) as kci_client,
+        kci_clients.KciClient(
+            settings.endpoint,
+            region=settings.region,
+            credentials=keys,
+            # Whoever calls comes again by itself, and knows when the endpoint is down.
+            read_attempts=1,
+        ) as kci_client,
     ):
-        program = _Program(settings, client, lease_client, kci_client)
+        program = _Program(settings, copy, client, lease_client, kci_client)
         async with program.server.running():
             log.info(
                 "started",
                 node=settings.node_name,
+                copy=copy,
                 version=kci.__version__,
                 kubelet_port=settings.kubelet_port,
             )
             await tasks.first_of(stop.wait(), program.work(), name="virtual-kubelet")
+            if program.lease is not None:
+                await program.lease.release()
         log.info("stopped")
     return 0
 
 
 class _Program:
-    """Everything, wired."""
+    """Everything, wired: what lasts as long as the program, and a term whenever this copy may act."""
 
     def __init__(
         self,
         settings: settings_module.Settings,
+        copy: str,
         client: clients.Client,
         lease_client: clients.Client,
         kci_client: kci_clients.KciClient,
     ) -> None:
         self._settings = settings
+        self._client = client
+        # None: no Lease, so there must be no other copy.
+        self.lease = (
+            lease.LeaseKeeper(lease_client, node_name=settings.node_name, identity=copy)
+            if settings.node_lease
+            else None
+        )
+        self._right: leadership.Right = self.lease or leadership.Always()
+        self._term: _Term | None = None
         self._cloud = cloud.KingsoftCloud(
             kci_client,
             _defaults(settings),
+            right=self._right,
             find_kubeconfig=lambda: kubeconfig.find_kubeconfig(
                 client, cluster_server=settings.cluster_server, service_host=settings.service_host
             ),
-        )
-        self._recorder = events.EventRecorder(client, component="virtual-kubelet", host=settings.node_name)
-        self._pods = pod_controller.PodController(
-            pod_provider=self._cloud,
-            api=pod_api.ClusterPodApi(client, node_name=settings.node_name),
-            events=pod_api.RecordedEvents(self._recorder),
-        )
-        self._reflector = reflector.Reflector(
-            client,
-            resources.PODS,
-            field_selector=pod_api.pod_selector(settings.node_name),
-            on_change=self._pods.on_change,
-        )
-        self._pods.watch(self._reflector.objects, self._reflector.synced)
-        self._lease = lease.LeaseKeeper(lease_client)
-        self._node = node_controller.NodeController(
-            client,
-            _node_settings(settings),
-            status_interval_s=(
-                node_controller.STATUS_INTERVAL_S if settings.node_lease else STATUS_HEARTBEAT_S
-            ),
-            on_registered=self._lease.hold_for,
         )
         self.server = server.Server(
             _server_settings(settings),
             gate=auth.Gate(client, node_name=settings.node_name),
             streams=self._cloud,
-            pods=_Pods(self._reflector.objects, self._pods),
+            pods=_Pods(self._right, lambda: self._term),
+        )
+
+    async def work(self) -> None:
+        async with tasks.Tasks() as group_of_tasks:
+            spawn = group_of_tasks.run_forever
+            spawn("provider", self._cloud.run())
+            if self.lease is None:
+                spawn("term", self._act())
+            else:
+                spawn("lease", self.lease.run())
+                spawn("terms", self.lease.run_terms(self._act))
+
+    async def _act(self) -> None:
+        """One term. It begins as a start of the program does: nothing is known, all is looked at."""
+        on_registered = self.lease.hold_for if self.lease is not None else lambda _: None
+        self._term = _Term(self._settings, self._client, self._right, self._cloud, on_registered)
+        try:
+            await self._term.work()
+        finally:
+            self._term = None
+
+
+class _Term:
+    """Everything that acts, and what it knows."""
+
+    def __init__(
+        self,
+        settings: settings_module.Settings,
+        client: clients.Client,
+        right: leadership.Right,
+        pod_provider: provider.Provider,
+        on_registered: Callable[[models.Node], None],
+    ) -> None:
+        self._recorder = events.EventRecorder(client, component="virtual-kubelet", host=settings.node_name)
+        self.controller = pod_controller.PodController(
+            pod_provider=pod_provider,
+            api=pod_api.ClusterPodApi(client, node_name=settings.node_name, right=right),
+            events=pod_api.RecordedEvents(self._recorder),
+        )
+        self.reflector = reflector.Reflector(
+            client,
+            resources.PODS,
+            field_selector=pod_api.pod_selector(settings.node_name),
+            on_change=self.controller.on_change,
+        )
+        self.controller.watch(self.reflector.objects, self.reflector.synced)
+        self._node = node_controller.NodeController(
+            client,
+            _node_settings(settings),
+            right=right,
+            status_interval_s=(
+                node_controller.STATUS_INTERVAL_S if settings.node_lease else STATUS_HEARTBEAT_S
+            ),
+            on_registered=on_registered,
         )
 
     async def work(self) -> None:
         async with tasks.Tasks() as group_of_tasks:
             spawn = group_of_tasks.run_forever
             spawn("node", self._node.run())
-            if self._settings.node_lease:
-                spawn("lease", self._lease.run())
-            spawn("pod watch", self._reflector.run())
-            spawn("pods", self._pods.run())
-            spawn("provider", self._cloud.run())
+            spawn("pod watch", self.reflector.run())
+            spawn("pods", self.controller.run())
             spawn("events", self._recorder.run())
 
 
 class _Pods:
-    """server.Pods."""
+    """server.Pods: what this copy knows, while it may speak for the node."""
 
-    def __init__(self, objects: Mapping[str, models.Pod], controller: pod_controller.PodController) -> None:
-        self._objects = objects
-        self._controller = controller
+    def __init__(self, right: leadership.Right, term: Callable[[], _Term | None]) -> None:
+        self._right = right
+        self._term = term
 
     def all(self) -> Mapping[str, models.Pod]:
-        return self._objects
+        return self._current().reflector.objects
 
     def instance_of(self, uid: models.PodUid) -> provider.Instance | None:
-        return self._controller.instance_of(uid)
+        return self._current().controller.instance_of(uid)
+
+    def _current(self) -> _Term:
+        self._right.require()
+        term = self._term()
+        if term is None:
+            raise leadership.NotLeaderError("cannot say anything of the node's pods: the term only begins")
+        return term
 
 
 def _defaults(settings: settings_module.Settings) -> group.Defaults:
@@ -176,6 +257,7 @@ def _server_settings(settings: settings_module.Settings) -> server.ServerSetting
         client_ca_file=settings.client_ca_file,
         certificate_file=settings.tls_cert_file,
         private_key_file=settings.tls_private_key_file,
+        streams=handlers.StreamSettings(idle_timeout_s=settings.stream_idle_s),
     )
 
 

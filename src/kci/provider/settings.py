@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from kci.kit import errors, logs, secret
+from kci.kit import errors, logs, secret, sockets
 
 PUBLIC_ENDPOINT = "https://kci.api.ksyun.com"
 INTERNAL_ENDPOINT = "http://internal.api.ksyun.com"
@@ -34,11 +34,16 @@ class Settings:
     # The node's InternalIP, and where the kubelet API listens.
     node_address: str
     kubelet_port: int
+    # Streams on which nothing moves for so long are closed.
+    stream_idle_s: float
     cluster_dns: tuple[str, ...]
     node_dns: tuple[str, ...]
     cluster_domain: str
     taint: bool
     node_lease: bool
+    # Which copy of the node this is; empty: from the file, or the host's name.
+    identity: str
+    identity_file: pathlib.Path | None
     # None: the ServiceAccount of the pod that we run in.
     kubeconfig: pathlib.Path | None
     client_ca_file: pathlib.Path
@@ -124,6 +129,8 @@ _FLAGS = (
 _EPILOG = """environment:
   VKUBELET_POD_IP         the node's InternalIP and the address that the kubelet API listens on (needed)
   KUBELET_PORT            the kubelet API's TCP port; default 10250, as the kubelet's
+  VKUBELET_STREAM_IDLE_S  seconds after which a stream (exec, attach, port-forward) on which nothing moves is
+                          closed; default 14400, as the kubelet's
   KCI_ACCESS_KEY, KCI_SECRET_KEY   the key pair that signs KCI calls (needed)
   KCI_REGION              region code (needed)
   KCI_CLUSTER_ID          the cluster's id (needed); marks the instances of this cluster
@@ -131,6 +138,10 @@ _EPILOG = """environment:
   KCI_SECURITY_GROUP_IDS  default security groups, comma separated, at most 3; likewise
   KCI_KUBE_PROXY          true: pods can reach ClusterIP services; default false, as the guide's
   KCI_CLUSTER_SERVER      the API server's ip:port as instances reach it; default: found out
+  VKUBELET_IDENTITY       tells copies of this node apart, of which one acts; default: the host's name, which
+                          is the pod's own in a cluster
+  VKUBELET_IDENTITY_FILE  file to keep that in instead: for copies on one machine; each program that runs
+                          gets its own, and the same one after a restart
   KCI_REQUEST_INTERNAL    present, even empty: use KCI's internal endpoint
   KCI_ENDPOINT            another KCI endpoint, http(s)://host:port; overrides the above
   TEMP_AKSK_CM            ConfigMap with temporary keys: comes with a later release
@@ -193,11 +204,14 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         node_name=flags["nodename"],
         node_address=_node_address(environment, problems),
         kubelet_port=_port(environment, problems),
+        stream_idle_s=_stream_idle_s(environment, problems),
         cluster_dns=problems.addresses("--cluster-dns", flags["cluster-dns"], most=3),
         node_dns=problems.addresses("--virtual-node-dns", flags["virtual-node-dns"], most=3),
         cluster_domain=flags["cluster-domain"].strip("."),
         taint=not problems.boolean("--disable-taint", flags["disable-taint"]),
         node_lease=problems.boolean("--enable-node-lease", flags["enable-node-lease"]),
+        identity=environment.get("VKUBELET_IDENTITY", "").strip(),
+        identity_file=_identity_file(environment),
         kubeconfig=problems.file("--kubeconfig", kubeconfig, "node's identity") if kubeconfig else None,
         client_ca_file=_tls_file(problems, flags, environment, "client-ca-file"),
         tls_cert_file=_tls_file(problems, flags, environment, "tls-cert-file"),
@@ -290,12 +304,25 @@ def _node_address(environment: Mapping[str, str], problems: _Problems) -> str:
     return value
 
 
+def _identity_file(environment: Mapping[str, str]) -> pathlib.Path | None:
+    value = environment.get("VKUBELET_IDENTITY_FILE", "").strip()
+    return pathlib.Path(value) if value else None
+
+
 def _port(environment: Mapping[str, str], problems: _Problems) -> int:
     value = environment.get("KUBELET_PORT", "").strip() or "10250"
     if not value.isdecimal() or not 0 < int(value) < 65536:
         problems.append(f"KUBELET_PORT is {value!r}, which is no TCP port")
         return 0
     return int(value)
+
+
+def _stream_idle_s(environment: Mapping[str, str], problems: _Problems) -> float:
+    value = environment.get("VKUBELET_STREAM_IDLE_S", "").strip() or f"{sockets.STREAM_IDLE_S:.0f}"
+    if not value.isdecimal() or int(value) == 0:
+        problems.append(f"VKUBELET_STREAM_IDLE_S is {value!r}, which is no number of seconds")
+        return sockets.STREAM_IDLE_S
+    return float(value)
 
 
 def _cluster_id(environment: Mapping[str, str], problems: _Problems) -> str:

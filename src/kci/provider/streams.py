@@ -1,7 +1,9 @@
-"""Logs and exec of an instance: by the service's streams where it has them, else by what KCI offers.
+"""Logs, commands, attachments and ports of an instance: by the service's streams where it has them, else by
+what KCI offers.
 
 KCI's own log call gives the last lines of the current container, at most 2000, and nothing else; following
-is asking again and showing what is new. What it cannot give is refused in words.
+is asking again and showing what is new. What it cannot give, attachments and ports among it, is refused in
+words.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from kci.provider import faults
 from kci.vnode import provider
 
 FOLLOW_POLL_S = 1.0
+# A process whose client left is to end within a second.
+_GOODBYE_S = 0.5
 
 
 class Api(Protocol):
@@ -43,6 +47,19 @@ class Api(Protocol):
         stdout: bool = True,
         stderr: bool = True,
     ) -> str: ...
+
+    async def attach_container(
+        self,
+        group_id: ids.GroupId,
+        container: str,
+        *,
+        tty: bool = False,
+        stdin: bool = False,
+        stdout: bool = True,
+        stderr: bool = True,
+    ) -> str: ...
+
+    async def forward_port(self, group_id: ids.GroupId, port: int) -> str: ...
 
     async def open_exec(self, uri: str) -> aiohttp.ClientWebSocketResponse: ...
 
@@ -146,7 +163,7 @@ def _joined(lines: Sequence[str]) -> bytes:
 
 
 class WebSocketStream:
-    """An exec's WebSocket as the virtual node wants it: v5 messages, whatever the other side speaks."""
+    """A stream's WebSocket as the virtual node wants it: v5 messages, whatever the other side speaks."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -174,7 +191,15 @@ class WebSocketStream:
                     continue
 
     async def close(self) -> None:
-        await self._socket.close()
+        # One that is not read at the other end takes no goodbye either: it is cut.
+        connection = self._socket._response.connection
+        transport = connection.transport if connection is not None else None
+        try:
+            async with asyncio.timeout(_GOODBYE_S):
+                await self._socket.close()
+        except TimeoutError:
+            if transport is not None:
+                transport.abort()
 
 
 async def open_exec(
@@ -191,3 +216,23 @@ async def open_exec(
             stderr=options.stderr,
         )
         return WebSocketStream(await api.open_exec(uri))
+
+
+async def open_attach(
+    api: Api, group_id: ids.GroupId, container: str, options: models.PodAttachOptions
+) -> WebSocketStream:
+    with faults.translated():
+        uri = await api.attach_container(
+            group_id,
+            container,
+            tty=options.tty,
+            stdin=options.stdin,
+            stdout=options.stdout,
+            stderr=options.stderr,
+        )
+        return WebSocketStream(await api.open_exec(uri))
+
+
+async def open_port(api: Api, group_id: ids.GroupId, port: int) -> WebSocketStream:
+    with faults.translated():
+        return WebSocketStream(await api.open_exec(await api.forward_port(group_id, port)))

@@ -1,6 +1,7 @@
 """Keeps the node object there and true: created or adopted, its status renewed, made again if deleted.
 
-Never touches a pod. Pods whose node object vanished keep running; the control plane decides on them.
+Only while this copy holds the node's Lease. Never touches a pod: those whose node object vanished keep
+running; the control plane decides on them.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import structlog
 
 from kci.kit import backoff as backoffs
 from kci.kit import clock as clocks
+from kci.kit import crashpoints, tasks
 from kci.kit import errors as kit_errors
-from kci.kit import tasks
 from kci.kube import client as clients
 from kci.kube import errors, models, reflector, resources
-from kci.vnode import node
+from kci.vnode import leadership, node
 
 log = structlog.get_logger(__name__)
 
@@ -41,11 +42,13 @@ class NodeController:
         client: clients.Client,
         settings: node.NodeSettings,
         *,
+        right: leadership.Right,
         status_interval_s: float = STATUS_INTERVAL_S,
         on_registered: Callable[[models.Node], None],
     ) -> None:
         self._client = client
         self._settings = settings
+        self._right = right
         self._status_interval_s = status_interval_s
         self._on_registered = on_registered
         self._clock = clocks.SystemClock()
@@ -100,8 +103,11 @@ class NodeController:
     async def _register(self) -> None:
         self._cluster_version = await self._ask_version()
         body = node.to_node(self._settings, self._cluster_version, self._clock.now())
+        self._right.require()
+        crashpoints.reached("vnode.create_node.before")
         try:
             self._node = await self._client.create(resources.NODES, body)
+            crashpoints.reached("vnode.create_node.after")
             log.info("node created", node=self._settings.name)
         except errors.AlreadyExistsError:
             self._node = await self._adopt()
@@ -128,17 +134,22 @@ class NodeController:
             log.warning("the node's taint differs from the settings", remedy=warning)
         labels = node.missing_labels(self._settings, seen)
         if labels:
+            self._right.require()
+            crashpoints.reached("vnode.patch_node_labels.before")
             await self._client.patch(
                 resources.NODES,
                 self._settings.name,
                 {"metadata": {"uid": seen.metadata.uid, "labels": labels}},
                 field_manager=FIELD_MANAGER,
             )
+            crashpoints.reached("vnode.patch_node_labels.after")
         log.info("node adopted", node=self._settings.name)
         return await self._patch_status(seen)
 
     async def _patch_status(self, seen: models.Node) -> models.Node:
         status = node.to_status(self._settings, self._cluster_version, self._clock.now(), seen=seen)
+        self._right.require()
+        crashpoints.reached("vnode.patch_node_status.before")
         self._node = await self._client.patch(
             resources.NODES,
             self._settings.name,
@@ -147,6 +158,7 @@ class NodeController:
             patch_type=clients.PatchType.STRATEGIC,
             field_manager=FIELD_MANAGER,
         )
+        crashpoints.reached("vnode.patch_node_status.after")
         return self._node
 
     async def _until_done(self, step: Callable[[], Awaitable[object]]) -> None:
@@ -154,7 +166,7 @@ class NodeController:
         while True:
             try:
                 await step()
-            except errors.KubeError as error:
+            except (errors.KubeError, leadership.NotLeaderError) as error:
                 failures += 1
                 delay_s = self._backoff.delay_s(failures)
                 log.warning(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from kci.kit import crashpoints
 from kci.kube import client as clients
 from kci.kube import events, models, resources
+from kci.vnode import leadership
 
 FIELD_MANAGER = "virtual-kubelet"
 
 
 class PodApi(Protocol):
-    """All raise errors of kube/errors.py. Every write has the UID as a precondition."""
+    """All raise errors of kube/errors.py, and the writes NotLeaderError. Every write has the UID as a
+    precondition.
+    """
 
     async def patch_status(self, pod: models.Pod, patch: dict[str, Any]) -> None: ...
 
@@ -35,11 +39,14 @@ class EventSink(Protocol):
 class ClusterPodApi:
     """The real one."""
 
-    def __init__(self, client: clients.Client, *, node_name: str) -> None:
+    def __init__(self, client: clients.Client, *, node_name: str, right: leadership.Right) -> None:
         self._client = client
         self._node_name = node_name
+        self._right = right
 
     async def patch_status(self, pod: models.Pod, patch: dict[str, Any]) -> None:
+        self._right.require()
+        crashpoints.reached("vnode.patch_pod_status.before")
         await self._client.patch(
             resources.PODS,
             pod.metadata.name,
@@ -49,8 +56,11 @@ class ClusterPodApi:
             patch_type=clients.PatchType.STRATEGIC,
             field_manager=FIELD_MANAGER,
         )
+        crashpoints.reached("vnode.patch_pod_status.after")
 
     async def remove_pod(self, pod: models.Pod) -> None:
+        self._right.require()
+        crashpoints.reached("vnode.remove_pod.before")
         await self._client.delete(
             resources.PODS,
             pod.metadata.name,
@@ -58,6 +68,7 @@ class ClusterPodApi:
             uid=pod.metadata.uid,
             grace_period_s=0,
         )
+        crashpoints.reached("vnode.remove_pod.after")
 
     async def list_pod_uids(self) -> set[models.PodUid]:
         selector = pod_selector(self._node_name)

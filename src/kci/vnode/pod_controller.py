@@ -23,7 +23,7 @@ from kci.kit import backoff as backoffs
 from kci.kit import clock as clocks
 from kci.kit import tasks, workqueue
 from kci.kube import admission, errors, models, reflector
-from kci.vnode import knowledge, pod_api, pods, provider
+from kci.vnode import knowledge, leadership, pod_api, pods, provider
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +33,10 @@ SWEEP_INTERVAL_S = 60.0
 BRAKE_PAUSE_S = 5.0
 # A failing create is shown on the pod after so many failures: a short blip needs nobody's attention.
 FAILURES_TO_SHOW = 3
+NOT_LEADER_PAUSE_S = 1.0
+# While the provider is away, or nobody knows what became of a call: it may be back any moment, and who asks
+# too often is stopped before anything is sent. Longer delays are for what one pod was told.
+AWAY_PAUSE_S = 15.0
 
 
 @dataclasses.dataclass
@@ -61,7 +65,7 @@ class PodController:
         self._api = api
         self._events = events
         self._clock = clock or clocks.SystemClock()
-        self._backoff = backoff or backoffs.Backoff(initial_s=0.5)
+        self._backoff = backoff or backoffs.Backoff(initial_s=0.5, jitter=0.9)
         self._knowledge = knowledge.Knowledge()
         self._pods: Mapping[str, models.Pod] = {}
         self._synced = asyncio.Event()
@@ -117,7 +121,7 @@ class PodController:
                 listing = await self._provider.list_instances()
             except provider.ProviderError as error:
                 failures += 1
-                delay_s = self._backoff.delay_s(failures)
+                delay_s = self._delay_s(failures, error)
                 log.warning("cannot list instances", error=str(error), next_try_s=round(delay_s, 2))
                 await asyncio.sleep(delay_s)
                 self._look.set()
@@ -141,20 +145,24 @@ class PodController:
                 await self._sweep(self._newest_listing)
 
     async def _sweep(self, listing: provider.Listing) -> None:
-        """Have instances removed whose pods do not exist. Both sides are asked again first: a copy of
-        the pods that lost some must not cost running instances.
+        """Have instances removed whose pods do not exist. Both sides are asked again first, the cluster
+        twice: neither a copy of the pods that lost some nor one false list may cost running instances.
         """
         suspects = knowledge.find_orphans(listing, self._wanted())
         if not suspects:
             return
         try:
             confirmed = suspects.keys() - await self._api.list_pod_uids()
+            if not confirmed:
+                return
+            pause_s = knowledge.SECOND_LOOK_S
             if knowledge.needs_brake(len(confirmed), len(listing.instances)):
                 log.warning("many orphans, asking again", orphans=len(confirmed), of=len(listing.instances))
-                await asyncio.sleep(BRAKE_PAUSE_S)
-                again = await self._provider.list_instances()
-                still = knowledge.find_orphans(again, self._wanted()).keys()
-                confirmed = (confirmed & still) - await self._api.list_pod_uids()
+                pause_s = BRAKE_PAUSE_S
+            await asyncio.sleep(pause_s)
+            again = await self._provider.list_instances()
+            still = knowledge.find_orphans(again, self._wanted()).keys()
+            confirmed = (confirmed & still) - await self._api.list_pod_uids()
         except (errors.KubeError, provider.ProviderError) as error:
             log.warning("cannot confirm orphans, leaving them", orphans=len(suspects), error=str(error))
             return
@@ -170,6 +178,13 @@ class PodController:
     # ---- steps ---------------------------------------------------------------------------------
 
     async def _reconcile(self, uid: models.PodUid) -> None:
+        try:
+            await self._step(uid)
+        except leadership.NotLeaderError:
+            # This term ends, or the Lease is still ours after all: then it goes on.
+            self._queue.add_after(uid, NOT_LEADER_PAUSE_S)
+
+    async def _step(self, uid: models.PodUid) -> None:
         pod = self._pods.get(uid)
         action = self._plan(uid, pod)
         match action:
@@ -231,6 +246,9 @@ class PodController:
         self._knowledge.doubt(pod.uid, math.inf)
         try:
             instance_id = await self._provider.create_instance(pod)
+        except leadership.NotLeaderError:
+            self._knowledge.settle_not_created(pod.uid)
+            raise
         except provider.RefusedError as error:
             self._knowledge.settle_not_created(pod.uid)
             history = self._history.setdefault(pod.uid, _History())
@@ -239,7 +257,7 @@ class PodController:
             self._queue.add(pod.uid)
         except provider.TryLaterError as error:
             self._knowledge.settle_not_created(pod.uid)
-            await self._failed(pod, error.reason, error, error.retry_after_s)
+            await self._failed(pod, error.reason, error)
         except provider.ProviderError as error:
             self._knowledge.doubt(pod.uid, self._now_s())
             await self._failed(pod, "CreateOutcomeUnknown", error)
@@ -253,13 +271,11 @@ class PodController:
             self._events.tell(pod, "InstanceCreated", f"Created instance {instance_id}")
             self._queue.add(pod.uid)
 
-    async def _failed(
-        self, pod: models.Pod, reason: str, error: provider.ProviderError, retry_after_s: float = 0.0
-    ) -> None:
+    async def _failed(self, pod: models.Pod, reason: str, error: provider.ProviderError) -> None:
         """Come back later, for ever; say so on the pod once it is no blip any more."""
         history = self._history.setdefault(pod.uid, _History())
         history.failures += 1
-        delay_s = max(self._backoff.delay_s(history.failures), retry_after_s)
+        delay_s = self._delay_s(history.failures, error)
         history.retry_at_s = self._now_s() + delay_s
         log.warning(
             "cannot create an instance",
@@ -273,6 +289,16 @@ class PodController:
         if history.failures >= FAILURES_TO_SHOW:
             await self._say(pod, provider.Refusal(reason, str(error)))
 
+    def _delay_s(self, failures: int, error: provider.ProviderError) -> float:
+        delay_s = self._backoff.delay_s(failures)
+        match error:
+            case provider.UnavailableError():
+                return max(min(delay_s, AWAY_PAUSE_S), error.retry_after_s)
+            case provider.TryLaterError():
+                return max(delay_s, error.retry_after_s)
+            case _:
+                return min(delay_s, AWAY_PAUSE_S)
+
     async def _remove_instances(self, uid: models.PodUid, ids: tuple[provider.InstanceId, ...]) -> None:
         for instance_id in ids:
             try:
@@ -280,7 +306,7 @@ class PodController:
             except provider.ProviderError as error:
                 history = self._history.setdefault(uid, _History())
                 history.failures += 1
-                delay_s = self._backoff.delay_s(history.failures)
+                delay_s = self._delay_s(history.failures, error)
                 log.warning(
                     "cannot remove an instance",
                     pod_uid=uid,

@@ -204,16 +204,39 @@ def refused_patch(
 
 
 def failed_patch(pod: models.Pod, refusal: provider.Refusal, now: datetime.datetime) -> dict[str, Any]:
-    """Failed, and not ready, whatever its containers last said."""
+    """Failed, and not ready; a container of which no end is known ended with what made its pod fail."""
     conditions = [_condition(kind, refusal, now) for kind in ("Ready", "ContainersReady")]
-    return _patch(
-        pod,
-        {
-            "phase": "Failed",
-            "reason": refusal.reason,
-            "message": refusal.message,
-            "conditions": conditions,
-        },
+    status: dict[str, Any] = {
+        "phase": "Failed",
+        "reason": refusal.reason,
+        "message": refusal.message,
+        "conditions": conditions,
+    }
+    for field, statuses in (
+        ("containerStatuses", pod.status.container_statuses),
+        ("initContainerStatuses", pod.status.init_container_statuses),
+    ):
+        if statuses:
+            # A patch replaces these lists whole.
+            status[field] = [models.to_json_types(_ended(one, now)) for one in statuses]
+    return _patch(pod, status)
+
+
+def _ended(status: models.ContainerStatus, now: datetime.datetime) -> models.ContainerStatus:
+    """As a kubelet shows a container that vanished: nobody saw the end."""
+    if status.state.terminated is not None:
+        return status
+    running = status.state.running
+    terminated = models.ContainerStateTerminated(
+        exit_code=137,
+        reason="ContainerStatusUnknown",
+        message="what ran this container is gone, and how it ended is not known",
+        started_at=running.started_at if running is not None else None,
+        finished_at=clock.to_rfc3339(now),
+        container_id=status.container_id,
+    )
+    return msgspec.structs.replace(
+        status, ready=False, started=False, state=models.ContainerState(terminated=terminated)
     )
 
 

@@ -37,6 +37,10 @@ class TryLaterError(ProviderError):
         super().__init__(message)
 
 
+class UnavailableError(TryLaterError):
+    """As TryLaterError, and no other request would do better: the provider itself is away or overloaded."""
+
+
 class OutcomeUnknownError(ProviderError):
     """It may have been done or not: look before doing it again."""
 
@@ -139,6 +143,14 @@ class Target:
     instance_id: InstanceId
 
 
+@dataclasses.dataclass(frozen=True)
+class PodTarget:
+    """A pod, as a forwarded port addresses it."""
+
+    pod: models.Pod
+    instance_id: InstanceId
+
+
 class LogProvider(Protocol):
     """Can show a container's log."""
 
@@ -148,7 +160,7 @@ class LogProvider(Protocol):
 
 
 class ExecStream(Protocol):
-    """An exec's other end: messages of v5.channel.k8s.io (kit/channels.py)."""
+    """A process's or a port's other end: messages of v5.channel.k8s.io (kit/channels.py)."""
 
     async def send(self, message: bytes) -> None: ...
 
@@ -163,3 +175,18 @@ class ExecProvider(Protocol):
     """Can run a command in a container."""
 
     async def open_exec(self, target: Target, options: models.PodExecOptions) -> ExecStream: ...
+
+
+class AttachProvider(Protocol):
+    """Can join the streams of a container's own process."""
+
+    async def open_attach(self, target: Target, options: models.PodAttachOptions) -> ExecStream: ...
+
+
+class PortForwardProvider(Protocol):
+    """Can connect to a port of a pod. On the stream, STDIN is what goes to the pod, STDOUT what comes from
+    it (an empty one first says that there is a connection), a close message the end of one direction, and a
+    STATUS why there is no connection, or none any more.
+    """
+
+    async def open_port(self, target: PodTarget, port: int) -> ExecStream: ...

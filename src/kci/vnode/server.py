@@ -1,18 +1,16 @@
 """The kubelet API of the virtual node: what kubectl needs of a node, over TLS, for whom the cluster allows.
 
 Every request is authenticated and authorized before anything of it is read, paths that nobody serves
-included (auth.py). Each stream leaves one audit line when it begins and one when it ends: a caller that
-comes straight to this port is in nobody else's audit log.
+included (auth.py). Logs are served here; commands and ports are streaming/'s.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import pathlib
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -21,14 +19,13 @@ from aiohttp import web
 
 from kci.kit import errors as kit_errors
 from kci.kit import sockets, tasks
-from kci.kube import access, models
-from kci.vnode import auth, log_options, provider, relay
+from kci.kube import models
+from kci.vnode import auth, leadership, log_options, provider
+from kci.vnode.streaming import handlers, sessions
 
 log = structlog.get_logger(__name__)
 
-MAX_STREAMS = 1000
 STOP_TIMEOUT_S = 2.0
-_USER = web.RequestKey("user", access.User)
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -41,29 +38,29 @@ class ServerSettings:
     client_ca_file: pathlib.Path
     certificate_file: pathlib.Path
     private_key_file: pathlib.Path
+    streams: handlers.StreamSettings = dataclasses.field(default_factory=handlers.StreamSettings)
 
 
-class Streams(provider.LogProvider, provider.ExecProvider, Protocol):
+class Streams(provider.LogProvider, handlers.Streams, Protocol):
     """What this API relays to."""
-
-
-class Pods(Protocol):
-    """The pods of this node, and what runs them."""
-
-    def all(self) -> Mapping[str, models.Pod]: ...
-
-    def instance_of(self, uid: models.PodUid) -> provider.Instance | None: ...
 
 
 class Server:
     """`async with server.running() as port:` serves."""
 
-    def __init__(self, settings: ServerSettings, *, gate: auth.Gate, streams: Streams, pods: Pods) -> None:
+    def __init__(
+        self, settings: ServerSettings, *, gate: auth.Gate, streams: Streams, pods: handlers.Pods
+    ) -> None:
         self._settings = settings
         self._gate = gate
         self._streams = streams
         self._pods = pods
-        self._open_streams = 0
+        self._sessions = sessions.Sessions(
+            max_of_node=settings.streams.max_of_node, max_of_pod=settings.streams.max_of_pod
+        )
+        self._streaming = handlers.Handlers(
+            settings.streams, streams=streams, pods=pods, open_sessions=self._sessions
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[int]:
@@ -96,12 +93,10 @@ class Server:
         router = application.router
         router.add_get("/healthz", self._healthz)
         router.add_get("/pods", self._list_pods)
-        router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs)
-        for path in ("{namespace}/{pod}/{container}", "{namespace}/{pod}/{uid}/{container}"):
-            router.add_route("GET", f"/exec/{path}", self._exec)
-            router.add_route("POST", f"/exec/{path}", self._exec)
-        for verb in ("attach", "portForward", "run"):
-            router.add_route("*", f"/{verb}/{{rest:.*}}", self._not_yet)
+        # A HEAD would be answered with the log, and the next request on the connection with the rest of it.
+        router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs, allow_head=False)
+        self._streaming.add_to(router)
+        router.add_route("*", "/run/{rest:.*}", self._run)
         return application
 
     @web.middleware
@@ -122,8 +117,11 @@ class Server:
             return web.Response(status=403, text=f"Forbidden ({error})\n")
         except auth.CannotDecideError as error:
             return web.Response(status=500, text=f"Authorization error ({error})")
-        request[_USER] = user
-        return await handler(request)
+        request[handlers.USER] = user
+        try:
+            return await handler(request)
+        except leadership.NotLeaderError as error:
+            return web.Response(status=503, text=str(error))
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok")
@@ -132,10 +130,8 @@ class Server:
         found = {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [*self._pods.all().values()]}
         return web.Response(body=msgspec.json.encode(found), content_type="application/json")
 
-    async def _not_yet(self, request: web.Request) -> web.Response:
-        what = request.path.split("/")[1]
-        text = f"cannot serve {what}: this virtual node has exec and logs, and no {what} yet"
-        return web.Response(status=501, text=text)
+    async def _run(self, _request: web.Request) -> web.Response:
+        return web.Response(status=501, text="cannot serve run: use exec, which has streams and an exit code")
 
     # ---- logs ----------------------------------------------------------------------------------
 
@@ -145,96 +141,32 @@ class Server:
         except log_options.BadQueryError as error:
             return web.Response(status=error.status, text=str(error))
         name = request.match_info["pod"]
-        pod = self._find_pod(request)
+        pod = handlers.find_pod(self._pods, request)
         if pod is None:
             return web.Response(status=404, text=f'pod "{name}" does not exist')
         container = request.match_info["container"]
-        if not _has_container(pod, container):
+        if not handlers.has_container(pod, container):
             return web.Response(status=404, text=f'container "{container}" not found in pod "{name}"')
         why_not = log_options.why_no_log(pod, container, previous=options.previous)
         target = self._target(pod, container)
         if target is None:
             return web.Response(status=400, text=why_not)
-        with self._stream(request, "logs", target):
-            try:
+        user, remote = request[handlers.USER].name, request.remote or ""
+        try:
+            with self._sessions.open("logs", pod, user=user, remote=remote, container=container):
+                sockets.keep_alive(request.get_extra_info("socket"))
                 chunks = await self._streams.open_log(target, options)
-            except provider.NotFoundError:
-                return web.Response(status=400, text=why_not)
-            except provider.ProviderError as error:
-                return _refusal(error)
-            return await _send_log(request, chunks, limit_bytes=options.limit_bytes)
-
-    # ---- exec ----------------------------------------------------------------------------------
-
-    async def _exec(self, request: web.Request) -> web.StreamResponse:
-        options = _exec_options(request)
-        if not (options.stdin or options.stdout or options.stderr):
-            return web.Response(status=400, text="you must specify at least 1 of stdin, stdout, stderr")
-        pod = self._find_pod(request)
-        if pod is None or request.match_info.get("uid", pod.metadata.uid) != pod.metadata.uid:
-            return web.Response(status=404, text="pod does not exist")
-        container = request.match_info["container"]
-        target = self._target(pod, container) if _has_container(pod, container) else None
-        if target is None:
-            return web.Response(status=404, text=f'container not found ("{container}")')
-        refused = _refused_upgrade(request)
-        if refused is not None:
-            return refused
-        with self._stream(request, "exec", target, command=options.command[:1]):
-            stream: provider.ExecStream
-            try:
-                stream = await self._streams.open_exec(target, options)
-            except provider.ProviderError as error:
-                log.warning("cannot open an exec", pod=pod.key, container=container, error=str(error))
-                # kubectl takes a refused upgrade for an old server, tries SPDY and shows what that answers:
-                # only inside the stream is the reason seen.
-                stream = relay.NotOpened(str(error))
-            try:
-                return await _serve_exec(request, stream, options)
-            finally:
-                await stream.close()
-
-    # ---- both ----------------------------------------------------------------------------------
-
-    def _find_pod(self, request: web.Request) -> models.Pod | None:
-        namespace, name = request.match_info["namespace"], request.match_info["pod"]
-        return next(
-            (
-                pod
-                for pod in self._pods.all().values()
-                if pod.metadata.name == name and pod.metadata.namespace == namespace
-            ),
-            None,
-        )
+                return await _send_log(request, chunks, limit_bytes=options.limit_bytes)
+        except provider.NotFoundError:
+            return web.Response(status=400, text=why_not)
+        except provider.ProviderError as error:
+            return _refusal(error)
+        except sessions.TooManyError as error:
+            return web.Response(status=429, text=str(error))
 
     def _target(self, pod: models.Pod, container: str) -> provider.Target | None:
         instance = self._pods.instance_of(pod.uid)
         return provider.Target(pod, container, instance.id) if instance is not None else None
-
-    @contextlib.contextmanager
-    def _stream(
-        self, request: web.Request, kind: str, target: provider.Target, **more: object
-    ) -> Iterator[None]:
-        if self._open_streams >= MAX_STREAMS:
-            raise web.HTTPServiceUnavailable(text=f"cannot open more than {MAX_STREAMS} streams at once")
-        audit = log.bind(
-            user=request[_USER].name,
-            remote=request.remote,
-            stream=kind,
-            pod=target.pod.key,
-            pod_uid=target.pod.uid,
-            container=target.container,
-            **more,
-        )
-        began_s = asyncio.get_running_loop().time()
-        self._open_streams += 1
-        sockets.keep_alive(request.get_extra_info("socket"))
-        audit.info("stream opened")
-        try:
-            yield
-        finally:
-            self._open_streams -= 1
-            audit.info("stream closed", seconds=round(asyncio.get_running_loop().time() - began_s, 3))
 
 
 def tls_context(settings: ServerSettings) -> ssl.SSLContext:
@@ -284,66 +216,7 @@ async def _send_log(
     return response
 
 
-def _exec_options(request: web.Request) -> models.PodExecOptions:
-    """As the kubelet's remotecommand.NewOptions: a terminal has no standard error of its own."""
-    query = request.query
-    tty = query.get("tty") == "1"
-    return models.PodExecOptions(
-        command=tuple(query.getall("command", [])),
-        stdin=query.get("input") == "1",
-        stdout=query.get("output") == "1",
-        stderr=query.get("error") == "1" and not tty,
-        tty=tty,
-    )
-
-
-def _refused_upgrade(request: web.Request) -> web.Response | None:
-    upgrade = request.headers.get("Upgrade", "").lower()
-    if upgrade.startswith("spdy/"):
-        return web.Response(
-            status=501,
-            text="cannot serve exec over SPDY yet: use kubectl and an API server that speak WebSocket "
-            "(v5.channel.k8s.io) all the way to the node, Kubernetes 1.36 or later",
-        )
-    if upgrade != "websocket":
-        return web.Response(status=400, text="Upgrade request required")
-    if relay.choose_protocol(_offered(request)) is None:
-        text = f"cannot speak any of {_offered(request)}; this node speaks {list(relay.PROTOCOLS)}"
-        return web.Response(status=403, text=text)
-    return None
-
-
-def _offered(request: web.Request) -> list[str]:
-    header = ",".join(request.headers.getall("Sec-WebSocket-Protocol", []))
-    return [protocol.strip() for protocol in header.split(",") if protocol.strip()]
-
-
-async def _serve_exec(
-    request: web.Request, stream: provider.ExecStream, options: models.PodExecOptions
-) -> web.WebSocketResponse:
-    protocol = relay.choose_protocol(_offered(request))
-    client = web.WebSocketResponse(
-        protocols=(protocol,) if protocol else (),
-        compress=False,
-        timeout=relay.CLOSE_TIMEOUT_S,
-        max_msg_size=relay.MAX_MESSAGE_BYTES,
-    )
-    await client.prepare(request)
-    with contextlib.suppress(ConnectionError):
-        # The client left: nobody is there to be told anything.
-        await relay.carry(client, stream, options)
-    await client.close()
-    return client
-
-
 def _refusal(error: provider.ProviderError) -> web.Response:
     # The API server hands on the text of these two statuses only; of others it writes one of its own.
     status = 400 if isinstance(error, provider.RefusedError) else 500
     return web.Response(status=status, text=str(error))
-
-
-def _has_container(pod: models.Pod, name: str) -> bool:
-    kinds = (pod.spec.containers, pod.spec.init_containers)
-    return any(container.name == name for kind in kinds for container in kind) or any(
-        container.get("name") == name for container in pod.spec.ephemeral_containers
-    )

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from kci.kit import secret
 from kci.kube import client as clients
-from kci.kube import config, errors, resources
+from kci.kube import config, errors, resources, transport
 
 
 @contextlib.asynccontextmanager
@@ -114,6 +114,7 @@ async def test_a_half_answer_is_none():
             await get(client)
 
 
+@pytest.mark.requirement("R06")
 async def test_a_failed_page_makes_no_list():
     pages = [
         web.json_response(
@@ -130,6 +131,7 @@ async def test_a_failed_page_makes_no_list():
             await client.list_all(resources.CONFIG_MAPS)
 
 
+@pytest.mark.requirement("R06")
 @pytest.mark.parametrize(
     ("page", "asked"),
     [
@@ -190,7 +192,9 @@ async def test_gone_as_an_event_is_the_same_error():
             await watched(client)
 
 
+@pytest.mark.requirement("R17")
 async def test_a_watch_without_even_bookmarks_is_dead():
+    assert transport.WATCH_STALL_S <= 75
     async with serving(lines(then="silence"), watch_stall_s=0.05) as client:
         with pytest.raises(errors.UnreachableError, match="in time"):
             await watched(client)

@@ -2,8 +2,10 @@
 
 import asyncio
 import datetime
+import itertools
 
-from fakes import kube_api
+import pytest
+from fakes import kube_api, virtual_time
 
 from kci.kit import backoff, tasks
 from kci.kube import errors, events, models, resources
@@ -107,3 +109,35 @@ async def test_a_refused_event_holds_up_no_other():
     recorder.record(POD, type=events.NORMAL, reason="R", message="taken")
     async with tasks.background("recorder", recorder.run()), asyncio.timeout(10):
         assert (await sent(api, namespace="ns", count=1)).message == "taken"
+
+
+class SlowApi:
+    """A server that takes its time for each Event."""
+
+    def __init__(self):
+        self.times_s = []
+        self.has_three = asyncio.Event()
+
+    async def create(self, _resource, body, *, namespace=""):
+        await asyncio.sleep(0.1)
+        self.times_s.append(asyncio.get_running_loop().time())
+        if len(self.times_s) == 3:
+            self.has_three.set()
+
+
+def test_many_events_yield_to_other_work():
+    """Sent one by one, with a rest after each that grows with what it cost."""
+    api = SlowApi()
+    recorder = events.EventRecorder(api, component="c", host="n1", clock=StillClock())
+
+    async def tell_three():
+        for message in "abc":
+            recorder.record(POD, type=events.NORMAL, reason="R", message=message)
+        async with tasks.background("recorder", recorder.run()):
+            await api.has_three.wait()
+
+    with asyncio.Runner(loop_factory=virtual_time.VirtualLoop) as runner:
+        runner.run(tell_three())
+    assert [later - earlier for earlier, later in itertools.pairwise(api.times_s)] == pytest.approx(
+        [0.4, 0.4]
+    )

@@ -45,6 +45,7 @@ class World:
             yield
 
 
+@pytest.mark.requirement("R17")
 async def test_a_cut_watch_goes_on_without_a_list():
     world = World()
     async with world.running():
@@ -56,6 +57,7 @@ async def test_a_cut_watch_goes_on_without_a_list():
     assert world.api.lists == 1
 
 
+@pytest.mark.requirement("R17")
 async def test_a_forgotten_version_leads_to_a_list_with_the_deletions():
     world = World()
     await world.create("a")
@@ -68,6 +70,7 @@ async def test_a_forgotten_version_leads_to_a_list_with_the_deletions():
     assert [item.metadata.name for item in world.copy.objects.values()] == ["b"]
 
 
+@pytest.mark.requirement("R06", "R17")
 @pytest.mark.parametrize("failure", [errors.UnreachableError, errors.ForbiddenError, errors.TryLaterError])
 async def test_a_failed_list_deletes_nothing_and_is_tried_again(failure):
     world = World()
@@ -86,6 +89,7 @@ async def test_a_failed_list_deletes_nothing_and_is_tried_again(failure):
     assert {change[0] for change in world.seen} == {"ADDED"}
 
 
+@pytest.mark.requirement("R17")
 async def test_a_bookmark_is_where_the_next_watch_starts():
     world = World()
     async with world.running():

@@ -2,6 +2,8 @@
 
 import hypothesis
 import msgspec
+import pytest
+import requirements
 from hypothesis import strategies
 
 from kci.kube import client as clients
@@ -75,6 +77,7 @@ def test_a_bookmark_moves_the_version_forward_only():
     assert store.resource_version == "15"
 
 
+EXAMPLES = requirements.scaled(quick=500, faults=5000, release=5000)
 NAMES = ("a", "b", "c")
 steps = strategies.lists(
     strategies.one_of(
@@ -113,7 +116,8 @@ class Server:
         return clients.Listing(tuple(self.objects.values()), str(self.version))
 
 
-@hypothesis.settings(max_examples=500, deadline=None)
+@pytest.mark.requirement("R17", runs=EXAMPLES)
+@hypothesis.settings(max_examples=EXAMPLES, deadline=None)
 @hypothesis.given(steps, strategies.randoms(use_true_random=False))
 def test_a_watch_that_is_cut_and_resumed_needs_no_list(script, chance):
     """In order, as a server sends them, with some sent twice: the watch alone keeps the copy equal."""
@@ -131,7 +135,8 @@ def test_a_watch_that_is_cut_and_resumed_needs_no_list(script, chance):
     assert store.objects == {item.metadata.uid: item for item in server.objects.values()}
 
 
-@hypothesis.settings(max_examples=500, deadline=None)
+@pytest.mark.requirement("R17", runs=EXAMPLES)
+@hypothesis.settings(max_examples=EXAMPLES, deadline=None)
 @hypothesis.given(steps, strategies.randoms(use_true_random=False))
 def test_any_stream_ends_equal_to_the_server(script, chance):
     """Events are lost with the line, come twice, come late and in another order; 410 means a list."""

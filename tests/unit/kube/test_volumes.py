@@ -113,6 +113,22 @@ def test_a_group_alone_reads_the_token():
     assert ("token", b"jwt", 0o600) in made(service_account_volume(), pod)
 
 
+@pytest.mark.parametrize(
+    ("of_pod", "of_containers", "owner"),
+    [(7, (None, None), 7), (7, (8, 8), 8), (None, (8, 8), 8), (7, (8, None), None), (None, (8, None), None)],
+)
+def test_the_only_user_of_a_pod_alone_reads_the_token(of_pod, of_containers, owner):
+    containers = tuple(
+        models.Container(name=f"c{number}", security_context=models.SecurityContext(run_as_user=user))
+        for number, user in enumerate(of_containers)
+    )
+    context = models.PodSecurityContext(run_as_user=of_pod)
+    spec = models.PodSpec(security_context=context, containers=containers)
+    pod = models.Pod(metadata=POD.metadata, spec=spec)
+    [token] = [file for file in volumes.files(service_account_volume(), pod, FACTS) if file.path == "token"]
+    assert (token.owner, token.mode) == (owner, 0o644 if owner is None else 0o600)
+
+
 def test_of_two_sources_for_one_path_the_later_wins():
     later = models.VolumeProjection(
         config_map=models.ConfigMapProjection(name="c", items=(item("a", "token"),))

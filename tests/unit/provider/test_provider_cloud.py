@@ -7,14 +7,14 @@ import pytest
 from fakes import kubelet_peers, virtual_time, vnode_world
 
 from kci.client import errors
-from kci.contract import groups
+from kci.contract import capabilities, groups
 from kci.kit import errors as kit_errors
 from kci.kit import secret, tasks
 from kci.kube import config as configs
 from kci.kube import models
 from kci.provider import cloud, faults, kubeconfig, streams, watcher
 from kci.provider.plan import group
-from kci.vnode import provider
+from kci.vnode import leadership, provider
 
 UID = "6f0c1a2b-0000-4000-8000-123456789abc"
 
@@ -196,13 +196,93 @@ def test_a_create_that_has_to_wait_says_for_what(jump):
 
     async def main():
         made = cloud.KingsoftCloud(
-            Refusing(), group.Defaults(cluster_id="c1", node_name="vn"), find_kubeconfig=find_kubeconfig
+            Refusing(),
+            group.Defaults(cluster_id="c1", node_name="vn"),
+            right=leadership.Always(),
+            find_kubeconfig=find_kubeconfig,
         )
         async with tasks.background("provider", made.run()):
             await made.create_instance(vnode_world.pod(UID))
 
     with pytest.raises(provider.TryLaterError, match=r"yet: .*no such key \(InvalidAccessKey\)"):
         jump(main())
+
+
+class Fenced(Kci):
+    """A service that knows epochs."""
+
+    def __init__(self, *, names=capabilities.ALL, refuses=False):
+        super().__init__(watches=[])
+        self._names, self._refuses, self.fences = names, refuses, []
+
+    async def describe_capabilities(self):
+        return capabilities.Capabilities(frozenset(self._names))
+
+    async def create_container_group(self, request):
+        return self._take(request.fence)
+
+    async def delete_container_group(self, group_id, *, fence=None):
+        self._take(fence)
+
+    def _take(self, fence):
+        if self._refuses:
+            raise errors.ConflictError("a later epoch was seen", code="StaleEpoch")
+        self.fences.append((fence.holder, fence.epoch) if fence is not None else None)
+        return "g1"
+
+
+class Right:
+    """A right that ends when it is told to."""
+
+    def __init__(self, epoch=7):
+        self.epoch, self.was_refused = epoch, []
+
+    def require(self):
+        if self.epoch == 0:
+            raise leadership.NotLeaderError("another copy may act")
+        return self.epoch
+
+    def refused(self, epoch):
+        self.was_refused.append(epoch)
+
+
+async def write_both(kci, right):
+    async def find_kubeconfig():
+        return secret.Secret("k")
+
+    defaults = group.Defaults(cluster_id="c1", node_name="vn", subnet_id="s", security_group_ids=("g",))
+    made = cloud.KingsoftCloud(kci, defaults, right=right, find_kubeconfig=find_kubeconfig)
+    outcomes = []
+    async with tasks.background("provider", made.run()):
+        for write in (made.create_instance(vnode_world.pod(UID)), made.remove_instance("g1")):
+            try:
+                await write
+                outcomes.append("done")
+            except leadership.NotLeaderError:
+                outcomes.append("left to the leader")
+    return outcomes
+
+
+@pytest.mark.requirement("R26")
+async def test_writes_name_the_epoch_to_a_service_that_understands_it():
+    kci, plain = Fenced(), Fenced(names=(capabilities.LABEL_POD_UUID,))
+    assert await write_both(kci, Right()) == await write_both(plain, Right()) == ["done", "done"]
+    assert kci.fences == [("c1/vn", 7)] * 2
+    assert plain.fences == [None] * 2
+
+
+@pytest.mark.requirement("R26")
+async def test_a_copy_without_the_lease_sends_no_write():
+    kci = Fenced()
+    assert await write_both(kci, Right(epoch=0)) == ["left to the leader"] * 2
+    assert kci.fences == []
+
+
+@pytest.mark.requirement("R26")
+async def test_a_refused_epoch_is_given_back():
+    right = Right()
+    assert await write_both(Fenced(refuses=True), right) == ["left to the leader"] * 2
+    assert right.was_refused == [7, 7]
 
 
 async def test_a_log_stream_that_cannot_be_opened_is_an_error_and_not_an_empty_log():
@@ -219,8 +299,8 @@ async def test_a_log_stream_that_cannot_be_opened_is_an_error_and_not_an_empty_l
         (errors.RefusedError("x"), provider.TryLaterError),
         (errors.ConflictError("x", code="InsufficientAddresses"), provider.TryLaterError),
         (errors.ConflictError("x", code="IdempotentParameterMismatch"), provider.OutcomeUnknownError),
-        (errors.TryLaterError("x"), provider.TryLaterError),
-        (errors.UnreachableError("x", reached=False), provider.TryLaterError),
+        (errors.TryLaterError("x"), provider.UnavailableError),
+        (errors.UnreachableError("x", reached=False), provider.UnavailableError),
         (errors.UnreachableError("x"), provider.OutcomeUnknownError),
     ],
 )

@@ -10,8 +10,8 @@ from aiohttp import web
 
 from kci.kit import tasks
 from kci.kube import client as clients
-from kci.kube import config, errors, models
-from kci.vnode import lease, node, node_controller
+from kci.kube import config, models
+from kci.vnode import leadership, node, node_controller
 
 NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
 SETTINGS = node.NodeSettings(name="vn", address="10.0.0.9", kubelet_port=10250, version="0.1.0")
@@ -70,48 +70,6 @@ def test_another_taint_than_configured_is_told_with_the_remedy(was, wanted, word
     assert (warning is None) if words is None else (words in warning)
 
 
-class Leases:
-    """An API server that keeps leases."""
-
-    def __init__(self):
-        self.lease = None
-
-    async def get(self, resource, name, *, namespace=""):
-        if self.lease is None:
-            raise errors.NotFoundError("no lease")
-        return msgspec.convert(self.lease, models.Lease)
-
-    async def create(self, resource, body, *, namespace=""):
-        self.lease = body
-
-    async def patch(self, resource, name, patch, *, namespace=""):
-        await self.get(resource, name)
-        self.lease = patch
-
-
-class SetClock:
-    def __init__(self, now):
-        self.time = now
-
-    def now(self):
-        return self.time
-
-
-async def test_the_renew_time_never_goes_back_though_the_clock_does():
-    leases, clock = Leases(), SetClock(NOW)
-    owner = msgspec.structs.replace(decoded(), metadata=models.ObjectMeta(name="vn", uid="n-1"))
-    times = []
-    for keeper in (lease.LeaseKeeper(leases, clock), lease.LeaseKeeper(leases, clock)):
-        keeper.hold_for(owner)
-        for minutes in (0, -60, 0):
-            clock.time = NOW + datetime.timedelta(minutes=minutes)
-            await keeper._renew()
-            times.append(leases.lease["spec"]["renewTime"])
-    assert times == sorted(set(times))
-    assert leases.lease["metadata"]["ownerReferences"][0]["uid"] == "n-1"
-    assert leases.lease["spec"]["leaseDurationSeconds"] == 40
-
-
 async def test_an_answer_that_is_no_version_is_asked_for_again():
     asked = asyncio.Semaphore(0)
 
@@ -127,7 +85,9 @@ async def test_an_answer_that_is_no_version_is_asked_for_again():
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         server = f"http://127.0.0.1:{runner.addresses[0][1]}"
         async with clients.Client(config.ClusterConfig(server=server)) as client:
-            controller = node_controller.NodeController(client, SETTINGS, on_registered=lambda seen: None)
+            controller = node_controller.NodeController(
+                client, SETTINGS, right=leadership.Always(), on_registered=lambda seen: None
+            )
             async with asyncio.timeout(5), tasks.background("node", controller.run()):
                 await asked.acquire()
                 await asked.acquire()

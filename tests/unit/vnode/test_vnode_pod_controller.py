@@ -1,80 +1,19 @@
 """The pod controller between a cluster and a cloud that misbehave; the doubles hold what must stay true."""
 
-import asyncio
-import contextlib
-
 import hypothesis
 import pytest
-from fakes import virtual_time, vnode_world
+from fakes import vnode_process
 from hypothesis import stateful
 from hypothesis import strategies as st
 
-from kci.kit import backoff, tasks
 from kci.vnode import pod_controller, pods, provider
 
 SETTLED_S = 1500.0
 
 
-def make(cluster, cloud):
-    controller = pod_controller.PodController(
-        pod_provider=cloud,
-        api=cluster,
-        events=cluster,
-        backoff=backoff.Backoff(initial_s=0.5, cap_s=20.0),
-        clock=vnode_world.FixedClock(),
-    )
-    controller.watch(cluster.copy, cluster.synced)
-    return controller
-
-
-class World:
-    """Runs a controller on a loop whose time jumps; `restart` kills it wherever it is."""
-
-    def __init__(self, *, window_s=0.0, watched=True):
-        self.loop = virtual_time.VirtualLoop()
-        self.cluster = vnode_world.Cluster()
-        self.cloud = vnode_world.Cloud(self.cluster, self.loop.time, window_s=window_s, watched=watched)
-        self._process = None
-        self.restart()
-
-    def restart(self):
-        self.loop.run_until_complete(self._restart())
-
-    async def _restart(self):
-        await self._kill()
-        self.cluster.copy, self.cluster.synced = {}, asyncio.Event()
-        controller = make(self.cluster, self.cloud)
-
-        async def process():
-            async with tasks.Tasks() as group:
-                group.run_forever("controller", controller.run())
-                self.cluster.start(controller)
-
-        self._process = asyncio.get_running_loop().create_task(process())
-        await asyncio.sleep(0)
-
-    async def _kill(self):
-        if self._process is not None:
-            if self._process.done():
-                self._process.result()
-            self._process.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._process
-
-    def pass_time(self, seconds):
-        self.loop.run_until_complete(asyncio.sleep(seconds))
-        assert self.cluster.violations == []
-        if self._process.done():
-            self._process.result()
-
-    def close(self):
-        self.loop.run_until_complete(self._kill())
-        self.loop.close()
-
-
 @pytest.fixture
 def world():
-    made = World()
+    made = vnode_process.World()
     yield made
     made.close()
 
@@ -143,7 +82,7 @@ def test_a_create_that_always_fails_is_tried_for_ever_and_said_on_the_pod(world)
 @pytest.mark.parametrize("outcome", ["lost before", "lost after"])
 @pytest.mark.parametrize("window_s", [0.0, 120.0])
 def test_after_a_lost_answer_the_instance_is_looked_for_before_another_is_made(outcome, window_s):
-    world = World(window_s=window_s, watched=False)
+    world = vnode_process.World(window_s=window_s, watched=False)
     world.cloud.lag_s = window_s / 2
     world.cloud.outcomes = [outcome]
     world.cluster.bind("a")
@@ -217,7 +156,7 @@ class Machine(stateful.RuleBasedStateMachine):
     @stateful.initialize(window_s=st.sampled_from([0.0, 30.0]), watched=st.booleans(), lag=st.floats(0, 0.9))
     def begin(self, window_s, watched, lag):
         # A service that tells its changes has no window.
-        self.world = World(window_s=0.0 if watched else window_s, watched=watched)
+        self.world = vnode_process.World(window_s=0.0 if watched else window_s, watched=watched)
         self.world.cloud.lag_s = self.world.cloud.consistency_window_s * lag
         self.count = 0
 

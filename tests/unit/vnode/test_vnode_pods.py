@@ -146,6 +146,28 @@ def test_the_kcilets_own_reason_is_not_taken_back():
     assert "reason" not in pods.cleared_patch(pod)["status"]
 
 
+def test_a_lost_pod_shows_no_container_as_running_or_ready():
+    ran = models.ContainerStatus(
+        name="ran",
+        ready=True,
+        started=True,
+        restart_count=3,
+        container_id="containerd://1",
+        state=models.ContainerState(running=models.ContainerStateRunning(started_at="2026-01-01T00:00:00Z")),
+    )
+    ended = models.ContainerStatus(
+        name="ended", state=models.ContainerState(terminated=models.ContainerStateTerminated(exit_code=3))
+    )
+    patch = pods.failed_patch(changed(phase="Running", container_statuses=(ran, ended)), REFUSAL, NOW)
+    lost, kept = patch["status"]["containerStatuses"]
+    assert (lost["ready"], lost["restartCount"], lost["state"].get("running")) == (False, 3, None)
+    end = lost["state"]["terminated"]
+    assert (end["exitCode"], end["reason"]) == (137, "ContainerStatusUnknown")
+    assert (end["startedAt"], end["finishedAt"]) == ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z")
+    assert kept["state"]["terminated"]["exitCode"] == 3
+    assert "containerStatuses" not in pods.failed_patch(WANTED, REFUSAL, NOW)["status"]
+
+
 class TestKnowledge:
     """Absence takes a positive word, or two whole listings far enough apart."""
 

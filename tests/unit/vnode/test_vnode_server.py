@@ -2,41 +2,20 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import pathlib
 
 import aiohttp
 import pytest
-from fakes import kubelet_peers, vnode_world
+from fakes import kubelet_api, kubelet_peers, vnode_world
 
 from kci.kit import channels
 from kci.kit import errors as kit_errors
 from kci.kube import models
-from kci.vnode import auth, provider, server
+from kci.vnode import leadership, provider, server
 
 LOGS = "/containerLogs/default/web/c"
 EXEC = "/exec/default/web/c?command=sh&input=1&output=1&error=1"
-
-
-@dataclasses.dataclass
-class Api:
-    url: str
-    reviewer: kubelet_peers.Reviewer
-    streams: kubelet_peers.Streams
-    pods: kubelet_peers.Pods
-    certificates: kubelet_peers.Authority
-
-    def session(self, *, user=None, group="", token=None):
-        pair = self.certificates.issue(user, group) if user else None
-        return aiohttp.ClientSession(
-            self.url,
-            connector=aiohttp.TCPConnector(ssl=self.certificates.client_context(pair)),
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-        )
-
-    def admin(self):
-        return self.session(user="admin")
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +25,8 @@ def authority(tmp_path_factory):
 
 @pytest.fixture
 async def api(authority):
-    certificate, key = authority.issue("vn", "system:nodes", server_names=("127.0.0.1",), client=False)
-    reviewer, streams = kubelet_peers.Reviewer(), kubelet_peers.Streams()
-    pods = kubelet_peers.Pods({"u": vnode_world.pod("u")}, {"u": kubelet_peers.instance("u")})
-    serving = server.Server(
-        server.ServerSettings(
-            address="127.0.0.1",
-            port=0,
-            client_ca_file=authority.ca_file,
-            certificate_file=certificate,
-            private_key_file=key,
-        ),
-        gate=auth.Gate(reviewer, node_name="vn"),
-        streams=streams,
-        pods=pods,
-    )
-    async with serving.running() as port:
-        yield Api(f"https://127.0.0.1:{port}", reviewer, streams, pods, authority)
+    async with kubelet_api.running(authority) as found:
+        yield found
 
 
 WHO = {
@@ -78,6 +42,7 @@ WHO = {
 }
 
 
+@pytest.mark.requirement("R50")
 @pytest.mark.parametrize(
     ("who", "method", "path", "status"),
     [
@@ -106,8 +71,9 @@ WHO = {
         ("fine", "GET", LOGS, 403),
         ("admin", "GET", EXEC, 400),
         ("admin by token", "POST", EXEC, 400),
-        ("admin", "POST", "/attach/default/web/c", 501),
-        ("admin", "POST", "/portForward/default/web", 501),
+        ("admin", "POST", "/attach/default/web/c?output=1", 400),
+        ("admin", "POST", "/portForward/default/web", 400),
+        ("admin", "POST", "/run/default/web/c", 501),
     ],
 )
 async def test_only_whom_the_cluster_allows_gets_in(api, who, method, path, status):
@@ -115,6 +81,18 @@ async def test_only_whom_the_cluster_allows_gets_in(api, who, method, path, stat
         assert response.status == status
         if status == 401:
             assert await response.text() == "Unauthorized"
+
+
+@pytest.mark.requirement("R26")
+@pytest.mark.parametrize(("method", "path"), [("GET", "/pods"), ("GET", LOGS), ("POST", EXEC)])
+async def test_a_copy_that_does_not_act_says_nothing_of_pods(api, method, path):
+    def nobody_knows():
+        raise leadership.NotLeaderError("cannot act for the node: this copy does not hold its Lease")
+
+    api.pods.all = nobody_knows
+    async with api.admin() as session, session.request(method, path) as response:
+        assert response.status == 503
+        assert "does not hold its Lease" in await response.text()
 
 
 async def test_a_certificate_of_another_authority_is_no_certificate(api, tmp_path):
@@ -347,7 +325,7 @@ async def test_a_broken_provider_stream_is_told_as_an_error(api):
         await received(socket)
         api.streams.exec.break_off()
         code, message = channels.parse_status((await received(socket))[1:])
-        assert (code, "before the command did" in message) == (None, True)
+        assert (code, "before the process did" in message) == (None, True)
 
 
 async def test_a_terminal_has_no_standard_error_of_its_own(api):
@@ -361,7 +339,12 @@ async def test_a_terminal_has_no_standard_error_of_its_own(api):
 @pytest.mark.parametrize(
     ("path", "headers", "status", "text"),
     [
-        (EXEC, {"Upgrade": "SPDY/3.1", "Connection": "Upgrade"}, 501, "over SPDY"),
+        (
+            EXEC,
+            {"Upgrade": "SPDY/3.1", "Connection": "Upgrade", "X-Stream-Protocol-Version": "v9.x"},
+            403,
+            "v4.channel.k8s.io",
+        ),
         (EXEC, {}, 400, "Upgrade request required"),
         ("/exec/default/web/c?command=sh", {}, 400, "at least 1 of stdin"),
         ("/exec/default/nobody/c?command=sh&output=1", {}, 404, "pod does not exist"),
@@ -384,7 +367,7 @@ async def test_input_that_the_provider_does_not_take_any_more_does_not_hide_that
         await asyncio.wait_for(api.streams.exec.refused.wait(), 5)
         api.streams.exec.break_off()
         code, message = channels.parse_status((await received(socket))[1:])
-        assert (code, "before the command did" in message) == (None, True)
+        assert (code, "before the process did" in message) == (None, True)
 
 
 async def test_why_a_provider_cannot_open_the_stream_is_told_inside_the_stream(api):

@@ -67,7 +67,12 @@ def find_refusals(pod: models.Pod, defaults: Defaults) -> list[provider.Refusal]
 
 
 def to_group(
-    pod: models.Pod, defaults: Defaults, *, kubeconfig: secret.Secret, with_pod_uuid: bool
+    pod: models.Pod,
+    defaults: Defaults,
+    *,
+    kubeconfig: secret.Secret,
+    with_pod_uuid: bool,
+    fence: groups.Fence | None = None,
 ) -> groups.CreateContainerGroup:
     """The request for a pod that has no refusals. `with_pod_uuid`: the service takes the UID as a label."""
     wishes, _ = pod_annotations.read(pod.metadata.annotations)
@@ -86,6 +91,7 @@ def to_group(
         cluster_domain=defaults.cluster_domain,
         machine_dns_config=node_dns,
         kube_proxy=groups.KubeProxy(enabled=kube_proxy),
+        fence=fence,
     )
 
 
