@@ -5,10 +5,10 @@ CODE := src tests bench scripts
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 
-.PHONY: help install up down test check fix bench docs lock
+.PHONY: help install up down test check faults faults-release fix bench docs lock
 
 help: ## list the verbs
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 install: ## install what is missing: system packages and .venv (quick when all is there)
 	@scripts/install
@@ -30,6 +30,14 @@ check: install ## format, lint, types, architecture
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_rules.py
 	$(BIN)/python scripts/reference.py --check
+
+faults: install ## the long tests of reliability and the seeded bugs; writes docs/reliability.md (under an hour)
+	$(BIN)/python -m kci.stack.goprograms
+	PYTHONPATH=scripts:tests/harness $(BIN)/python tests/harness/faults.py faults
+
+faults-release: install ## the same with the full figures, soaks of hours among them
+	$(BIN)/python -m kci.stack.goprograms
+	PYTHONPATH=scripts:tests/harness $(BIN)/python tests/harness/faults.py release
 
 fix: ## format, and mend what ruff can mend
 	$(BIN)/ruff format $(CODE)

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+# In tests/harness. requirements.py: the marker `requirement`, the fixture `runs`, the table at the end;
+# outputs.py: no secret in what a test wrote.
+pytest_plugins = ["requirements", "outputs"]
 _LOOPS_A_TASK_MAY_TAKE_TO_END = 10
 _watched = {"on": False}
 

@@ -100,13 +100,21 @@ class TestEngine:
                 async with engine.open_log(GROUP, "none", link.LogOptions()):
                     pass
 
-    async def test_a_command_is_talked_to_in_v5(self, parts):
+    @pytest.mark.parametrize(
+        "opened",
+        [
+            lambda engine, group: engine.open_exec(
+                group, "web", link.ExecOptions(command=("cat",), stdin=True)
+            ),
+            lambda engine, group: engine.open_attach(group, "web", link.AttachOptions(stdin=True)),
+            lambda engine, group: engine.open_port(group, 80),
+        ],
+    )
+    async def test_streams_are_talked_to_in_v5(self, parts, opened):
         engine, _ = parts
         async with engine.observe(), contextlib.AsyncExitStack() as stack, asyncio.timeout(5):
             await engine.sync([wanted()])
-            stream = await stack.enter_async_context(
-                engine.open_exec(GROUP, "web", link.ExecOptions(command=("cat",), stdin=True))
-            )
+            stream = await stack.enter_async_context(opened(engine, GROUP))
             await stream.send(channels.frame(channels.Channel.STDIN, b"hi"))
             assert await stream.receive() == channels.frame(channels.Channel.STDOUT, b"hi")
             await stream.send(channels.close_frame(channels.Channel.STDIN))
@@ -115,7 +123,7 @@ class TestEngine:
                 last.append(message)
             assert channels.parse_status(last[-1][1:]) == (0, "")
             with pytest.raises(port.NotFoundError):
-                await stack.enter_async_context(engine.open_exec(OTHER, "web", link.ExecOptions()))
+                await stack.enter_async_context(opened(engine, OTHER))
 
 
 def _report(phase):

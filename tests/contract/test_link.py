@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import stat
 
+import msgspec
 import pytest
 from fakes import machine_world
 
@@ -23,6 +24,18 @@ class Line:
         self.drivers = machine_world.drivers(self.runtime)
         self.cluster.put(machine_world.pod())
 
+    @contextlib.asynccontextmanager
+    async def restarted(self):
+        """A kcilet of its own that knows nothing yet, on the machine as it is."""
+        with contextlib.suppress(_End):
+            async with tasks.Tasks() as group:
+                ours = machine.Machine(self.drivers, clock=machine_world.LoopClock())
+                hired = agent.Agent(ours, self.cluster, group)
+                group.run_forever("agent", hired.run())
+                async with server.Server(hired, self.drivers).listen(self.socket):
+                    yield
+                    raise _End
+
 
 @pytest.fixture
 async def line(tmp_path):
@@ -30,14 +43,8 @@ async def line(tmp_path):
     socket = tmp_path / "run" / "kcilet.sock"
     async with asyncio.timeout(20), local.LocalEngine(str(socket)) as engine:
         it = Line(engine, socket)
-        with contextlib.suppress(_End):
-            async with tasks.Tasks() as group:
-                ours = machine.Machine(it.drivers, clock=machine_world.LoopClock())
-                hired = agent.Agent(ours, it.cluster, group)
-                group.run_forever("agent", hired.run())
-                async with server.Server(hired, it.drivers).listen(socket):
-                    yield it
-                    raise _End
+        async with it.restarted():
+            yield it
         it.runtime.close()
 
 
@@ -97,6 +104,61 @@ async def test_logs_and_commands_reach_their_container(line):
         with pytest.raises(port.InvalidError):
             async with line.engine.open_exec("g-1", "app", link.ExecOptions()):
                 pass
+
+
+async def test_attachments_and_ports_reach_their_pod(line):
+    async with line.engine.observe() as reports:
+        await line.engine.sync([machine_world.group()])
+        await until(reports, link.Phase.RUNNING)
+        options = link.AttachOptions(stdin=True)
+        for opened in (line.engine.open_attach("g-1", "app", options), line.engine.open_port("g-1", 8080)):
+            async with opened as stream:
+                await stream.send(channels.frame(channels.Channel.STDIN, b"hello"))
+                assert channels.parse(await stream.receive()) == (channels.Channel.STDIN, b"hello")
+        attached, forwarded = line.drivers.streams.opened
+        assert (attached[0], attached[2]) == ("attach", options)
+        assert (forwarded[0], forwarded[2]) == ("forward", 8080)
+        for opened in (line.engine.open_attach("g-1", "other", options), line.engine.open_port("none", 80)):
+            with pytest.raises(port.NotFoundError):
+                async with opened:
+                    pass
+        for number in (0, 65536):
+            with pytest.raises(port.InvalidError):
+                async with line.engine.open_port("g-1", number):
+                    pass
+
+
+async def test_a_container_keeps_the_terminal_that_it_was_made_with(line):
+    made = machine_world.pod()
+    (container,) = made.spec.containers
+    spec = msgspec.structs.replace(made.spec, containers=(msgspec.structs.replace(container, tty=True),))
+    line.cluster.put(msgspec.structs.replace(made, spec=spec))
+    async with line.engine.observe() as reports:
+        await line.engine.sync([machine_world.group()])
+        await until(reports, link.Phase.RUNNING)
+        async with line.engine.open_attach("g-1", "app", link.AttachOptions()):
+            ((_, _, options),) = line.drivers.streams.opened
+        assert options.tty
+
+
+async def test_what_runs_is_reached_while_the_cluster_is_away_after_a_restart(line):
+    line.drivers.streams.logs["app"] = [b"one\n"]
+    async with line.engine.observe() as reports:
+        await line.engine.sync([machine_world.group()])
+        await until(reports, link.Phase.RUNNING)
+    line.cluster.is_away = True
+    line.cluster.is_synced = False
+    async with line.restarted(), line.engine.observe():
+        await line.engine.sync([machine_world.group()])
+        options = link.ExecOptions(command=("true",))
+        async with contextlib.AsyncExitStack() as stack:
+            while True:
+                with contextlib.suppress(port.NotFoundError):
+                    await stack.enter_async_context(line.engine.open_exec("g-1", "app", options))
+                    break
+            await stack.enter_async_context(line.engine.open_port("g-1", 80))
+        async with line.engine.open_log("g-1", "app", link.LogOptions()) as parts:
+            assert b"".join([part async for part in parts]) == b"one\n"
 
 
 async def test_the_socket_is_its_owners_alone(line):

@@ -1,6 +1,7 @@
 import os
 import shutil
 
+import guard as guard_module
 import leftovers
 import line as lines
 import needs
@@ -28,7 +29,7 @@ def line():
     stack = lines.new_line()
     before = leftovers.machine()
     try:
-        stack.kci("up", "--detach", "--netns", stack.netns)
+        stack.kci("up", "--detach", "--netns", stack.netns, *guard_module.UP)
         yield stack
     finally:
         stack.kci("down", "--purge", check=False)
@@ -38,3 +39,25 @@ def line():
     for what, seen in after.items():
         assert seen - before[what] == frozenset(), f"left behind: {what}"
     assert not stack.state_dir.exists()
+
+
+@pytest.fixture(scope="session")
+def guard(line):
+    """Watches the line; at the end no secret may stand in anything that it wrote or shows."""
+    watching = guard_module.Guard(line)
+    watching.start()
+    try:
+        yield watching
+        watching.at_end()
+    finally:
+        watching.stop()
+
+
+@pytest.fixture(autouse=True)
+def _guarded(request):
+    """After each test on the line nothing of it is left, and no invariant was broken."""
+    if "line" not in request.fixturenames:
+        yield
+        return
+    with request.getfixturevalue("guard").around():
+        yield

@@ -25,7 +25,8 @@ def test_the_node_looks_as_the_guide_shows_it(line):
     assert node["status"]["capacity"]["cpu"] in {"1000", "1k"}
     assert node["status"]["capacity"]["pods"] in {"1000", "1k"}
     lease = line.get("lease", "virtual-kubelet", "-n", "kube-node-lease")
-    assert lease["spec"]["holderIdentity"] == "virtual-kubelet"
+    assert lease["spec"]["holderIdentity"]
+    assert lease["spec"]["leaseTransitions"] >= 1
 
 
 def test_the_sample_deployment_answers_http_on_every_pod_and_goes_away(line):

@@ -62,6 +62,16 @@ class MemoryEngine:
             raise port.NotFoundError("cannot run a command: the group is not here")
         yield _Echo()
 
+    @contextlib.asynccontextmanager
+    async def open_attach(self, group_id, container, options):
+        async with self.open_exec(group_id, container, options) as stream:
+            yield stream
+
+    @contextlib.asynccontextmanager
+    async def open_port(self, group_id, number):
+        async with self.open_exec(group_id, "", None) as stream:
+            yield stream
+
     async def _read(self):
         while True:
             yield await self._line.get()

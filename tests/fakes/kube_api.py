@@ -16,6 +16,8 @@ class FakeApi:
     def __init__(self):
         self.version = 10
         self.lists = 0
+        # (plural, field selector) of the watches that are open.
+        self.watching = []
         # Raised by the next reading and the next writing calls, in order.
         self.failures = []
         self.write_failures = []
@@ -39,7 +41,9 @@ class FakeApi:
         found = [
             self._decode(resource, item)
             for (plural, where, _), item in sorted(self._objects.items())
-            if plural == resource.plural and namespace in {"", where}
+            if plural == resource.plural
+            and namespace in {"", where}
+            and _is_selected(item["metadata"], field_selector)
         ]
         return clients.Listing(tuple(found), str(self.version))
 
@@ -57,12 +61,24 @@ class FakeApi:
         seen, line = int(resource_version), self._lines
         if seen < self._oldest:
             raise errors.GoneError("cannot watch: too old resource version", code=410, reason="Expired")
+        self.watching.append((resource.plural, field_selector))
+        try:
+            async for event in self._events(resource, namespace, field_selector, seen, line):
+                yield event
+        finally:
+            self.watching.remove((resource.plural, field_selector))
+
+    async def _events(self, resource, namespace, field_selector, seen, line):
         while True:
             for version, plural, kind, item in [entry for entry in self._history if entry[0] > seen]:
                 seen = version
                 if kind == "BOOKMARK":
                     yield clients.Bookmark(str(version))
-                elif plural == resource.plural and namespace in {"", item["metadata"].get("namespace", "")}:
+                elif (
+                    plural == resource.plural
+                    and namespace in {"", item["metadata"].get("namespace", "")}
+                    and _is_selected(item["metadata"], field_selector)
+                ):
                     yield clients.WatchEvent(clients.EventKind(kind), self._decode(resource, item))
             await self._news.wait()
             if line != self._lines:
@@ -80,7 +96,13 @@ class FakeApi:
     async def patch(self, resource, name, patch, *, namespace=""):
         self._fail(self.write_failures)
         item = copy.deepcopy(self._find(resource, namespace, name))
-        self._expect(item, patch.get("metadata", {}).get("uid", ""))
+        meta = patch.get("metadata", {})
+        self._expect(item, meta.get("uid", ""))
+        if (
+            meta.get("resourceVersion", item["metadata"]["resourceVersion"])
+            != item["metadata"]["resourceVersion"]
+        ):
+            raise errors.ConflictError("cannot change it: it was changed since", code=409)
         return self._store(resource, _merged(item, patch), "MODIFIED")
 
     async def delete(self, resource, name, *, namespace="", uid="", grace_period_s=None):
@@ -137,6 +159,12 @@ class FakeApi:
     def _tell(self):
         self._news.set()
         self._news = asyncio.Event()
+
+
+def _is_selected(metadata, field_selector):
+    """Of field selectors only an object's name is looked at."""
+    field, _, value = field_selector.partition("=")
+    return field != "metadata.name" or metadata["name"] == value
 
 
 def _merged(target, patch):

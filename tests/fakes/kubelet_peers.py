@@ -13,7 +13,7 @@ from kci.kube import access, errors
 from kci.stack import certificates
 from kci.vnode import provider
 
-TOKENS = {"good": "reader", "admin": "admin"}
+TOKENS = {"good": "reader", "admin": "admin", "stranger": "stranger"}
 # Who may do what: (user, verb, subresource).
 ALLOWED = {
     ("admin", "create", "proxy"),
@@ -48,11 +48,12 @@ class Reviewer:
 
 
 class Streams:
-    """provider.LogProvider and ExecProvider; `exec` holds what the last exec's provider side saw."""
+    """All of the provider's stream protocols; `exec` holds what the last exec's provider side saw."""
 
     def __init__(self):
         self.chunks = [b"one\n", b"two\n"]
-        self.log_error = self.exec_error = None
+        self.log_error = self.exec_error = self.port_error = None
+        self.execs, self.ports = [], []
         self.endless = False
         self.options = self.target = None
         self.closed = asyncio.Event()
@@ -78,7 +79,19 @@ class Streams:
         if self.exec_error:
             raise self.exec_error
         self.exec = Exec(self.closed)
+        self.execs.append(self.exec)
         return self.exec
+
+    async def open_attach(self, target, options):
+        return await self.open_exec(target, options)
+
+    async def open_port(self, target, port):
+        self.target = target
+        if self.port_error:
+            raise self.port_error
+        connection = Port(port)
+        self.ports.append(connection)
+        return connection
 
 
 class Exec:
@@ -88,13 +101,17 @@ class Exec:
         self.seen = []
         self.is_gone = False
         self.refused = asyncio.Event()
+        self.is_stuck = False
+        self.closed = asyncio.Event()
         self._out = asyncio.Queue()
-        self._closed = closed
+        self._closed_too = closed
 
     async def send(self, message):
         if self.is_gone:
             self.refused.set()
             raise ConnectionResetError("cannot write to a closing transport")
+        if self.is_stuck:
+            await asyncio.Event().wait()
         self.seen.append(message)
         channel, data = channels.parse(message)
         if channel is channels.Channel.STDIN and data == b"exit":
@@ -116,7 +133,54 @@ class Exec:
         return await self._out.get()
 
     async def close(self):
-        self._closed.set()
+        self.closed.set()
+        self._closed_too.set()
+
+
+class Port:
+    """A connection to a pod that repeats what it hears and closes when the client does.
+
+    By its number it refuses (7), breaks at once (6) or after its first word (8), or reads nothing (9).
+    """
+
+    def __init__(self, number):
+        self.number = number
+        self.stalled = asyncio.Event()
+        self.is_stalling = number == 9
+        self.closed = asyncio.Event()
+        self.heard = 0
+        self._out = asyncio.Queue(64)
+        if number == 7:
+            self._fail("connection refused")
+        else:
+            self._out.put_nowait(channels.frame(channels.Channel.STDOUT))
+        if number == 6:
+            self._fail("connection reset by peer")
+
+    async def send(self, message):
+        if self.is_stalling:
+            self.stalled.set()
+            await asyncio.Event().wait()
+        if self.closed.is_set():
+            raise ConnectionResetError("cannot write to a closing transport")
+        channel, data = channels.parse(message)
+        if channel is channels.Channel.STDIN:
+            self.heard += len(data)
+            await self._out.put(channels.frame(channels.Channel.STDOUT, data))
+            if self.number == 8:
+                self._fail("connection reset by peer")
+        elif channel is channels.Channel.CLOSE:
+            await self._out.put(channels.close_frame(channels.Channel.STDOUT))
+
+    def _fail(self, text):
+        self._out.put_nowait(channels.frame(channels.Channel.STATUS, channels.error_status(text)))
+        self._out.put_nowait(None)
+
+    async def receive(self):
+        return await self._out.get()
+
+    async def close(self):
+        self.closed.set()
 
 
 @dataclasses.dataclass

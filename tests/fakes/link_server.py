@@ -1,7 +1,8 @@
 """A kcilet that runs nothing: the link's server side (kci/link/types.py) over a unix socket, in memory.
 
 A group that is ensured is reported Pending, then Running with its address; one that is removed is
-reported Gone. A command answers its input on standard output and ends with 0 when the input ends.
+reported Gone. A command, an attachment and a port answer their input on standard output and end with 0 when
+the input ends.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 from aiohttp import web
 
 from kci.contract import ids
-from kci.kit import channels
+from kci.kit import channels, sockets, tasks
 from kci.link import types as link
 
 
@@ -28,6 +29,9 @@ class LinkServer:
         self.queries: list[dict[str, list[str]]] = []
         # Phases that an ensured group goes through by itself.
         self.phases = [link.Phase.PENDING, link.Phase.RUNNING]
+        # Commands, attachments and ports that are open now, and whether they take what they are sent.
+        self.open_streams: tasks.Latest[int] = tasks.Latest(0)
+        self.reads_streams = True
         # A removed group is reported Gone at once; otherwise only by `report`.
         self.ends_at_once = True
         self._reports: dict[ids.GroupId, link.GroupReport] = {}
@@ -41,7 +45,8 @@ class LinkServer:
         application.router.add_delete("/v1/groups/{id}", self._remove)
         application.router.add_get("/v1/reports", self._stream_reports)
         application.router.add_get("/v1/groups/{id}/containers/{name}/log", self._log)
-        application.router.add_get("/v1/groups/{id}/containers/{name}/exec", self._exec)
+        for path in ("containers/{name}/exec", "containers/{name}/attach", "ports/{port}"):
+            application.router.add_get(f"/v1/groups/{{id}}/{path}", self._stream)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         try:
@@ -134,7 +139,9 @@ class LinkServer:
             return _error(404, "NotFound", "cannot open the log: the container has none yet")
         response = web.StreamResponse()
         await response.prepare(request)
-        await response.write(content)
+        with contextlib.suppress(ConnectionError):
+            for start in range(0, len(content), 1 << 16):
+                await response.write(content[start : start + (1 << 16)])
         if request.query.get("follow") == "true":
             with contextlib.suppress(ConnectionError):
                 for number in range(1_000_000):
@@ -142,12 +149,26 @@ class LinkServer:
                     await asyncio.sleep(0.01)
         return response
 
-    async def _exec(self, request: web.Request) -> web.StreamResponse:
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        self.calls.append(f"GET {request.path}")
         self.queries.append({key: request.query.getall(key) for key in request.query})
         if request.match_info["id"] not in self.wanted:
             return _error(404, "NotFound", "cannot run a command: the group is not here")
         socket = web.WebSocketResponse(protocols=(channels.V5,))
         await socket.prepare(request)
+        self.open_streams.set(self.open_streams.value + 1)
+        try:
+            await self._echo(socket)
+        finally:
+            self.open_streams.set(self.open_streams.value - 1)
+        return socket
+
+    async def _echo(self, socket: web.WebSocketResponse) -> None:
+        # What a process does that never reads.
+        if not self.reads_streams:
+            connection = socket.get_extra_info("socket")
+            await sockets.wait_hung_up(connection)
+            return
         async for message in socket:
             channel, data = channels.parse(message.data)
             if channel is channels.Channel.STDIN:
@@ -157,7 +178,6 @@ class LinkServer:
                 await socket.send_bytes(channels.frame(channels.Channel.STATUS, channels.exit_status(0)))
                 break
         await socket.close()
-        return socket
 
 
 def _error(status: int, code: str, message: str) -> web.Response:

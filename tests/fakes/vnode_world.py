@@ -32,6 +32,8 @@ class Cluster:
         self.listener = None
         self.events = []
         self.list_fails = False
+        # So many lists are empty though they should not be.
+        self.lies = 0
         self.cloud = None
         # What must never happen and did; a worker's own error handling must not hide it.
         self.violations = []
@@ -111,6 +113,7 @@ class Cluster:
         found = self.pods.get(target.uid)
         if found is None:
             raise errors.NotFoundError("no such pod")
+        self.must(patch["metadata"]["uid"] == target.uid, f"a write for {target.uid} names another UID")
         if patch["metadata"]["resourceVersion"] != found.metadata.resource_version:
             raise errors.ConflictError("changed since")
         if patch["status"].get("phase") == "Failed":
@@ -130,6 +133,9 @@ class Cluster:
         await asyncio.sleep(0.001)
         if self.list_fails:
             raise errors.UnreachableError("cannot list pods")
+        if self.lies > 0:
+            self.lies -= 1
+            return set()
         return set(self.pods)
 
     def warn(self, target, reason, message):
@@ -168,7 +174,7 @@ class Cloud:
         self.cluster = cluster
         cluster.cloud = self
         self.lag_s = 0.0
-        self.list_fails = False
+        self.list_fails = self.removal_fails = False
         # What happens to the next creates: ok, refuse, later, lost before or after the effect.
         self.outcomes = []
         self.refused_uids = set()
@@ -256,6 +262,8 @@ class Cloud:
 
     async def remove_instance(self, instance_id):
         await asyncio.sleep(0.01)
+        if self.removal_fails:
+            raise provider.OutcomeUnknownError("cannot tell")
         made = self._made[instance_id]
         uid = made.instance.pod_uid
         self.cluster.must(not self.cluster.is_wanted(uid), f"the instance of wanted {uid} was removed")

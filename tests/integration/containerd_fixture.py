@@ -33,7 +33,8 @@ _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 class Containerd:
     """A running containerd.
 
-    `pid` is its own, for `nsenter --target`; `cgroup` is a name that tests make their cgroups under;
+    `pid` is the first process in its namespaces, for `nsenter --target`: containerd itself, or with
+    `comes_back` what starts it again. `cgroup` is a name that tests make their cgroups under;
     `where` names its files: `cni_conf` and `cni_bin` are empty, put a network configuration and its
     plugin there before the first sandbox.
     """
@@ -78,14 +79,22 @@ def why_not():
 
 
 @contextlib.contextmanager
-def running():
-    """A containerd with the catalogue's images to pull, for as long as the block runs."""
+def running(*, comes_back=False):
+    """A containerd with the catalogue's images to pull, for as long as the block runs. One that comes back
+    may be killed: containers outlive it, and it is started again half a second later.
+    """
+    with machine() as (where, name), booted(where, name, comes_back=comes_back) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def machine():
+    """All that a containerd needs, as its layout and its name; it can be booted several times."""
     name = f"kci-test-{uuid.uuid4().hex[:8]}"
     root = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-"))
     where = layout.Layout(root)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, root)
-        stack.callback(_remove_cgroups, name)
         _prepare(where)
         subprocess.run(["ip", "netns", "add", name], check=True)
         stack.callback(subprocess.run, ["ip", "netns", "delete", name], check=True)
@@ -102,11 +111,25 @@ def running():
             "the registry answers",
             root / "registry.log",
         )
-        # The cgroup2 mount of a hybrid machine stops crun; a process id namespace ends everything at once.
-        script = (
-            "mount --make-rshared / && { umount /sys/fs/cgroup/unified 2>/dev/null; "
-            f"exec containerd --config {where.containerd}/config.toml; }}"
-        )
+        yield where, name
+
+
+@contextlib.contextmanager
+def booted(where, name, *, comes_back=False):
+    """From power on to power off: at the end everything that runs is gone at once, with mounts and cgroups,
+    and what lies on the disk stays. As after any boot, containerd's folder of what runs is empty.
+    """
+    root = where.root
+    shutil.rmtree(where.containerd / "state", ignore_errors=True)
+    # The cgroup2 mount of a hybrid machine stops crun; a process id namespace ends everything at once.
+    daemon = f"containerd --config {where.containerd}/config.toml"
+    again = f"while :; do {daemon} & echo $! > {root}/containerd.pid; wait $!; sleep 0.5; done"
+    script = (
+        "mount --make-rshared / && { umount /sys/fs/cgroup/unified 2>/dev/null; "
+        f"{again if comes_back else f'exec {daemon}'}; }}"
+    )
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_cgroups, name)
         unshare = stack.enter_context(
             _process(
                 root / "containerd.log", name,

@@ -14,7 +14,7 @@ from kci.client import credentials as sources
 from kci.contract import groups as api
 from kci.contract import ids, signing
 from kci.kit import clock, secret, tasks
-from kci.service.app import accounts, changes, groups, streams
+from kci.service.app import accounts, changes, groups, replays, streams
 from kci.service.domain import addresses
 from kci.service.domain import groups as domain
 from kci.service.engines import local
@@ -81,7 +81,13 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: pathlib.Path, *, kcilet: link_server.LinkServer | None = None, skew_s: int = 300):
+async def running(
+    folder: pathlib.Path,
+    *,
+    kcilet: link_server.LinkServer | None = None,
+    skew_s: int = 300,
+    stream_idle_s: float = 3600,
+):
     fake = kcilet or link_server.LinkServer()
     socket = str(folder / "kcilet.sock")
     feed = changes.Feed()
@@ -91,11 +97,14 @@ async def running(folder: pathlib.Path, *, kcilet: link_server.LinkServer | None
         store = stack.enter_context(database.open_database(folder / "service.db", KEY))
         engine = await stack.enter_async_context(local.LocalEngine(socket))
         reconciler = group_reconciler.GroupReconciler(engine)
-        service = groups.GroupService(store, PLACE, feed, wall, on_work=reconciler.signal)
+        used = replays.Replays(store, wall, window_s=skew_s)
+        service = groups.GroupService(store, PLACE, feed, wall, used, on_work=reconciler.signal)
         application = server.make_application(
             verification.Verifier(accounts.ListedAccounts([ALICE, BOB]), wall, region=REGION, skew_s=skew_s),
             group_actions.GroupActions(service),
-            stream_actions.StreamActions(streams.StreamService(service, engine, replay_window_s=skew_s)),
+            stream_actions.StreamActions(
+                streams.StreamService(service, engine, replays=used), idle_s=stream_idle_s
+            ),
             version="test",
         )
         _, port = await stack.enter_async_context(

@@ -68,6 +68,13 @@ class TestApi:
         with pytest.raises(errors.NotFoundError):
             await api.delete(CONFIG_MAPS, "b", namespace=place)
 
+    async def test_a_patch_that_names_an_older_version_is_refused(self, api, place):
+        old = await api.create(CONFIG_MAPS, {"metadata": {"name": "a"}}, namespace=place)
+        versioned = {"metadata": {"resourceVersion": old.metadata.resource_version}, "data": {"x": "1"}}
+        await api.patch(CONFIG_MAPS, "a", versioned, namespace=place)
+        with pytest.raises(errors.ConflictError):
+            await api.patch(CONFIG_MAPS, "a", versioned, namespace=place)
+
     async def test_what_is_told_again_is_counted(self, api, place):
         recorder = events.EventRecorder(api, component="tests", host="n1")
         about = events.Reference(kind="Pod", namespace=place, name="p", uid="u")

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 import aiohttp
 import pytest
 import service_world
+import yarl
 
 from kci.client import errors
 from kci.contract import signing
@@ -51,25 +52,65 @@ def code_of(body):
     return json.loads(body)["Error"]["Code"]
 
 
+@pytest.mark.requirement("R44")
 async def test_every_route_but_the_public_ones_wants_a_signature(world, session):
     routes = {(route.method, route.resource.canonical) for route in world.application.router.routes()}
-    assert routes == {("GET", "/"), ("POST", "/"), ("GET", "/healthz"), ("GET", "/exec")}
+    assert routes == {("GET", "/"), ("POST", "/"), ("GET", "/healthz"), ("GET", "/stream")}
     for method, path in [
         *routes,
         ("GET", "/nowhere"),
         ("DELETE", "/"),
         ("GET", "//healthz"),
-        ("GET", "/exec/"),
+        ("GET", "/stream/"),
     ]:
         if path in server.PUBLIC_PATHS:
             continue
         async with session.request(method, f"http://{world.endpoint}{path}", data=b"Action=x") as answer:
             assert (answer.status, path) == (403, path)
             assert b"MissingAuthenticationToken" in await answer.read()
-    async with session.get(f"http://{world.endpoint}/exec?token=guess") as answer:
+    async with session.get(f"http://{world.endpoint}/stream?token=guess") as answer:
         assert answer.status == 400
     async with session.get(f"http://{world.endpoint}/healthz") as answer:
         assert await answer.text() == "ok\n"
+
+
+@pytest.mark.requirement("R44")
+@pytest.mark.parametrize("left_out", [1, 2, 3, 5])
+async def test_a_credential_alone_opens_no_route(world, session, left_out):
+    """Parts of a signature in the query, none in the header, on each path and method."""
+    now = clock.SystemClock().now()
+    pairs = [
+        ("X-Amz-Credential", f"AKALICE/{now:%Y%m%d}/{service_world.REGION}/kci/aws4_request"),
+        ("X-Amz-Algorithm", signing.ALGORITHM),
+        ("X-Amz-Date", f"{now:%Y%m%dT%H%M%SZ}"),
+        ("X-Amz-SignedHeaders", "host"),
+        ("X-Amz-Signature", "0" * 64),
+    ]
+    # With all five there is a signature, and a wrong one.
+    kept = [*pairs[:left_out], *pairs[left_out + 1 :]]
+    for method, path in (("GET", "/"), ("POST", "/"), ("GET", "/nowhere"), ("PUT", "/")):
+        query = [("Action", "DescribeContainerGroup"), *kept]
+        async with session.request(method, f"http://{world.endpoint}{path}", params=query) as answer:
+            body = await answer.read()
+            assert answer.status in {400, 403}, (method, path)
+            assert b"IncompleteSignature" in body or b"SignatureDoesNotMatch" in body, body
+
+
+@pytest.mark.requirement("R44")
+async def test_a_plus_in_the_query_is_signed_as_a_space(world, session):
+    """As browsers and the Python SDK write it; the raw text goes over the wire as it is here."""
+    meant = [("Action", "DescribeContainerGroup"), ("Search", "a b+c")]
+    headers = [("host", world.endpoint)]
+    headers += signing.sign(
+        signing.Request("GET", "/", meant, headers),
+        service_world.keys_of(service_world.ALICE),
+        region=service_world.REGION,
+        now=clock.SystemClock().now(),
+    )
+    for text, status in (("a+b%2Bc", 200), ("a%20b%2Bc", 200), ("a%2Bb%2Bc", 403), ("a+b+c", 403)):
+        url = f"http://{world.endpoint}/?Action=DescribeContainerGroup&Search={text}"
+        async with session.get(yarl.URL(url, encoded=True), headers=headers) as answer:
+            assert (answer.status, text) == (status, text)
 
 
 async def test_what_is_not_there_is_said_to_those_who_signed(world, session):

@@ -12,7 +12,7 @@ from kci.client import errors
 from kci.contract import capabilities
 from kci.kit import clock, tasks
 from kci.link import types as link
-from kci.service.app import changes, groups
+from kci.service.app import changes, groups, replays
 from kci.service.engines import local
 from kci.service.reconcilers import groups as group_reconciler
 from kci.service.reconcilers import reports
@@ -186,8 +186,10 @@ async def test_an_engine_that_is_away_is_told_of_in_one_readable_line(tmp_path, 
     with database.open_database(tmp_path / "service.db", service_world.KEY) as store:
         async with local.LocalEngine(str(socket)) as engine:
             reconciler = group_reconciler.GroupReconciler(engine)
+            wall = clock.SystemClock()
+            used = replays.Replays(store, wall, window_s=300)
             service = groups.GroupService(
-                store, service_world.PLACE, changes.Feed(), clock.SystemClock(), on_work=reconciler.signal
+                store, service_world.PLACE, changes.Feed(), wall, used, on_work=reconciler.signal
             )
             fake = link_server.LinkServer()
             async with (

@@ -40,10 +40,10 @@ class Line:
     api_server: object
 
     @contextlib.asynccontextmanager
-    async def running(self):
+    async def running(self, settings=None):
         stop = asyncio.Event()
         async with tasks.Tasks() as group:
-            program = group.spawn("virtual-kubelet", main.run(self.settings, self.config, stop))
+            program = group.spawn("virtual-kubelet", main.run(settings or self.settings, self.config, stop))
             try:
                 yield
             finally:
@@ -146,7 +146,7 @@ async def test_the_node_is_ready_soon_and_as_the_guide_shows_it(line, record_pro
         assert b"ExtendWebSocketsToKubelet" in raw
         lease = await line.until(
             lambda: line.admin.get(resources.LEASES, line.name, namespace="kube-node-lease"),
-            lambda found: found is not None and found.spec.renew_time,
+            lambda found: found is not None and found.metadata.owner_references,
         )
         assert lease.metadata.owner_references[0].uid == node.metadata.uid
         await line.admin.delete(resources.NODES, line.name)
@@ -167,6 +167,27 @@ async def test_a_bound_pod_becomes_a_group_and_leaves_with_it(line, namespace):
         await line.until(
             lambda: line.admin.get(resources.PODS, "web", namespace=namespace), lambda found: found is None
         )
+        await line.groups(0)
+
+
+@pytest.mark.requirement("R26")
+async def test_of_two_copies_one_acts_and_the_other_takes_over_when_it_stops(line, namespace):
+    async def lease():
+        return (await line.admin.get(resources.LEASES, line.name, namespace="kube-node-lease")).spec
+
+    first = dataclasses.replace(line.settings, identity="first")
+    second = dataclasses.replace(line.settings, identity="second", kubelet_port=free_port())
+    async with contextlib.AsyncExitStack() as stack:
+        async with line.running(first):
+            await line.until(lease, lambda found: found is not None and found.holder_identity == "first")
+            await stack.enter_async_context(line.running(second))
+            pod = await line.bind(namespace)
+            (group,) = await line.groups(1)
+            assert (await lease()).lease_transitions == 1
+        found = await line.until(lease, lambda found: found.holder_identity == "second")
+        assert found.lease_transitions == 2
+        assert [one.container_group_id for one in await line.groups(1)] == [group.container_group_id]
+        await line.admin.delete(resources.PODS, "web", namespace=namespace, uid=pod.uid)
         await line.groups(0)
 
 

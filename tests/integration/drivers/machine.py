@@ -11,12 +11,12 @@ import msgspec
 
 from kci.kcilet import ports
 from kci.kcilet.drivers.cgroups import pods
+from kci.kcilet.drivers.logs import rotation
 from kci.kcilet.drivers.network import server
 from kci.kcilet.drivers.runtime import cri
-from kci.kcilet.drivers.runtime.api import api_pb2
 from kci.kcilet.drivers.streams import driver
 from kci.kcilet.drivers.volumes import folders
-from kci.kit import channels, clock, environment, tasks
+from kci.kit import channels, clock, environment
 from kci.kube import models
 from kci.link import types as link
 from kci.stack import layout
@@ -46,7 +46,10 @@ class Machine:
         self.volumes = folders.PodFolders(where.kcilet)
         self.cgroups = pods.PodCgroups(cgroup)
         self.streams = driver.MachineStreams(
-            exec_url=runtime.exec_url, is_written=runtime.is_written, clock=clock.SystemClock()
+            exec_url=runtime.exec_url,
+            attach_url=runtime.attach_url,
+            is_written=runtime.is_written,
+            clock=clock.SystemClock(),
         )
 
     async def image(self):
@@ -113,15 +116,13 @@ class Machine:
         yield
         away.rename(self.where.cni_socket)
 
-    async def rotate_log(self, started):
-        """As a kubelet does it: rename, and have the runtime make a new file."""
-        path = pathlib.Path(started.log_directory, "main", "0.log")
-        await tasks.in_thread(path.rename, path.with_suffix(".log.20261123-180000"))
-        connection = self.runtime._connection
-        request = api_pb2.ReopenContainerLogRequest(container_id=started.container_id)
-        reopen = connection.runtime.ReopenContainerLog
-        await connection.ask(reopen, request, what="reopen a log", timeout_s=10)
-        assert await tasks.in_thread(path.exists)
+    def rotation(self, **policy):
+        return rotation.Rotation(
+            list_written=self.runtime.list_written_logs,
+            reopen=self.runtime.reopen_log,
+            policy=rotation.Policy(**policy),
+            clock=clock.SystemClock(),
+        )
 
     async def ended(self, started):
         """The container once it has ended."""
@@ -185,10 +186,15 @@ class Peer:
             self.changed.notify_all()
 
     async def receive(self):
-        if self._messages:
+        async with self.changed:
+            await self.changed.wait_for(lambda: self._messages)
             message = self._messages.pop(0)
-            return await message() if callable(message) else message
-        return await asyncio.Event().wait()
+        return await message() if callable(message) else message
+
+    async def push(self, message):
+        async with self.changed:
+            self._messages.append(message)
+            self.changed.notify_all()
 
     async def until_output(self, text, channel=channels.Channel.STDOUT):
         async with asyncio.timeout(WITHIN_S), self.changed:

@@ -1,5 +1,6 @@
 """Command lines, configuration and the order of parts."""
 
+import dataclasses
 import ipaddress
 import itertools
 import json
@@ -231,3 +232,30 @@ def test_a_change_of_one_program_builds_only_that_one_anew(tmp_path):
     after = {program: goprograms.cache_key(program, module) for program in goprograms.PROGRAMS}
     assert after["controlplane"] == before["controlplane"]
     assert after["cni"] != before["cni"]
+
+
+def test_each_of_our_programs_is_told_its_own_file_of_crash_points_and_only_if_asked():
+    armed = dataclasses.replace(program_plan(), crash_points="/points")
+    for plan, expected in ((armed, {"kci-service", "kcilet", "virtual-kubelet"}), (program_plan(), set())):
+        env = [
+            programs.service(plan).env,
+            programs.kcilet(plan).env,
+            programs.virtual_kubelet(
+                plan, cluster_server="https://10.88.0.1:6443", node_kubeconfig=pathlib.Path("/k")
+            ).env,
+        ]
+        told = {one["KCI_CRASH_POINTS"] for one in env if "KCI_CRASH_POINTS" in one}
+        assert told == {f"/points/{part}" for part in expected}
+
+
+def test_the_audit_log_is_off_unless_asked_for_and_never_holds_secrets_by_kind():
+    assert not any("audit" in flag for flag in controlplane.api_server(control_plane()).argv)
+    flags = controlplane.api_server(dataclasses.replace(control_plane(), audit=True)).argv
+    assert f"--audit-log-path={WHERE.audit_log}" in flags
+    policy = yaml.safe_load(controlplane.audit_policy())
+    named = {
+        name for rule in policy["rules"] for kind in rule.get("resources", []) for name in kind["resources"]
+    }
+    assert {"pods", "pods/status", "leases"} <= named
+    assert not named & {"secrets", "configmaps", "serviceaccounts/token"}
+    assert policy["rules"][-1] == {"level": "None"}

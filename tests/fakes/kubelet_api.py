@@ -1,0 +1,56 @@
+"""The kubelet API over real TLS, in front of doubles, as its tests use it."""
+
+import contextlib
+import dataclasses
+
+import aiohttp
+from fakes import kubelet_peers, vnode_world
+
+from kci.vnode import auth, server
+from kci.vnode.streaming import handlers
+
+
+@dataclasses.dataclass
+class Api:
+    url: str
+    reviewer: kubelet_peers.Reviewer
+    streams: kubelet_peers.Streams
+    pods: kubelet_peers.Pods
+    certificates: kubelet_peers.Authority
+
+    def context(self, user=None, group=""):
+        return self.certificates.client_context(self.certificates.issue(user, group) if user else None)
+
+    def session(self, *, user=None, group="", token=None):
+        """With a time limit: an upgraded connection that nobody uses is no test's aim."""
+        return aiohttp.ClientSession(
+            self.url,
+            timeout=aiohttp.ClientTimeout(total=60),
+            connector=aiohttp.TCPConnector(ssl=self.context(user, group)),
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+        )
+
+    def admin(self):
+        return self.session(user="admin")
+
+
+@contextlib.asynccontextmanager
+async def running(authority, *, reviewer=None, **settings):
+    certificate, key = authority.issue("vn", "system:nodes", server_names=("127.0.0.1",), client=False)
+    reviewer, streams = reviewer or kubelet_peers.Reviewer(), kubelet_peers.Streams()
+    pods = kubelet_peers.Pods({"u": vnode_world.pod("u")}, {"u": kubelet_peers.instance("u")})
+    serving = server.Server(
+        server.ServerSettings(
+            address="127.0.0.1",
+            port=0,
+            client_ca_file=authority.ca_file,
+            certificate_file=certificate,
+            private_key_file=key,
+            streams=handlers.StreamSettings(**settings),
+        ),
+        gate=auth.Gate(reviewer, node_name="vn"),
+        streams=streams,
+        pods=pods,
+    )
+    async with serving.running() as port:
+        yield Api(f"https://127.0.0.1:{port}", reviewer, streams, pods, authority)

@@ -1,0 +1,179 @@
+"""Our programs are killed at every crash point, and at random, while pods come and go on a real line.
+
+Each run: a pod that starts and one that is refused are applied, deleted, and applied again under the same
+names, while a program dies on the way. Afterwards the line converges, nothing is left, and no invariant was
+broken; a bystander's container runs through all of it.
+"""
+
+import contextlib
+import itertools
+import pathlib
+import threading
+
+import crash_points
+import crashes as crashes_module
+import guard as guard_module
+import line as lines
+import pytest
+from line import IDLE, eventually, pod
+
+from kci.stack import runner
+
+pytestmark = [pytest.mark.e2e, pytest.mark.faults]
+
+REQUIREMENTS = {"virtual-kubelet": "R01", "kci-service": "R03", "kcilet": "R05"}
+# Points that no run of pods passes, each with what passes it instead.
+NOT_ON_THE_WAY = {
+    "service.tombstones.before": "tombstones live for a day: tests/unit/service",
+    "service.tombstones.after": "tombstones live for a day: tests/unit/service",
+    "vnode.lease.release.before": "an orderly stop is no crash: a Lease that was not released runs out",
+    "vnode.lease.release.after": "as vnode.lease.release.before",
+}
+PROVOKED_WITHIN_S = 90.0
+LONGEST_KILL_DELAY_S = 2.0
+VIRTUAL_KUBELET, SERVICE = "virtual-kubelet", "kci-service"
+# Longer than all runs together.
+FOR_HOURS = "trap 'exit 0' TERM; sleep 86400 & wait"
+
+
+def _delete_node(line):
+    line.kubectl("delete", "node", VIRTUAL_KUBELET)
+
+
+def _start_again(line, part=VIRTUAL_KUBELET):
+    # It may just have ended at the point.
+    with contextlib.suppress(AssertionError):
+        line.kill(part)
+
+
+def _start_with_a_label_missing(line):
+    line.kubectl("label", "node", VIRTUAL_KUBELET, "kubernetes.io/arch-")
+    _start_again(line)
+
+
+def _start_service_again(line):
+    _start_again(line, SERVICE)
+
+
+def _run_a_container_that_ends(line):
+    """Only the newest records of it are kept."""
+    line.apply(pod("again", "exit 1"))
+
+
+# What passes a point that the coming and going of pods does not.
+PROVOKED = {
+    "vnode.create_node.": _delete_node,
+    "vnode.patch_node_labels.": _start_with_a_label_missing,
+    "vnode.patch_node_status.": _start_again,
+    "service.sync.": _start_service_again,
+    "kcilet.remove_container.": _run_a_container_that_ends,
+}
+
+
+@pytest.fixture(scope="module")
+def line():
+    stack = lines.new_line()
+    try:
+        yield stack
+    finally:
+        stack.kci("down", "--purge", check=False)
+
+
+@pytest.fixture(scope="module")
+def crashes(line, tmp_path_factory):
+    killer = crashes_module.Crashes(line, tmp_path_factory.mktemp("points"))
+    killer.up(*guard_module.UP)
+    return killer
+
+
+@pytest.fixture(scope="module")
+def guard(line, crashes):
+    watching = guard_module.Guard(line)
+    watching.start()
+    try:
+        yield watching
+        watching.at_end()
+    finally:
+        watching.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _bystander(line, guard):
+    """Runs from the first crash to the last, in the same process."""
+    line.apply(pod("bystander", FOR_HOURS))
+    line.wait_ready("pod/bystander")
+    uid = line.get("pod", "bystander")["metadata"]["uid"]
+    before = line.live_instances()[uid]
+    yield
+    after = line.live_instances()[uid]
+    seen = line.get("pod", "bystander")
+    assert after == before
+    assert lines.restarts(seen) == 0
+    states = [write.answer["status"] for write in guard.history.read().pods()[uid]]
+    ready = [lines.is_ready({"status": status}) for status in states]
+    assert not any(was and not now for was, now in itertools.pairwise(ready)), "Ready flapped"
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param(point, id=point.name, marks=pytest.mark.requirement(REQUIREMENTS[point.program]))
+        for point in crashes_module.in_turn(crash_points.list_points())
+        if point.name not in NOT_ON_THE_WAY
+    ],
+)
+def test_a_crash_at_any_point_is_made_good(line, crashes, guard, point):
+    with guard.around():
+        crashes.arm(point)
+        provoke = next((do for start, do in PROVOKED.items() if point.name.startswith(start)), None)
+        if provoke:
+            provoke(line)
+            with contextlib.suppress(AssertionError):
+                eventually(lambda: crashes.has_fired(point), timeout_s=PROVOKED_WITHIN_S)
+        _come_and_go(line)
+        line.kubectl("delete", "pod", "again", "--ignore-not-found", "--timeout=60s", timeout_s=90)
+        has_fired = crashes.has_fired(point)
+        if not has_fired:
+            crashes.disarm(point.program)
+        crashes.wait_running(point.program)
+    assert has_fired, f"{point.name} was not passed: add what passes it, or a reason to NOT_ON_THE_WAY"
+
+
+@pytest.mark.requirement("R01")
+def test_the_virtual_node_killed_at_random_moments_makes_no_second_instance(line, crashes, guard, runs):
+    for run in range(runs.scale(quick=3, faults=50, release=200)):
+        chance = runs.random(run)
+        process = line.process(VIRTUAL_KUBELET)
+        # So that it is started again at once each time.
+        eventually(lambda process=process: _runs_for_s(process) > runner.STABLE_S, what="it ran for a while")
+        with guard.around():
+            delay_s = chance.uniform(0, LONGEST_KILL_DELAY_S)
+            killer = threading.Timer(delay_s, line.kill, [VIRTUAL_KUBELET])
+            killer.start()
+            _come_and_go(line)
+            killer.join()
+            crashes.wait_running(VIRTUAL_KUBELET)
+
+
+def _come_and_go(line):
+    """Each wait is as long as a line may take to converge after a crash on the way."""
+    for _ in range(2):
+        # Always pulled: that is a step of its own.
+        line.apply(
+            pod("comes", IDLE, container={"imagePullPolicy": "Always"}),
+            pod("refused", IDLE, hostNetwork=True),
+        )
+        _converge(lambda: lines.is_ready(line.get("pod", "comes")), "the pod is ready")
+        _converge(lambda: line.get("pod", "refused")["status"].get("reason"), "the refusal is told")
+        line.kubectl("delete", "pod", "comes", "refused", "--wait=false")
+        _converge(lambda: not {"comes", "refused"} & line.pods().keys(), "the pods are gone")
+
+
+def _converge(look, what):
+    eventually(look, timeout_s=crashes_module.BACK_S + crashes_module.CONVERGE_S, what=what)
+
+
+def _runs_for_s(process):
+    """How long a process has been running."""
+    uptime_s = float(pathlib.Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+    return uptime_s - process.start_ticks / 100

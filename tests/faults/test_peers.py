@@ -1,0 +1,228 @@
+"""A peer that hangs, is away or answers nonsense, on the real line."""
+
+import contextlib
+import datetime
+import itertools
+import pathlib
+import subprocess
+import time
+
+import between as betweens
+import line as lines
+import pytest
+import scenarios
+import traffic
+from line import IDLE, eventually, pod
+from scenarios import Answer, Cut, Rule, Scenario, Stall, Truncate, When
+
+pytestmark = [pytest.mark.e2e, pytest.mark.faults]
+
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+# A node whose Lease is 40 s old is taken for dead.
+HANG_S = 45
+HARM = (
+    Cut(When.BEFORE),
+    Cut(When.AFTER),
+    Cut(When.AFTER, reset=True),
+    Truncate(300),
+    Answer(503, b"{}", retry_after="1"),
+    Answer(429, b"{}", retry_after="1"),
+    Answer(500, b"no JSON at all"),
+    scenarios.WRONG_JSON,
+)
+
+
+@pytest.fixture
+def between(line):
+    with betweens.Between(line) as opened:
+        yield opened
+
+
+@pytest.mark.requirement("R16")
+def test_the_api_server_is_away_and_statuses_follow_when_it_is_back(line, recorder, standing, runs):
+    """Containers go on, and what ended meanwhile is told once it can be."""
+    away_s = runs.scale(quick=15, faults=60, release=600)
+    runs.count = changing = 10
+    ends = f"sleep $((RANDOM % {away_s} + 5)); exit 3"
+    line.apply(*(pod(f"ends-{n}", ends, restartPolicy="Never") for n in range(changing)))
+    eventually(
+        lambda: all(line.pods()[f"ends-{n}"]["status"]["phase"] != "Pending" for n in range(changing)),
+        what="they run",
+    )
+    kubelet_memory = _memory_mib(line, "kcilet")
+    with line.by_hand("kube-apiserver") as api:
+        recorder.note("away", "kube-apiserver")
+        api.kill()
+        # Nothing tells that it was away long enough.
+        time.sleep(away_s + 5)
+        assert len(line.live_instances()) >= len(standing)
+        assert _memory_mib(line, "kcilet") < kubelet_memory + 30
+        api.start()
+        eventually(lambda: line.run_kubectl("get", "--raw", "/readyz").returncode == 0, what="it is back")
+        recorder.note("back", "kube-apiserver")
+        eventually(lambda: _all_ended(line, changing), timeout_s=30, what="statuses equal the truth")
+        line.kubectl("delete", "pods", *(f"ends-{n}" for n in range(changing)), "--timeout=60s")
+
+
+def _all_ended(line, count):
+    statuses = [line.pods()[f"ends-{n}"]["status"] for n in range(count)]
+    return all(
+        status["phase"] == "Failed"
+        and status["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 3
+        and status["containerStatuses"][0]["restartCount"] == 0
+        for status in statuses
+    )
+
+
+@pytest.mark.requirement("R23")
+def test_heartbeats_come_on_time_under_load_and_faults(line, recorder, standing, runs, between):
+    soak_s = runs.scale(quick=30, faults=600, release=3600)
+    runs.count = 1
+    harm = Scenario("5 % of everything", scenarios.mixed(0.05, HARM))
+    with (
+        between.api_server(reads_http=True) as api,
+        between.service("virtual-kubelet") as service,
+        lines.Watch(line, LEASE) as leases,
+        lines.Watch(line, "/api/v1/nodes") as nodes,
+    ):
+        api.play(harm, seed=runs.seed)
+        service.play(harm, seed=runs.seed)
+        with traffic.busy_processors(), traffic.Churn(line, runs.random()) as churn:
+            time.sleep(soak_s)
+        api.heal()
+        service.heal()
+        churn.wait_gone()
+    gaps = _renew_gaps(leases)
+    print(f"{len(gaps)} renewals, p99 gap {_p99(gaps):.1f} s; {len(api.log)} + {len(service.log)} faults")
+    assert api.log
+    assert len(gaps) >= soak_s / 15
+    assert _p99(gaps) <= 15
+    assert _not_ready(nodes) == []
+
+
+def _renew_gaps(leases):
+    moments = sorted(
+        datetime.datetime.fromisoformat(event["object"]["spec"]["renewTime"])
+        for event in leases.events
+        if event["object"]["spec"].get("renewTime")
+    )
+    return [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(moments)]
+
+
+def _p99(values):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
+
+
+def _not_ready(nodes):
+    return [
+        condition
+        for event in nodes.events
+        for condition in event["object"]["status"].get("conditions", ())
+        if condition["type"] == "Ready" and condition["status"] != "True"
+    ]
+
+
+@pytest.mark.requirement("R15")
+def test_a_hung_runtime_stops_nothing_but_itself(line, recorder, standing, runs):
+    """The node stays Ready, the service answers, and all goes on when the runtime does."""
+    runs.count = 1
+    line.apply(pod("leaves", IDLE))
+    line.wait_ready("pod/leaves")
+    with lines.Watch(line, "/api/v1/nodes") as nodes, lines.Watch(line, LEASE) as leases:
+        with line.paused(line.process("containerd")):
+            recorder.note("away", "containerd")
+            line.kubectl("delete", "pod", "leaves", "--wait=false")
+            line.apply(pod("comes", IDLE))
+            # Long enough for a node that stopped its heartbeat to be taken for dead.
+            time.sleep(HANG_S)
+            line.kci("status")
+        recorder.note("back", "containerd")
+        line.wait_ready("pod/comes", timeout_s=60)
+        eventually(lambda: "leaves" not in line.pods(), timeout_s=60, what="the deleted pod is gone")
+    assert _not_ready(nodes) == []
+    assert max(_renew_gaps(leases)) <= 15
+    line.kubectl("delete", "pod", "comes", "--timeout=30s")
+
+
+@pytest.mark.requirement("R15")
+def test_one_pods_hung_network_delays_no_other(line, recorder, runs, between):
+    """Its CNI call gets no answer: that sandbox waits, others do not."""
+    runs.count = 3
+    with between.cni() as cni:
+        cni.play(Scenario("one hangs", (Rule(Stall(When.BEFORE), times=1),)))
+        line.apply(pod("hangs", IDLE))
+        eventually(lambda: cni.log, what="its network is asked for")
+        names = [f"passes-{n}" for n in range(runs.count)]
+        line.apply(*(pod(name, IDLE) for name in names))
+        for name in names:
+            line.wait_ready(f"pod/{name}", timeout_s=20)
+        assert not lines.is_ready(line.pods()["hangs"])
+        cni.heal()
+        line.wait_ready("pod/hangs", timeout_s=120)
+        line.kubectl("delete", "pods", "hangs", *names, "--timeout=60s")
+
+
+@pytest.mark.requirement("R15")
+def test_one_stalled_call_of_the_service_delays_no_other_pod(line, recorder, runs, between):
+    runs.count = 3
+    with between.service("virtual-kubelet") as service:
+        line.apply(pod("warms", IDLE))
+        line.wait_ready("pod/warms")
+        service.play(Scenario("one create hangs", (Rule(Stall(When.AFTER), operation="Create", times=1),)))
+        line.apply(pod("hangs", IDLE))
+        eventually(lambda: service.log, what="its create hangs")
+        names = [f"passes-{n}" for n in range(runs.count)]
+        line.apply(*(pod(name, IDLE) for name in names))
+        for name in names:
+            line.wait_ready(f"pod/{name}", timeout_s=20)
+        # The call was taken, only its answer is missing: the pod comes up all the same, and once.
+        line.wait_ready("pod/hangs", timeout_s=120)
+        line.live_instances()
+        line.kubectl("delete", "pods", "warms", "hangs", *names, "--timeout=60s")
+
+
+@pytest.mark.requirement("R02")
+def test_lost_answers_of_the_service_make_no_second_instance(line, recorder, runs, between):
+    count = runs.scale(quick=5, faults=30, release=100)
+    lost = Scenario("lost answers", scenarios.mixed(0.4, HARM))
+    with between.service("virtual-kubelet") as service:
+        service.play(lost, seed=runs.seed)
+        names = [f"lost-{n}" for n in range(count)]
+        line.apply(*(pod(name, IDLE) for name in names))
+        for name in names:
+            line.wait_ready(f"pod/{name}", timeout_s=120)
+        mine = [instance for instance in line.instances() if instance.pod in names]
+        assert len(mine) == count
+        line.kubectl("delete", "pods", *names, "--timeout=120s", timeout_s=150)
+        assert service.log
+
+
+def _memory_mib(line, part):
+    status = (pathlib.Path("/proc") / str(line.process(part).pid) / "status").read_text()
+    return next(int(row.split()[1]) for row in status.splitlines() if row.startswith("VmRSS")) / 1024
+
+
+def test_proxies_leave_nothing_behind(line):
+    def found():
+        rules = subprocess.run(
+            line.inside("nft", "list", "tables"), capture_output=True, text=True, check=True, timeout=20
+        ).stdout
+        sockets = {path.name for path in line.where.kcilet.glob("*.sock*")}
+        return rules, sockets, {path.name for path in line.where.containerd.glob("*.sock*")}
+
+    before = found()
+    with betweens.Between(line) as between, contextlib.ExitStack() as open_proxies:
+        for proxied in (
+            between.api_server,
+            between.service,
+            between.node,
+            between.kcilet,
+            between.containerd,
+        ):
+            open_proxies.enter_context(proxied())
+        assert found() != before
+        line.instances()
+    assert found() == before
+    # The socket that is there again is the runtime's own.
+    line.instances()

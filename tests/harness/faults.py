@@ -1,0 +1,138 @@
+"""`make faults`: every test that proves a requirement, at length; the seeded bugs; docs/reliability.md.
+
+    python tests/harness/faults.py faults|release [PYTEST ARGUMENTS]
+
+With arguments for pytest (to try something out) the page is not written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import platform
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import bugs
+import requirements
+
+from kci.kit import environment
+
+PAGE = bugs.REPOSITORY / "docs" / "reliability.md"
+COMMAND = {requirements.Scale.FAULTS: "make faults", requirements.Scale.RELEASE: "make faults-release"}
+HEAD = """\
+# Reliability
+
+What the line promises when things break, and how the last run of `{command}` showed it.
+This page is made by that run; do not edit it, but `tests/harness/faults.py`.
+
+Each requirement is proven by the tests that carry its marker (`pytest --requirement R17` runs those of one).
+On a real line a checker asserts the invariants over the history of every test.
+A leak meter compares what the line holds of the machine before and after.
+Canaries in every secret input are looked for in everything that is written or shown.
+Pieces and use: [CONTRIBUTING](../CONTRIBUTING.md#the-harness).
+"""
+LIMITS = """\
+## What such a machine cannot prove
+
+- How the real KCI service behaves; its side is our own service, and doubles that lag, lie and fail.
+- Loss of power: programs are killed, and the store is seen to write through, but no disk was cut off.
+- AppArmor and SELinux profiles, which the kernel does not load here.
+- cgroup v2, where the machine has v1, and the other way round.
+- Project quotas: limits on disk use are checked by looking.
+- Runtimes in virtual machines.
+- More than two cores, and days of load: soaks last minutes here, an hour with `make faults-release`.
+- Delay and loss in the kernel's network: they are made by a proxy between programs.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    scale, *more = arguments
+    seed = int(environment.read().get("KCI_SEED") or secrets.randbits(32))
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="kci-faults-") as folder:
+        report = pathlib.Path(folder) / "report.json"
+        argv = [sys.executable, "-m", "pytest", "--requirement", "all", "--requirements-report", str(report)]
+        tests = subprocess.run(
+            [*argv, *more],
+            cwd=bugs.REPOSITORY,
+            env={**environment.read(), "KCI_SCALE": scale, "KCI_SEED": str(seed)},
+            check=False,
+        )
+        told = json.loads(report.read_text(encoding="utf-8")) if report.exists() else None
+    verdicts = bugs.main()
+    if told is None:
+        return tests.returncode or 1
+    took_min = (time.monotonic() - began_s) / 60
+    rows = [requirements.Row(**row) for row in told["rows"]]
+    if not more:
+        PAGE.write_text(page(requirements.Scale(scale), seed, rows, verdicts, took_min), encoding="utf-8")
+    untested = sorted(requirements.TITLES.keys() - {row.requirement for row in rows}) if not more else []
+    for name in untested:
+        print(f"{name} {requirements.TITLES[name]}: no test")
+    caught = all(verdict.is_caught for verdict in verdicts)
+    return 0 if tests.returncode == 0 and caught and not untested else 1
+
+
+def page(
+    scale: requirements.Scale,
+    seed: int,
+    rows: Sequence[requirements.Row],
+    verdicts: Sequence[bugs.Verdict],
+    took_min: float,
+) -> str:
+    """The whole page."""
+    known = {row.requirement: row for row in rows}
+    shown = [known.get(name) or requirements.Row(name) for name in sorted(requirements.TITLES)]
+    parts = [
+        HEAD.format(command=COMMAND[scale]),
+        "## Requirements\n",
+        f"Scale `{scale}`, seed `{seed}`, {took_min:.0f} minutes on {_machine()}.",
+        f"`KCI_SEED={seed} {COMMAND[scale]}` replays it.\n",
+        *_table(
+            ("requirement", "must hold", "runs", "seeds", "result"),
+            [
+                (row.requirement, requirements.TITLES[row.requirement], row.runs, row.seed or "-", row.result)
+                for row in shown
+            ],
+        ),
+        "\n## Seeded bugs\n",
+        "Each is put back into a copy of the source, and the tests of its requirements must fail on it.\n",
+        *_table(
+            ("bug", "what is put back", "requirements", "result", "caught by"),
+            [(v.bug.name, v.bug.what, ", ".join(v.bug.requirements), _word(v), _test(v)) for v in verdicts],
+        ),
+        f"\n{LIMITS}",
+    ]
+    return "\n".join(parts)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'|'.join(' --- ' for _ in head)}|"
+    for row in rows:
+        yield f"| {' | '.join(str(cell) for cell in row)} |"
+
+
+def _word(verdict: bugs.Verdict) -> str:
+    return "caught" if verdict.is_caught else "NOT CAUGHT"
+
+
+def _test(verdict: bugs.Verdict) -> str:
+    """Without its parameters."""
+    return f"`{verdict.by.partition('[')[0].rpartition('::')[2]}`" if verdict.is_caught else "-"
+
+
+def _machine() -> str:
+    kernel, python = platform.release().partition("-")[0], platform.python_version()
+    return f"{os.cpu_count()} cores, Linux {kernel}, Python {python}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

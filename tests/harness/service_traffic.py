@@ -1,0 +1,122 @@
+"""Creates and deletes against a service that may end at any moment, and what must hold afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import enum
+import random
+import uuid
+
+import service_world
+
+from kci.client import client as clients
+from kci.client import errors
+from kci.contract import groups as api
+from kci.kit import tasks
+
+# What a call meets when the service dies under it.
+GONE = (errors.UnreachableError, errors.TryLaterError)
+_LIVE_AT_MOST = 20
+_GONE_S = 30.0
+
+
+class Stage(enum.Enum):
+    """What is known of one pod's group: asked for, or acknowledged."""
+
+    CREATING = enum.auto()
+    CREATED = enum.auto()
+    DELETING = enum.auto()
+    DELETED = enum.auto()
+
+
+@dataclasses.dataclass
+class Made:
+    """One pod's group as its caller knows it."""
+
+    request: api.CreateContainerGroup
+    stage: Stage = Stage.CREATING
+    group_id: str = ""
+
+
+class Traffic:
+    """Remembers what was acknowledged through all restarts."""
+
+    def __init__(self, client: clients.KciClient, chance: random.Random) -> None:
+        self._client = client
+        self.chance = chance
+        self.made: list[Made] = []
+        self.acknowledged: collections.Counter[Stage] = collections.Counter()
+
+    async def run(self, *, workers: int = 4, steps: int = 4) -> None:
+        """Until everything is done, or the service is gone."""
+        await tasks.wait_all([self._work(steps) for _ in range(workers)], name="traffic")
+
+    async def _work(self, steps: int) -> None:
+        try:
+            for _ in range(steps):
+                await self._step()
+        except GONE:
+            return
+
+    async def _step(self) -> None:
+        live = [made for made in self.made if made.stage is Stage.CREATED]
+        if live and (len(live) > _LIVE_AT_MOST or self.chance.random() < 0.45):
+            await self.delete(self.chance.choice(live))
+        else:
+            made = Made(
+                service_world.create_request(pod_uid=str(uuid.UUID(int=self.chance.getrandbits(128))))
+            )
+            self.made.append(made)
+            await self.create(made)
+
+    async def create(self, made: Made) -> None:
+        group_id = await self._client.create_container_group(made.request)
+        assert made.group_id in {"", group_id}, "a second group for the same pod"
+        made.group_id, made.stage = group_id, Stage.CREATED
+        self.acknowledged[Stage.CREATED] += 1
+
+    async def delete(self, made: Made) -> None:
+        made.stage = Stage.DELETING
+        try:
+            await self._client.delete_container_group(made.group_id)
+        except errors.NotFoundError:
+            assert not await self._client.list_container_groups(ids=(made.group_id,))
+        made.stage = Stage.DELETED
+        self.acknowledged[Stage.DELETED] += 1
+
+    async def check(self) -> None:
+        """After a restart: what was acknowledged is there, the rest is absent or complete. Then what was not
+        acknowledged is asked for again, as its caller would.
+        """
+        listed = {group.container_group_id: group for group in await self._client.list_container_groups()}
+        addresses = [group.private_address for group in listed.values()]
+        assert len(set(addresses)) == len(addresses), "an address was given twice"
+        by_uid = {group.label(api.POD_UUID): group for group in listed.values()}
+        assert len(by_uid) == len(listed), "two groups for one pod"
+        assert by_uid.keys() <= {made.request.label_value(api.POD_UUID) for made in self.made}
+        for group in listed.values():
+            assert group.private_address, "a group is not complete"
+            assert group.container_group_name, "a group is not complete"
+        for made in self.made:
+            if made.stage is Stage.CREATED:
+                assert made.group_id in listed, "an acknowledged create is lost"
+            elif made.stage is Stage.CREATING:
+                await self.create(made)
+                found = by_uid.get(made.request.label_value(api.POD_UUID))
+                assert found is None or found.container_group_id == made.group_id
+            elif made.stage is Stage.DELETING:
+                await self.delete(made)
+
+    async def until_deleted(self) -> None:
+        """An acknowledged delete goes on by itself; nothing else is deleted."""
+        kept = {made.group_id for made in self.made if made.stage is Stage.CREATED}
+        async with asyncio.timeout(_GONE_S):
+            while (now := await self._listed()) != kept:
+                assert kept <= now, "a group is gone that nobody deleted"
+                await asyncio.sleep(0.02)
+        self.made = [made for made in self.made if made.stage is not Stage.DELETED]
+
+    async def _listed(self) -> set[str]:
+        return {group.container_group_id for group in await self._client.list_container_groups()}
