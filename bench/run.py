@@ -8,6 +8,8 @@ One run starts a stack of its own in a network namespace of its own, and measure
     exit          SIGKILL of the container's process -> `state.terminated` on a watch
     delete        delete with default grace -> object gone (the process exits at once on TERM)
     burst         50 pods at once until all are Ready
+    streams       kubectl exec, cp both ways and port-forward (bench/streams.py)
+    running       memory with many pods, and their adoption by a restarted kcilet (bench/restart.py)
     memory        resident memory and CPU of our own programs, idle
 
 Milliseconds; nearest-rank percentiles. The result is a JSON file in bench/results and a table.
@@ -34,9 +36,11 @@ import time
 import uuid
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "tests" / "e2e"))
+sys.path.insert(0, str(REPOSITORY / "tests" / "harness"))
 
 import line as lines  # noqa: E402
+import restart  # noqa: E402
+import streams  # noqa: E402
 
 from kci.kit import tasks  # noqa: E402
 from kci.kube import client as kube_client  # noqa: E402
@@ -72,6 +76,8 @@ class Watcher:
         self._client = client
         self._changed = asyncio.Event()
         self.pods: dict[str, object] = {}
+        # Writes to each pod from being bound to being Ready, as the watch shows them.
+        self.writes: dict[str, int] = {}
 
     async def run(self) -> None:
         """Until cancelled: a watch that ends would make everything look stuck."""
@@ -89,6 +95,8 @@ class Watcher:
             if event.kind is kube_client.EventKind.DELETED:
                 self.pods.pop(name, None)
             else:
+                if event.object.spec.node_name and not is_ready(self.pods, name):
+                    self.writes[name] = self.writes.get(name, -1) + 1
                 self.pods[name] = event.object
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
@@ -121,11 +129,13 @@ async def create(client, body) -> float:
     return started
 
 
-async def bench_start(client, watcher, *, count: int, body) -> tuple[list[float], list[float]]:
+async def bench_start(
+    client, watcher, *, count: int, body, prefix: str = "start"
+) -> tuple[list[float], list[float]]:
     """Start times and delete times of pods made one at a time, at random phases of any clock."""
     starts, deletes = [], []
     for number in range(count):
-        name = f"start-{uuid.uuid4().hex[:6]}-{number}"
+        name = f"{prefix}-{uuid.uuid4().hex[:6]}-{number}"
         await asyncio.sleep(random.random())  # the phase
         began = await create(client, body(name))
         starts.append((await watcher.until(lambda pods, name=name: is_ready(pods, name)) - began) * 1000)
@@ -282,11 +292,14 @@ async def measure(stack: lines.Line, count: int) -> dict:
         async with tasks.background("watch", watcher.run()), tasks.background("floor", floor_node(client)):
             await asyncio.sleep(1)
             warm = lambda name: lines.pod(name, container=PROMPT)  # noqa: E731
-            await bench_start(client, watcher, count=3, body=warm)
-            floor, _ = await bench_start(client, watcher, count=count // 2, body=floor_pod)
+            await bench_start(client, watcher, count=3, body=warm, prefix="warm")
+            floor, _ = await bench_start(client, watcher, count=count // 2, body=floor_pod, prefix="floor")
             starts, deletes = await bench_start(client, watcher, count=count, body=warm)
             exits = await bench_exit(client, watcher, count=max(10, count // 2))
+            writes = [found for name, found in watcher.writes.items() if name.startswith("start-")]
             burst = await bench_burst(client, watcher, count=50)
+            streamed = await asyncio.to_thread(streams.measure, stack, execs=max(10, count // 4))
+            running = await restart.measure(stack, client, watcher, count=100, container=PROMPT)
             await client.delete(resources.NODES, FLOOR_NODE)
     floor_ms, start_ms = percentiles(floor), percentiles(starts)
     return {
@@ -296,13 +309,17 @@ async def measure(stack: lines.Line, count: int) -> dict:
         "exit_ms": percentiles(exits),
         "delete_ms": percentiles(deletes),
         "burst_50": burst,
+        "status_writes": {"n": len(writes), "mean": round(sum(writes) / len(writes), 2), "max": max(writes)},
+        "exec_ms": percentiles(streamed.pop("exec_ms")),
+        **streamed,
+        "running": running,
     }
 
 
 def show(result: dict) -> None:
     print(f"\nstack up {result['up_s']} s; {result['machine']}")
     print(f"{'':10}{'n':>5}{'p50':>9}{'p90':>9}{'p99':>9}{'max':>9}  ms")
-    for name in ("floor_ms", "start_ms", "exit_ms", "delete_ms", "burst_50"):
+    for name in ("floor_ms", "start_ms", "exit_ms", "delete_ms", "exec_ms", "burst_50"):
         row = result[name]
         print(
             f"{name.removesuffix('_ms'):10}{row['n']:>5}{row['p50']:>9}{row['p90']:>9}{row['p99']:>9}{row['max']:>9}"
@@ -310,6 +327,10 @@ def show(result: dict) -> None:
     print(
         f"start / floor (p50): {result['start_over_floor']}; burst: {result['burst_50']['pods_per_s']} pods/s"
     )
+    print(f"status writes from bound to Ready: {result['status_writes']}")
+    for name in ("cp_to_pod_mb_s", "cp_from_pod_mb_s", "port_forward_mb_s"):
+        print(f"{name.removesuffix('_mb_s').replace('_', ' ')}: {result[name]} MB/s")
+    print(f"running: {result['running']}")
     for name, row in result["idle"].items():
         print(f"  {name:26}{row['rss_mib']:>8} MiB {row['cpu_percent']:>6} %")
 

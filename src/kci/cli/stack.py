@@ -55,6 +55,7 @@ def up(  # one parameter per setting
     runtime: Annotated[settings.Runtime, _option("runtime")] = DEFAULTS.runtime,
     images: Annotated[settings.Images, _option("images")] = DEFAULTS.images,
     disable_taint: Annotated[bool, _option("disable_taint")] = DEFAULTS.disable_taint,
+    audit: Annotated[bool, _option("audit")] = DEFAULTS.audit,
     log_level: Annotated[str, _option("log_level")] = DEFAULTS.log_level,
 ) -> None:
     from kci.cli import screen
@@ -75,6 +76,7 @@ def up(  # one parameter per setting
         runtime=runtime,
         images=images,
         disable_taint=disable_taint,
+        audit=audit,
         log_level=log_level,
     )
     run = lifecycle.start(asked, foreground=not detach)

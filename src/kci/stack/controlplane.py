@@ -17,6 +17,7 @@ from kci.stack import addresses, certificates, commands, layout, record
 
 LOOPBACK = "127.0.0.1"
 SLOW_REQUEST_NS = 300_000_000
+AUDIT_FILE_MIB = 256
 # The controller-manager makes some forty service accounts and tokens when it starts; at its default of
 # 20 requests a second that takes longer than all the rest of the start.
 CONTROLLER_MANAGER_QPS, CONTROLLER_MANAGER_BURST = 200, 400
@@ -34,6 +35,7 @@ class Plan:
     choices: record.Choices
     api_port: int
     cluster_domain: str
+    audit: bool = False
 
     @property
     def server(self) -> str:
@@ -70,6 +72,34 @@ def etcd_config(plan: Plan) -> str:
             "log-level": "warn",
             # Read from a file, its default is 0: then each request is warned of.
             "warning-unary-request-duration": SLOW_REQUEST_NS,
+        }
+    )
+
+
+def audit_policy() -> str:
+    """Who changed what of pods, nodes and Leases, with the state that came of it; nothing that holds secrets
+    by its kind.
+    """
+    told = [
+        {
+            "group": "",
+            "resources": ["pods", "pods/status", "pods/binding", "pods/eviction", "nodes", "nodes/status"],
+        },
+        {"group": "coordination.k8s.io", "resources": ["leases"]},
+    ]
+    streams = {"group": "", "resources": ["pods/exec", "pods/attach", "pods/portforward", "pods/log"]}
+    return yaml.safe_dump(
+        {
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived", "ResponseStarted"],
+            "omitManagedFields": True,
+            "rules": [
+                {"level": "Metadata", "resources": [streams]},
+                {"level": "None", "verbs": ["get", "list", "watch"]},
+                {"level": "RequestResponse", "resources": told},
+                {"level": "None"},
+            ],
         }
     )
 
@@ -124,6 +154,7 @@ def api_server(plan: Plan) -> commands.Command:
         "proxy-client-cert-file": plan.certificate("front-proxy-client"),
         "proxy-client-key-file": plan.key("front-proxy-client"),
         "profiling": "false",
+        **(_audit_flags(plan.where) if plan.audit else {}),
     }
     return commands.Command(
         argv=(str(plan.binary), "kube-apiserver", *_flags(flags)),
@@ -172,6 +203,17 @@ def kubeconfig(plan: Plan, name: str) -> str:
             client_key_pem=secret.Secret(pathlib.Path(plan.key(name)).read_text()),
         )
     )
+
+
+def _audit_flags(where: layout.Layout) -> dict[str, object]:
+    return {
+        "audit-policy-file": where.audit_policy,
+        "audit-log-path": where.audit_log,
+        "audit-log-maxsize": AUDIT_FILE_MIB,
+        "audit-log-maxbackup": 1,
+        # Written before the caller is answered: what a client did next stands behind it.
+        "audit-log-mode": "blocking",
+    }
 
 
 def _client_flags(plan: Plan, name: str, port: int) -> dict[str, object]:

@@ -69,6 +69,15 @@ class Layout:
     # ---- control plane ----
 
     @property
+    def audit_policy(self) -> pathlib.Path:
+        return self.root / "audit.yaml"
+
+    @property
+    def audit_log(self) -> pathlib.Path:
+        # Not *.log: the API server bounds this one itself.
+        return self.logs / "audit.jsonl"
+
+    @property
     def pki(self) -> pathlib.Path:
         return self.root / "pki"
 

@@ -13,8 +13,8 @@ import secrets
 from collections.abc import Callable, Sequence
 
 import kci
+from kci.kit import crashpoints, files, secret
 from kci.kit import errors as kit_errors
-from kci.kit import files, secret
 from kci.kube import config
 from kci.stack import (
     addresses,
@@ -72,6 +72,7 @@ class Prepared:
             cri_endpoint=self.cri_endpoint,
             runtime_handler=self.binaries.runtime if self.binaries else _plain(self.asked.runtime),
             path=self.machine.path,
+            crash_points=self.machine.variables.get(crashpoints.ENVIRONMENT, ""),
         )
 
     def control_plane_plan(self) -> controlplane.Plan:
@@ -87,6 +88,7 @@ class Prepared:
             choices=self.choices,
             api_port=self.asked.api_port,
             cluster_domain=self.asked.cluster_domain,
+            audit=self.asked.audit,
         )
 
 
@@ -214,6 +216,7 @@ def _write_control_plane(prepared: Prepared) -> None:
     certificates.ensure(where.pki, leaves, datetime.datetime.now(datetime.UTC))
     where.etcd.mkdir(parents=True, exist_ok=True, mode=0o700)
     files.write_atomic(where.etcd_config, controlplane.etcd_config(plan))
+    files.write_atomic(where.audit_policy, controlplane.audit_policy())
     files.write_atomic(where.kubeconfig, controlplane.kubeconfig(plan, "admin"))
     for name in ("controller-manager", "scheduler"):
         files.write_atomic(where.kubeconfig_of(name), controlplane.kubeconfig(plan, name))

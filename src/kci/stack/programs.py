@@ -9,7 +9,8 @@ import urllib.parse
 from collections.abc import Mapping
 
 import kci
-from kci.stack import addresses, certificates, commands, layout, record, settings
+from kci.kit import crashpoints
+from kci.stack import addresses, certificates, commands, layout, parts, record, settings
 
 REGION = "local-1"
 ZONE = "local-1a"
@@ -30,6 +31,8 @@ class Plan:
     cri_endpoint: pathlib.Path
     runtime_handler: str
     path: str
+    # A folder with one file for each part that is to crash (kit/crashpoints.py); for tests.
+    crash_points: str = ""
 
     @property
     def kci_endpoint(self) -> str:
@@ -67,6 +70,7 @@ def service(plan: Plan) -> commands.Command:
         plan,
         "kci.service.main",
         flags,
+        env=_crash_environment(plan, parts.Part.SERVICE),
         probe=commands.HttpProbe(f"{plan.kci_endpoint}/healthz"),
         listens=((host, plan.asked.kci_port, "--kci-port"),),
     )
@@ -88,6 +92,7 @@ def kcilet(plan: Plan) -> commands.Command:
         "kci.kcilet.main",
         flags,
         arguments=("run",),
+        env=_crash_environment(plan, parts.Part.KCILET),
         probe=commands.HttpProbe("http://kcilet/v1/version", socket=plan.where.kcilet_socket),
     )
 
@@ -124,7 +129,9 @@ def virtual_kubelet(plan: Plan, *, cluster_server: str, node_kubeconfig: pathlib
     switches = ("--enable-node-lease", *(("--disable-taint",) if plan.asked.disable_taint else ()))
     env = {
         **operator_environment(plan.identity, plan.kci_endpoint),
+        **_crash_environment(plan, parts.Part.VIRTUAL_KUBELET),
         "VKUBELET_POD_IP": host,
+        "VKUBELET_IDENTITY_FILE": str(plan.where.node_pki / "copy"),
         "KUBELET_PORT": str(plan.asked.kubelet_port),
         "KCI_CLUSTER_ID": plan.identity.cluster_id,
         "KCI_SUBNET_ID": plan.identity.subnet_id,
@@ -157,6 +164,10 @@ def env_file(identity: record.Identity, kci_endpoint: str) -> str:
     return "".join(
         f"{name}={value}\n" for name, value in operator_environment(identity, kci_endpoint).items()
     )
+
+
+def _crash_environment(plan: Plan, part: parts.Part) -> dict[str, str]:
+    return {crashpoints.ENVIRONMENT: f"{plan.crash_points}/{part}"} if plan.crash_points else {}
 
 
 def _program(

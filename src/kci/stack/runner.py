@@ -19,7 +19,7 @@ PROBE_INTERVAL_S = 0.1
 # A part that ends before it was ever ready gets another chance: what it needs may just have come up.
 START_ATTEMPTS = 2
 # After this long the next end is a new one, not one more of a series.
-STABLE_S = 60.0
+STABLE_S = 10.0
 LOG_TAIL_LINES = 8
 RESTART = backoff.Backoff(initial_s=0.5, cap_s=30.0)
 

@@ -97,6 +97,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     disable_taint: Annotated[
         bool, _doc("Register the node without its taint, so that any pod may land on it.")
     ] = False
+    audit: Annotated[
+        bool,
+        _doc(
+            "Have our own API server tell each write to pods, nodes and Leases, with its answer, "
+            "in logs/audit.jsonl."
+        ),
+    ] = False
     log_level: Annotated[str, _doc(f"Level of our programs' logs: {', '.join(logs.LEVELS)}.")] = "info"
 
     @property

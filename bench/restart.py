@@ -1,0 +1,74 @@
+"""What many running pods cost, and how soon a restarted kcilet knows them all again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pathlib
+import time
+import uuid
+
+import aiohttp
+import line as lines
+
+from kci.kube import client as clients
+from kci.kube import resources
+
+WITHIN_S = 120
+
+
+async def measure(stack: lines.Line, client: clients.Client, watcher, *, count: int, container) -> dict:
+    """Resident MiB of our programs with `count` pods; seconds from SIGKILL of the kcilet until it has
+    reported all of them as running again, and how many pods' objects were written because of that.
+    """
+    names = [f"run-{uuid.uuid4().hex[:6]}-{number}" for number in range(count)]
+    for name in names:
+        await client.create(resources.PODS, lines.pod(name, container=container), namespace="default")
+    for done in range(1, count + 1, 10):
+        await watcher.until(lambda pods, done=done: _ready(pods, names) >= done, timeout_s=300)
+    await watcher.until(lambda pods: _ready(pods, names) == count, timeout_s=300)
+    memory = {part: _rss_mib(stack, part) for part in ("virtual-kubelet", "kci-service", "kcilet")}
+    before = {name: watcher.pods[name].metadata.resource_version for name in names}
+    began = time.monotonic()
+    stack.kill("kcilet")
+    await _all_reported(stack, count)
+    adopted_s = round(time.monotonic() - began, 2)
+    await asyncio.sleep(5)
+    written = sum(watcher.pods[name].metadata.resource_version != before[name] for name in names)
+    for name in names:
+        await client.delete(resources.PODS, name, namespace="default", grace_period_s=1)
+    await watcher.until(lambda pods: not any(name in pods for name in names), timeout_s=300)
+    return {"pods": count, "rss_mib": memory, "adopted_s": adopted_s, "status_writes_by_adoption": written}
+
+
+def _ready(pods, names) -> int:
+    return sum(
+        any(one.type == "Ready" and one.status == "True" for one in pods[name].status.conditions)
+        for name in names
+        if name in pods
+    )
+
+
+def _rss_mib(stack: lines.Line, part: str) -> float:
+    rows = pathlib.Path(f"/proc/{stack.process(part).pid}/status").read_text().splitlines()
+    return round(next(int(row.split()[1]) for row in rows if row.startswith("VmRSS")) / 1024, 1)
+
+
+async def _all_reported(stack: lines.Line, count: int) -> None:
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            try:
+                running = set()
+                connector = aiohttp.UnixConnector(str(stack.where.kcilet_socket))
+                async with (
+                    aiohttp.ClientSession(connector=connector) as session,
+                    session.get("http://kcilet/v1/reports") as answer,
+                ):
+                    async for row in answer.content:
+                        report = json.loads(row) if row.strip() else {}
+                        if report.get("phase") == "Running":
+                            running.add(report["group_id"])
+                        if len(running) >= count:
+                            return
+            except (aiohttp.ClientError, OSError):
+                await asyncio.sleep(0.05)
