@@ -122,7 +122,7 @@ async def test_a_pods_whole_life_is_told_and_nothing_twice(line):
         report = reports[-1]
     # Events are told some time soon, by and by.
     async with asyncio.timeout(WITHIN_S):
-        while not {"Pulled", "Created", "Started", "Killing"} <= set(await line.events()):
+        while not {"Pulled", "Created", "Started", "Killing"} <= set(await line.events()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
