@@ -316,12 +316,3 @@ def test_an_image_that_is_not_there_is_named(line):
     )
     assert waiting
     line.kubectl("delete", "pod", "no-image", "--timeout=20s")
-
-
-def test_streams_that_come_later_answer_in_words(line):
-    line.apply(pod("later", IDLE))
-    line.wait_ready("pod/later")
-    forward = line.run_kubectl("attach", "later")
-    assert forward.returncode != 0
-    assert "501" in forward.stderr or "not" in forward.stderr.lower()
-    line.kubectl("delete", "pod", "later")

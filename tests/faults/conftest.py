@@ -56,23 +56,38 @@ def recorder(guard):
 
 
 @pytest.fixture
-def standing(line):
-    """Pods that should notice nothing: asserts at the end that they did not."""
+def bystanders(line):
+    """Pods with the same processes at the end as at the beginning, which are ready in the end."""
     line.apply(*traffic.standing("standing", STANDING))
-    line.wait_pods_ready("app=standing", STANDING, timeout_s=120)
-    lines.eventually(
-        lambda: (
-            sum(map(ready_endpoints, line.get("endpointslices", "-l", f"{SERVICE}=standing")["items"]))
-            == STANDING
-        ),
-        what="the Service has them all",
-    )
-    before = {
-        uid: instance
-        for uid, instance in line.live_instances().items()
-        if instance.pod.startswith("standing")
-    }
-    assert len(before) == STANDING
+    try:
+        line.wait_pods_ready("app=standing", STANDING, timeout_s=120)
+        lines.eventually(
+            lambda: (
+                sum(map(ready_endpoints, line.get("endpointslices", "-l", f"{SERVICE}=standing")["items"]))
+                == STANDING
+            ),
+            what="the Service has them all",
+        )
+        before = {
+            uid: instance
+            for uid, instance in line.live_instances().items()
+            if instance.pod.startswith("standing")
+        }
+        assert len(before) == STANDING
+        yield before
+        assert unchanged(before, line.live_instances()) == []
+        after = line.wait_pods_ready("app=standing", STANDING, timeout_s=30)
+        assert [lines.restarts(pod) for pod in after.values()] == [0] * STANDING
+    finally:
+        line.kubectl("delete", "deployment,service", "standing", "--wait=false")
+        lines.eventually(
+            lambda: not line.pods("app=standing"), timeout_s=90, what="the standing pods are gone"
+        )
+
+
+@pytest.fixture
+def standing(line, bystanders):
+    """Bystanders of which nobody could see anything either: no flap of readiness or endpoints."""
     with (
         lines.Watch(line, "/api/v1/namespaces/default/pods?labelSelector=app%3Dstanding") as pods,
         lines.Watch(
@@ -80,11 +95,8 @@ def standing(line):
             f"/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector={SERVICE}%3Dstanding",
         ) as slices,
     ):
-        yield before
-    assert unchanged(before, line.live_instances()) == []
+        yield bystanders
     assert flaps(pods, slices) == []
-    line.kubectl("delete", "deployment,service", "standing", "--wait=false")
-    lines.eventually(lambda: not line.pods("app=standing"), timeout_s=90, what="the standing pods are gone")
 
 
 def unchanged(before, after):

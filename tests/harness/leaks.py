@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import signal
 import sqlite3
@@ -62,9 +63,12 @@ class Meter:
         self._baseline: Reading | None = None
 
     def begin(self) -> None:
-        """Take the baseline, if there is none: call it before a test."""
-        if self._baseline is None:
-            self._baseline = self.read()
+        """Take the baseline: call it before a test. Things count from now on, since a module's tests may
+        share a pod; amounts from the first test on, since they may creep.
+        """
+        reading = self.read()
+        amounts = self._baseline.amounts if self._baseline is not None else reading.amounts
+        self._baseline = dataclasses.replace(reading, amounts=amounts)
 
     def wait_back(self) -> list[str]:
         """Wait until everything has come back; empty, or what did not. Then that is the new baseline."""
@@ -120,7 +124,10 @@ class Meter:
     def _cgroups(self) -> frozenset[str]:
         root = pathlib.Path("/sys/fs/cgroup")
         parents = [*root.glob(self._where.cgroup_parent), *root.glob(f"*/{self._where.cgroup_parent}")]
-        return frozenset(str(path) for parent in parents for path in parent.rglob("*") if path.is_dir())
+        # os.walk passes over a folder that goes away while it is looked at.
+        return frozenset(
+            folder for parent in parents for folder, _, _ in os.walk(parent) if folder != str(parent)
+        )
 
     def _folders(self) -> frozenset[str]:
         folders = (self._where.kcilet / "pods", self._where.kcilet / "logs" / "pods")

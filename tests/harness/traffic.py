@@ -86,7 +86,8 @@ def busy_processors() -> Iterator[None]:
 
 def standing(name: str, replicas: int) -> list[dict[str, object]]:
     """A Deployment that should notice nothing, and its Service."""
-    template = lines.pod(name, lines.IDLE)
+    # Longer than any fault run.
+    template = lines.pod(name, lines.IDLE.replace("sleep 600", "sleep 86400"))
     return [
         {
             "apiVersion": "apps/v1",

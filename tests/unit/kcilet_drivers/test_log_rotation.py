@@ -146,6 +146,21 @@ async def test_a_runtime_that_is_away_has_its_log_as_it_was(runtime):
     assert await read(runtime) == [1, 2, 3, 4]
 
 
+async def test_a_runtime_that_did_it_and_did_not_say_so_keeps_its_new_file(runtime):
+    """As when its answer comes too late: what it writes now must not lose its name."""
+
+    async def reopen(container_id):
+        await Runtime.reopen(runtime, container_id)
+        raise ports.UnavailableError("cannot reopen the log: no answer in time")
+
+    runtime.reopen = reopen
+    runtime.write(3)
+    await rotate(runtime).look()
+    runtime.write(2)
+    assert len(names(runtime)) == 2
+    assert await read(runtime) == [1, 2, 3, 4, 5]
+
+
 async def test_a_rotation_that_was_cut_short_is_ended_by_the_next_look(runtime):
     """As after a crash between the two steps."""
     runtime.write(3)

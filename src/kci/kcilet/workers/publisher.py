@@ -1,6 +1,7 @@
 """One pod's status on its way to the source: the newest only, one write at a time, until it is there.
 
-While the source is away nothing piles up: what is kept is one status.
+What somebody else wrote over it is written again, at a bounded rate (plan/told.py). While the source is
+away nothing piles up: what is kept is one status.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from kci.kcilet.plan import patches
+from kci.kcilet.plan import patches, told
 from kci.kit import backoff as backoffs
 from kci.kit import tasks
 from kci.kube import models
@@ -18,7 +19,6 @@ from kci.source import errors, port
 
 log = structlog.get_logger(__name__)
 BACKOFF = backoffs.Backoff(initial_s=0.2, cap_s=30.0, jitter=0.3)
-REPEAT_AFTER_S = 60.0
 
 
 class Publisher:
@@ -33,7 +33,12 @@ class Publisher:
         self._source: port.PodSource | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_final = False
-        self._accepted: tuple[Mapping[str, object], float] | None = None
+        self._accepted: told.Accepted | None = None
+
+    @property
+    def told(self) -> models.PodStatus | None:
+        """The newest status that was to be written; None before the first."""
+        return self._wanted
 
     @property
     def is_final_written(self) -> bool:
@@ -47,13 +52,20 @@ class Publisher:
         annotations: Mapping[str, str],
         *,
         is_final: bool,
-    ) -> None:
-        """Have this status written unless the source shows it already."""
+    ) -> float | None:
+        """Have this status written unless the source shows it already. Returns after how many seconds to ask
+        again though nothing happens: somebody wrote over it, and it is too early to write it again.
+        """
         self._source, self._wanted, self._annotations = source, status, annotations
         self._is_final = is_final
         is_writing = self._task is not None and not self._task.done()
-        if not is_writing and self._next_patch() is not None:
-            self._task = self._group.spawn(f"status {self._name}", self._write())
+        if is_writing or (step := self._next_patch()) is None:
+            return None
+        wait_s = self._wait_s(step[1])
+        if wait_s > 0:
+            return wait_s
+        self._task = self._group.spawn(f"status {self._name}", self._write())
+        return None
 
     def close(self) -> None:
         """Give up what is not written yet."""
@@ -67,23 +79,29 @@ class Publisher:
         if view.sight is not port.Sight.PRESENT or view.pod is None:
             return None
         patch = patches.to_patch(view.pod, self._wanted, self._annotations)
-        return None if patch is None or self._is_repeated(patch) else (view.pod, patch)
+        return None if patch is None else (view.pod, patch)
 
-    def _is_repeated(self, patch: Mapping[str, object]) -> bool:
-        """Whether the server took just this patch and shows something else: it will again."""
-        if self._accepted is None or self._accepted[0] != patch:
-            return False
-        return asyncio.get_running_loop().time() < self._accepted[1] + REPEAT_AFTER_S
+    def _wait_s(self, patch: Mapping[str, object]) -> float:
+        """How long this patch of what is wanted has to wait."""
+        assert self._wanted is not None
+        return told.earliest_s(self._accepted, self._wanted, patch) - asyncio.get_running_loop().time()
 
     async def _write(self) -> None:
         failures = 0
-        while (step := self._next_patch()) is not None:
+        while (step := self._next_patch()) is not None and self._wait_s(step[1]) <= 0:
             pod, patch = step
-            assert self._source is not None
+            source, wanted = self._source, self._wanted
+            assert source is not None
+            assert wanted is not None
             try:
-                await self._source.patch_status(pod, patch)
+                await source.patch_status(pod, patch)
                 failures = 0
-                self._accepted = (patch, asyncio.get_running_loop().time())
+                self._accepted = told.Accepted(
+                    wanted,
+                    patch,
+                    at_s=asyncio.get_running_loop().time(),
+                    is_repair=told.is_repair(self._accepted, wanted),
+                )
             except errors.GoneError:
                 log.info("status not written, the pod is gone", pod=pod.key, uid=pod.uid)
                 break

@@ -18,7 +18,18 @@ import structlog
 
 from kci.contract import ids
 from kci.kcilet import ports
-from kci.kcilet.plan import actions, attempts, contents, events, histories, records, reports, statuses, steps
+from kci.kcilet.plan import (
+    actions,
+    attempts,
+    contents,
+    events,
+    histories,
+    records,
+    reports,
+    statuses,
+    steps,
+    told,
+)
 from kci.kcilet.workers import effects, machine, publisher
 from kci.kit import backoff as backoffs
 from kci.kit import tasks
@@ -187,7 +198,7 @@ class Worker:
         view = source.view
         first_look = self.pod is None and view.pod is not None
         if view.pod is not None:
-            self.pod = view.pod
+            self.pod = told.over(view.pod, self._publisher.told)
         self._is_absent = view.sight is port.Sight.ABSENT
         if first_look:
             # Messages of containers that ended before the pod was known are still to be read.
@@ -274,7 +285,9 @@ class Worker:
                 if is_under_way:
                     self._quiet_until_s = world.now_s + self._machine.limits.told_start_s
                 annotations = {INSTANCE_ID: group.group_id}
-                self._publisher.publish(source, status, annotations, is_final=is_final)
+                wait_s = self._publisher.publish(source, status, annotations, is_final=is_final)
+                if wait_s is not None:
+                    self._wake_after(wait_s)
         if group is not None:
             self._on_report(
                 reports.to_report(group, stage=stage, history=self._history, seen=self.seen, status=status)

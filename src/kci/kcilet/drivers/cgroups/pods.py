@@ -6,6 +6,7 @@ here: in every hierarchy, not only those with limits, because the runtime makes 
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import re
@@ -111,12 +112,23 @@ class PodCgroups:
 
 
 def _has_processes(folder: pathlib.Path) -> bool:
-    """Also in cgroups that the container made below its own."""
+    """Also in cgroups that the container made below its own. DriverError if it cannot be told: what is only
+    not seen must not be taken for dead.
+    """
     try:
-        return any(pathlib.Path(top, "cgroup.procs").read_bytes() for top, _, _ in os.walk(folder))
-    except OSError:
+        walk = os.walk(folder, onerror=_raise)
+        return any(pathlib.Path(top, "cgroup.procs").read_bytes() for top, _, _ in walk)
+    except OSError as error:
         # It is being removed, which can be done only without processes.
-        return False
+        if error.errno in {errno.ENOENT, errno.ENODEV}:
+            return False
+        raise ports.DriverError(
+            f"cannot look for the processes of cgroup {folder}: {error.strerror}"
+        ) from error
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _write_all(folder: pathlib.Path, files: dict[str, str]) -> None:

@@ -104,8 +104,7 @@ class Rotation:
         try:
             await self._reopen(container_id)
         except BaseException:
-            # It is written on under its new name: give it back its own.
-            await tasks.in_thread(aside.rename, path)
+            await tasks.in_thread(_give_back, aside, path)
             raise
         crashpoints.reached("logs.rotation.reopen.after")
         log.debug("log rotated", path=str(path), aside=aside.name)
@@ -122,6 +121,15 @@ def plan_cleaning(names: Sequence[str], *, max_files: int) -> Cleaning:
     return Cleaning(
         remove=[*unused, *used[:excess]], compress=[name for name in kept if not name.endswith(_GZ)]
     )
+
+
+def _give_back(aside: pathlib.Path, path: pathlib.Path) -> None:
+    """The log is written on under its new name: give it back its own, unless the runtime has made a new file
+    there all the same.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(aside)
+        aside.unlink()
 
 
 def _clean(path: pathlib.Path, max_files: int) -> None:

@@ -9,6 +9,7 @@ of each side.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import socket
@@ -24,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 _CONNECT_S = 10.0
 _READ_BYTES = 128 << 10
+_LOOPBACKS = {socket.AF_INET: ("4", "127.0.0.1"), socket.AF_INET6: ("6", "::1")}
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -51,30 +53,48 @@ class Connections:
 
     async def _connect(self, sandbox_id: ports.SandboxId, port: int) -> socket.socket:
         """The kubelet's words if nobody listens: people know them."""
-        namespace = await tasks.in_thread(self._namespace_path, sandbox_id)
         problems = []
-        for family, address, shown in (
-            (socket.AF_INET, "127.0.0.1", f"IPv4: dial tcp4 127.0.0.1:{port}"),
-            (socket.AF_INET6, "::1", f"IPv6: dial tcp6 [::1]:{port}"),
-        ):
-            try:
-                return await _dial(namespace, family, address, port)
-            except OSError as error:
-                problems.append(f"{shown}: connect: {_words(error)}")
+        left = await tasks.in_thread(self._sockets, sandbox_id)
+        try:
+            while left:
+                version, address = _LOOPBACKS[left[0].family]
+                try:
+                    async with asyncio.timeout(_CONNECT_S):
+                        await asyncio.get_running_loop().sock_connect(left[0], (address, port))
+                except OSError as error:
+                    shown = f"[{address}]" if ":" in address else address
+                    problems.append(
+                        f"IPv{version}: dial tcp{version} {shown}:{port}: connect: {_words(error)}"
+                    )
+                    left.pop(0).close()
+                else:
+                    return left.pop(0)
+        finally:
+            for unused in left:
+                unused.close()
         raise ports.DriverError(
             f"failed to connect to localhost:{port} inside namespace of sandbox {sandbox_id}, "
             + " ".join(problems)
         )
 
-    def _namespace_path(self, sandbox_id: ports.SandboxId) -> str:
-        pid = self._pids.get(sandbox_id)
+    def _sockets(self, sandbox_id: ports.SandboxId) -> list[socket.socket]:
+        """One for each family, in the order of trying. Blocking."""
+        pid = self._pids.pop(sandbox_id, None)
         if pid is None or not sessions.is_in(pid, sandbox_id):
             pid = sessions.first_process(sandbox_id)
-            self._pids.pop(sandbox_id, None)
-        if pid is None:
-            raise ports.NotFoundError(f"cannot find the network of sandbox {sandbox_id}: it has no process")
-        self._pids[sandbox_id] = pid
-        return f"/proc/{pid}/ns/net"
+        if pid is not None:
+            made = [socket_within(f"/proc/{pid}/ns/net", socket.AF_INET)]
+            # A kernel may do without.
+            with contextlib.suppress(OSError):
+                made.append(socket_within(f"/proc/{pid}/ns/net", socket.AF_INET6))
+            # Looked at afterwards: had the process ended before, its number and so the sockets could be those
+            # of any other process of the machine.
+            if sessions.is_in(pid, sandbox_id):
+                self._pids[sandbox_id] = pid
+                return made
+            for one in made:
+                one.close()
+        raise ports.NotFoundError(f"cannot find the network of sandbox {sandbox_id}: it has no process")
 
 
 class _Relay:
@@ -115,17 +135,6 @@ class _Relay:
                 self._connection.shutdown(socket.SHUT_WR)
                 return
         self._peer_is_gone.set()
-
-
-async def _dial(namespace: str, family: socket.AddressFamily, address: str, port: int) -> socket.socket:
-    connection = socket_within(namespace, family)
-    try:
-        async with asyncio.timeout(_CONNECT_S):
-            await asyncio.get_running_loop().sock_connect(connection, (address, port))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def socket_within(namespace: str, family: socket.AddressFamily) -> socket.socket:

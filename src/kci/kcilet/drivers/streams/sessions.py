@@ -33,6 +33,8 @@ _LOOK_S = 0.1
 _ENDS_LOOK_S = 0.02
 # What a process is given to end by itself, of the second in which it must have ended.
 _GRACE_S = 0.4
+# One that cannot be killed (its disk hangs) is left alone after this time.
+_GIVE_UP_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +98,13 @@ class Session:
         log.info("ending a command whose client has left", container=self._container_id, pid=number)
         for hint in (signal.SIGHUP, signal.SIGTERM):
             await tasks.in_thread(send, hint, number, self._container_id)
-        until_s = asyncio.get_running_loop().time() + _GRACE_S
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         while await tasks.in_thread(members, number, self._container_id):
-            if asyncio.get_running_loop().time() >= until_s:
+            if loop.time() >= began_s + _GIVE_UP_S:
+                log.warning("cannot end a command", container=self._container_id, pid=number)
+                return
+            if loop.time() >= began_s + _GRACE_S:
                 await tasks.in_thread(send, signal.SIGKILL, number, self._container_id)
             await asyncio.sleep(_ENDS_LOOK_S)
 
