@@ -18,6 +18,9 @@ class FakeApi:
         self.lists = 0
         # (plural, field selector) of the watches that are open.
         self.watching = []
+        # The limits that watches were begun with; the next ones are silent until they are given up.
+        self.watch_timeouts_s = []
+        self.silent_watches = 0
         # Raised by the next reading and the next writing calls, in order.
         self.failures = []
         self.write_failures = []
@@ -58,9 +61,13 @@ class FakeApi:
         timeout_s=300,
     ):
         self._fail(self.failures)
+        self.watch_timeouts_s.append(timeout_s)
         seen, line = int(resource_version), self._lines
         if seen < self._oldest:
             raise errors.GoneError("cannot watch: too old resource version", code=410, reason="Expired")
+        if self.silent_watches:
+            self.silent_watches -= 1
+            raise errors.SilentError("cannot watch: the server was silent for too long")
         self.watching.append((resource.plural, field_selector))
         try:
             async for event in self._events(resource, namespace, field_selector, seen, line):

@@ -89,7 +89,7 @@ class Streams:
         self.target = target
         if self.port_error:
             raise self.port_error
-        connection = Port(port)
+        connection = SlowPort(port) if port == 5 else Port(port)
         self.ports.append(connection)
         return connection
 
@@ -171,6 +171,7 @@ class Port:
                 self._fail("connection reset by peer")
         elif channel is channels.Channel.CLOSE:
             await self._out.put(channels.close_frame(channels.Channel.STDOUT))
+            await self._out.put(None)
 
     def _fail(self, text):
         self._out.put_nowait(channels.frame(channels.Channel.STATUS, channels.error_status(text)))
@@ -178,6 +179,43 @@ class Port:
 
     async def receive(self):
         return await self._out.get()
+
+    async def close(self):
+        self.closed.set()
+
+
+class SlowPort:
+    """A connection to a pod that closes its own direction at once and takes what comes bit by bit. What is
+    still on its way when the connection is closed is lost.
+    """
+
+    def __init__(self, number):
+        self.number = number
+        self.closed = asyncio.Event()
+        self.arrived = bytearray()
+        # Nothing arrives before.
+        self.takes = asyncio.Event()
+        self._out = asyncio.Queue()
+        self._out.put_nowait(channels.frame(channels.Channel.STDOUT))
+        self._out.put_nowait(channels.close_frame(channels.Channel.STDOUT))
+        self._on_its_way = asyncio.Queue()
+
+    async def send(self, message):
+        if self.closed.is_set():
+            raise ConnectionResetError("cannot write to a closing transport")
+        self._on_its_way.put_nowait(channels.parse(message))
+
+    async def receive(self):
+        if not self._out.empty():
+            return self._out.get_nowait()
+        await self.takes.wait()
+        while not self.closed.is_set():
+            channel, data = await self._on_its_way.get()
+            if channel is channels.Channel.CLOSE:
+                return None
+            await asyncio.sleep(0)
+            self.arrived += data
+        return None
 
     async def close(self):
         self.closed.set()

@@ -54,6 +54,12 @@ class Cluster:
     def annotate(self, uid, **annotations):
         self._change(uid, lambda meta: {"annotations": {**meta.annotations, **annotations}})
 
+    def show_running(self, uid):
+        """What runs the pod tells its status."""
+        found = self.pods[uid]
+        status = msgspec.structs.replace(found.status, phase="Running", start_time="2026-01-01T00:00:00Z")
+        self.store(msgspec.structs.replace(found, status=status))
+
     def force_delete(self, uid):
         gone = self.pods.pop(uid)
         self.copy.pop(uid, None)
@@ -175,6 +181,8 @@ class Cloud:
         cluster.cloud = self
         self.lag_s = 0.0
         self.list_fails = self.removal_fails = False
+        # Until then its listings are whole and empty, whatever there is.
+        self.lies_until_s = 0.0
         # What happens to the next creates: ok, refuse, later, lost before or after the effect.
         self.outcomes = []
         self.refused_uids = set()
@@ -278,6 +286,8 @@ class Cloud:
         await asyncio.sleep(0.02)
         if self.list_fails:
             raise provider.TryLaterError("Unavailable", "cannot list")
+        if began_s < self.lies_until_s:
+            return provider.Listing(began_s, ())
         shown_s = began_s - self.lag_s
         shown = [
             made.instance

@@ -15,7 +15,7 @@ from fakes import link_server
 
 from kci.client import errors
 from kci.contract import groups as api
-from kci.contract import operations, signing, wire
+from kci.contract import ids, operations, signing, wire
 from kci.kit import clock, tasks
 from kci.service.app import accounts, changes, groups, replays
 from kci.service.store import database
@@ -78,6 +78,14 @@ async def test_the_epoch_is_known_after_a_restart(tmp_path):
     async with service_world.running(tmp_path) as world:
         late = world.alice.create_container_group(service_world.create_request(fence=fence(2)))
         assert await stale(late) == "StaleEpoch"
+
+
+@pytest.mark.requirement("R26")
+async def test_the_epoch_of_a_write_that_was_refused_for_another_reason_counts(world):
+    made = await world.alice.create_container_group(service_world.create_request(fence=fence(3)))
+    with pytest.raises(errors.NotFoundError):
+        await world.alice.delete_container_group(ids.GroupId("kci-none"), fence=fence(4))
+    assert await stale(world.alice.delete_container_group(made, fence=fence(3))) == "StaleEpoch"
 
 
 async def test_a_fence_that_says_nothing_is_refused(world):

@@ -156,8 +156,8 @@ class Client:
         timeout_s: int = 300,
     ) -> AsyncGenerator[WatchEvent[T] | Bookmark, None]:
         """Changes after a version, until the server ends the watch after `timeout_s` (then the generator
-        ends). GoneError when the version is too old, however the server says it; UnreachableError when
-        not even a bookmark came for `watch_stall_s`. Close it (`contextlib.aclosing`).
+        ends). GoneError when the version is too old, however the server says it; SilentError when not even
+        a bookmark came for `watch_stall_s`, as may be where nothing moves. Close it (`contextlib.aclosing`).
         """
         what = f"cannot watch {resource.plural}"
         query = _query(

@@ -69,6 +69,12 @@ class UnreachableError(KubeError):
     """
 
 
+class SilentError(UnreachableError):
+    """A watch that was answered said nothing for too long: dead, or idle at a server that sends no bookmarks
+    while nothing moves. Nothing failed yet: watch again at once.
+    """
+
+
 class ConfigError(KubeError):
     """A pod's environment or volumes cannot be made from its spec and the objects that it names. The text is
     worded as the kubelet's, because users search for that. Trying again helps once the objects changed.

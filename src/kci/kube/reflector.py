@@ -9,7 +9,8 @@ comes before the new one's ADDED.
 
 Lists ask for the newest version (no resourceVersion=0: a server that lags behind after a restart could
 hide what we have seen already, which would read as deletions). A cut watch goes on from the last version
-seen; only 410, as status or as event, or the first start, lists. Idea: client-go tools/cache
+seen; only 410, as status or as event, or the first start, lists. A silent watch is begun anew at once: the
+server may be gone, or merely have nothing to say. Idea: client-go tools/cache
 (reflector.go, v0.36), keyed by UID instead of name.
 """
 
@@ -35,7 +36,11 @@ log = structlog.get_logger(__name__)
 
 # Deleted objects whose late events are still known as such. A list makes older ones needless.
 REMEMBERED_DELETIONS = 4096
+# client-go's: how long a watch that has news, or at least bookmarks, may go on.
 WATCH_TIMEOUT_S = (300, 600)
+# After a watch that said nothing: so early the server itself ends the next one, in order and on a connection
+# that is kept, before silence can be taken for death (transport.WATCH_STALL_S).
+QUIET_WATCH_TIMEOUT_S = (45, 60)
 BACKOFF = backoffs.Backoff(initial_s=0.5, cap_s=15.0, jitter=0.5)
 
 
@@ -210,6 +215,7 @@ class Reflector(Generic[T]):
         self._store: Store[T] = Store()
         self._must_list = True
         self._failures = 0
+        self._is_quiet = False
 
     @property
     def objects(self) -> Mapping[str, T]:
@@ -222,6 +228,9 @@ class Reflector(Generic[T]):
                 if self._must_list:
                     await self._list()
                 await self._watch()
+            except errors.SilentError:
+                self._is_quiet = True
+                log.info("watch was silent, watching again", resource=self._resource.plural)
             except errors.GoneError as error:
                 self._must_list = True
                 await self._pause(error)
@@ -242,11 +251,11 @@ class Reflector(Generic[T]):
             **self._selection,
             resource_version=self._store.resource_version,
             # Spread, so that not all watches of all nodes come back at once.
-            timeout_s=random.randint(*WATCH_TIMEOUT_S),  # noqa: S311
+            timeout_s=random.randint(*(QUIET_WATCH_TIMEOUT_S if self._is_quiet else WATCH_TIMEOUT_S)),  # noqa: S311
         )
         async with contextlib.aclosing(watch) as events:
             async for event in events:
-                heard, self._failures = True, 0
+                heard, self._failures, self._is_quiet = True, 0, False
                 self._tell(self._store.apply(event))
         if not heard and clock() - started < 1.0:
             raise errors.UnreachableError(f"cannot watch {self._resource.plural}: the watch ended at once")

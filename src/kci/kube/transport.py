@@ -23,7 +23,8 @@ from kci.kube import config as configs
 from kci.kube import errors
 
 CONNECT_TIMEOUT_S = 10.0
-# Bookmarks come about once a minute: a watch that is silent for longer is dead, not idle.
+# Bookmarks come about once a minute, but not from every server while nothing moves: a watch that is silent
+# for longer may be dead or idle, and is begun anew to find out.
 WATCH_STALL_S = 75.0
 MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_EVENT_BYTES = 32 * 1024 * 1024
@@ -87,10 +88,10 @@ class Transport:
     async def lines(
         self, what: str, path: str, *, query: Mapping[str, str] | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """A GET whose answer has no end: its lines. Raises UnreachableError if it is silent for too long."""
+        """A GET whose answer has no end: its lines. Raises SilentError if none comes for too long."""
         async with self._open(what, "GET", path, query, {}, None, self._watch_timeout) as response:
             rest = bytearray()
-            async for chunk in response.content.iter_any():
+            async for chunk in _chunks(what, response):
                 rest += chunk
                 # The bytes before this chunk hold no line end: only search where one can be.
                 if b"\n" not in chunk:
@@ -155,6 +156,14 @@ class Transport:
                 self._token = await tasks.in_thread(configs.read_token, self.config.token_file)
                 self._token_read_at = now
         return self._token.reveal() if self._token is not None else ""
+
+
+async def _chunks(what: str, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in response.content.iter_any():
+            yield chunk
+    except TimeoutError as error:
+        raise errors.SilentError(f"{what}: the server was silent for too long") from error
 
 
 async def _read_whole(what: str, response: aiohttp.ClientResponse) -> bytes:

@@ -115,6 +115,8 @@ class KingsoftCloud:
         return provider.InstanceId(group_id)
 
     async def remove_instance(self, instance_id: provider.InstanceId) -> None:
+        # Before it is known what the service can do, a delete would go without its epoch.
+        _ = await self._wait_prepared()
         fence = self._fence()
         self._watcher.expect_change()
         crashpoints.reached("provider.remove_instance.before")

@@ -2,8 +2,9 @@
 
 The rule that everything rests on: a failed read is no evidence. Presence is believed at once;
 absence only when the provider said so positively (`Gone`), or when two whole listings, far enough
-apart, did not have it. "Far enough" is the provider's consistency window for an instance that
-should be there, and a short second look for one whose removal was asked for.
+apart, did not have it. "Far enough" is a short second look for an instance whose removal was asked for,
+the provider's consistency window for a create in doubt, and at least LOST_LOOK_S for one that ran: on
+its absence the pod is ended, and a provider that answers wrongly for a moment must not end live work.
 
     nothing tried ──► ABSENT ──create sent──► UNKNOWN ──acknowledged or seen──► PRESENT
                         ▲                        │                                │
@@ -22,6 +23,8 @@ from kci.vnode import provider
 
 # Between the two listings that must both miss an instance whose removal was asked for.
 SECOND_LOOK_S = 1.0
+# Between the two listings that must both miss an instance that ran and that nobody asked to be removed.
+LOST_LOOK_S = 30.0
 # So many orphans at once look like a bad listing rather than like orphans.
 BRAKE_COUNT = 10
 BRAKE_SHARE = 0.2
@@ -54,6 +57,8 @@ class _Trace:
     instance: provider.Instance | None
     # Listings begun earlier say nothing about it.
     since_s: float
+    # Its pod is ended if this is taken for absent.
+    has_run: bool
     first_miss_s: float | None = None
     removal_sent_s: float | None = None
 
@@ -96,11 +101,11 @@ class Knowledge:
             },
         )
 
-    def doubt(self, uid: models.PodUid, since_s: float) -> None:
-        """An instance may exist: the pod is older than this process, or a create was sent.
-        Only listings begun after `since_s` can settle it.
+    def doubt(self, uid: models.PodUid, since_s: float, *, has_run: bool = False) -> None:
+        """An instance may exist: the pod is older than this process (`has_run` says that it had one then),
+        or a create was sent. Only listings begun after `since_s` can settle it.
         """
-        self._record(uid).traces[None] = _Trace(instance=None, since_s=since_s)
+        self._record(uid).traces[None] = _Trace(instance=None, since_s=since_s, has_run=has_run)
 
     def settle_not_created(self, uid: models.PodUid) -> None:
         """The create that was sent certainly did nothing."""
@@ -114,7 +119,7 @@ class Knowledge:
         # The change stream may have been quicker than the answer.
         if instance_id not in record.traces:
             instance = provider.Instance(instance_id, uid, provider.Phase.PENDING)
-            record.traces[instance_id] = _Trace(instance=instance, since_s=now_s)
+            record.traces[instance_id] = _Trace(instance=instance, since_s=now_s, has_run=True)
 
     def removal_sent(self, uid: models.PodUid, instance_id: provider.InstanceId, now_s: float) -> None:
         trace = self._record(uid).traces.get(instance_id)
@@ -152,7 +157,7 @@ class Knowledge:
         doubted = record.traces.pop(None, None) is not None
         trace = record.traces.get(instance.id)
         if trace is None:
-            record.traces[instance.id] = _Trace(instance=instance, since_s=0.0)
+            record.traces[instance.id] = _Trace(instance=instance, since_s=0.0, has_run=True)
             return True
         news = doubted or trace.instance != instance or trace.first_miss_s is not None
         trace.instance, trace.first_miss_s = instance, None
@@ -185,4 +190,6 @@ def _miss(trace: _Trace, began_s: float, window_s: float) -> bool:
 
 
 def _gap_s(trace: _Trace, window_s: float) -> float:
-    return window_s if trace.removal_sent_s is None else min(SECOND_LOOK_S, window_s)
+    if trace.removal_sent_s is not None:
+        return min(SECOND_LOOK_S, window_s)
+    return max(LOST_LOOK_S, window_s) if trace.has_run else window_s

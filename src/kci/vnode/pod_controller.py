@@ -32,7 +32,7 @@ SWEEP_INTERVAL_S = 60.0
 # Between the two listings that must agree before many instances are removed at once.
 BRAKE_PAUSE_S = 5.0
 # A failing create is shown on the pod after so many failures: a short blip needs nobody's attention.
-FAILURES_TO_SHOW = 3
+FAILURES_TO_SHOW = 5
 NOT_LEADER_PAUSE_S = 1.0
 # While the provider is away, or nobody knows what became of a call: it may be back any moment, and who asks
 # too often is stopped before anything is sent. Longer delays are for what one pod was told.
@@ -94,7 +94,9 @@ class PodController:
             self._known_pods.add(uid)
             if not self._synced.is_set() and self._known(uid).belief is knowledge.Belief.ABSENT:
                 # The pod is older than this process: an earlier one may have created its instance.
-                self._knowledge.doubt(uid, self._now_s())
+                self._knowledge.doubt(
+                    uid, self._now_s(), has_run=pods.is_lost_without_instance(change.object)
+                )
         self._queue.add(uid)
 
     async def run(self) -> None:

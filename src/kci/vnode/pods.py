@@ -125,11 +125,16 @@ def _start(
     retry_at_s: float,
     now_s: float,
 ) -> Action:
-    if known.existed or pod.status.start_time is not None:
+    if known.existed or is_lost_without_instance(pod):
         return Fail(provider.Refusal("InstanceLost", "the instance that ran this pod is gone"))
     if refusals:
         return Refuse(refusals[0] if len(refusals) == 1 else _joined(refusals))
     return Wait(retry_at_s) if now_s < retry_at_s else Create()
+
+
+def is_lost_without_instance(pod: models.Pod) -> bool:
+    """Whether something ran this pod and should still: if that is gone, the pod has failed."""
+    return pod.status.start_time is not None and pod.metadata.deletion_timestamp is None
 
 
 def _end(known: knowledge.Known, now_s: float) -> Action | None:

@@ -193,11 +193,22 @@ async def test_gone_as_an_event_is_the_same_error():
 
 
 @pytest.mark.requirement("R17")
-async def test_a_watch_without_even_bookmarks_is_dead():
+async def test_a_watch_without_even_bookmarks_is_given_up():
     assert transport.WATCH_STALL_S <= 75
     async with serving(lines(then="silence"), watch_stall_s=0.05) as client:
-        with pytest.raises(errors.UnreachableError, match="in time"):
+        with pytest.raises(errors.SilentError, match="silent for too long"):
             await watched(client)
+
+
+@pytest.mark.requirement("R17")
+async def test_a_watch_that_was_never_answered_has_failed():
+    async def handler(_request):
+        await asyncio.sleep(60)
+
+    async with serving(handler, watch_stall_s=0.05) as client:
+        with pytest.raises(errors.UnreachableError, match="in time") as caught:
+            await watched(client)
+        assert not isinstance(caught.value, errors.SilentError)
 
 
 @pytest.mark.parametrize("name", ["", ".", ".."])

@@ -7,18 +7,18 @@ import pytest
 from fakes import kube_api
 
 from kci.kit import backoff, tasks
-from kci.kube import errors, reflector, resources
+from kci.kube import errors, reflector, resources, transport
 
 AT_ONCE = backoff.Backoff(initial_s=0.001, cap_s=0.001)
 
 
 class World:
-    def __init__(self):
+    def __init__(self, backoff=AT_ONCE):
         self.api = kube_api.FakeApi()
         self.seen = []
         self._news = asyncio.Event()
         self.copy = reflector.Reflector(
-            self.api, resources.CONFIG_MAPS, namespace="ns", on_change=self._see, backoff=AT_ONCE
+            self.api, resources.CONFIG_MAPS, namespace="ns", on_change=self._see, backoff=backoff
         )
 
     def _see(self, change):
@@ -87,6 +87,20 @@ async def test_a_failed_list_deletes_nothing_and_is_tried_again(failure):
         ]
         await world.until(("ADDED", "b", False))
     assert {change[0] for change in world.seen} == {"ADDED"}
+
+
+@pytest.mark.requirement("R17")
+async def test_a_silent_watch_is_begun_anew_at_once_and_ended_by_the_server_from_then_on():
+    world = World(backoff=backoff.Backoff(initial_s=1000.0, cap_s=1000.0))
+    world.api.silent_watches = 2
+    async with world.running():
+        await world.create("a")
+        await world.until(("ADDED", "a", False))
+    first, *after_silence = world.api.watch_timeouts_s
+    assert first >= min(reflector.WATCH_TIMEOUT_S)
+    assert len(after_silence) == 2
+    assert max(after_silence) <= max(reflector.QUIET_WATCH_TIMEOUT_S) < transport.WATCH_STALL_S
+    assert world.api.lists == 1
 
 
 @pytest.mark.requirement("R17")

@@ -272,6 +272,24 @@ async def test_writes_name_the_epoch_to_a_service_that_understands_it():
 
 
 @pytest.mark.requirement("R26")
+async def test_a_delete_waits_until_it_is_known_whether_the_service_understands_epochs():
+    kci, kubeconfig_found = Fenced(), asyncio.Event()
+
+    async def find_kubeconfig():
+        await kubeconfig_found.wait()
+        return secret.Secret("k")
+
+    defaults = group.Defaults(cluster_id="c1", node_name="vn", subnet_id="s", security_group_ids=("g",))
+    made = cloud.KingsoftCloud(kci, defaults, right=Right(), find_kubeconfig=find_kubeconfig)
+    async with tasks.background("provider", made.run()), tasks.Tasks() as group_of_tasks:
+        group_of_tasks.start("delete", made.remove_instance("g1"))
+        await asyncio.sleep(0)
+        assert kci.fences == []
+        kubeconfig_found.set()
+    assert kci.fences == [("c1/vn", 7)]
+
+
+@pytest.mark.requirement("R26")
 async def test_a_copy_without_the_lease_sends_no_write():
     kci = Fenced()
     assert await write_both(kci, Right(epoch=0)) == ["left to the leader"] * 2

@@ -190,6 +190,26 @@ class TestKnowledge:
             known.apply(self.listing(began_s), window_s=120.0)
             assert self.belief(known, 120.0) is belief, began_s
 
+    @pytest.mark.requirement("R06")
+    @pytest.mark.parametrize("window_s", [0.0, 10.0, 120.0])
+    @pytest.mark.parametrize("since_when", ["seen", "acknowledged", "before this process"])
+    def test_what_ran_is_not_lost_by_two_bad_listings_within_a_short_time(self, since_when, window_s):
+        known = knowledge.Knowledge()
+        match since_when:
+            case "seen":
+                known.apply(provider.Seen(ONE), window_s=window_s)
+            case "acknowledged":
+                known.acknowledge(ONE.pod_uid, ONE.id, 9.0)
+            case _:
+                known.doubt(ONE.pod_uid, 9.0, has_run=True)
+        settled_s = 10.0 + max(window_s, knowledge.LOST_LOOK_S)
+        for began_s in (10.0, 10.1, 11.0, settled_s - 0.1):
+            known.apply(self.listing(began_s), window_s=window_s)
+            assert self.belief(known, window_s) is not ABSENT, began_s
+        assert known.of(ONE.pod_uid, window_s=window_s).look_at_s == settled_s
+        known.apply(self.listing(settled_s), window_s=window_s)
+        assert self.belief(known, window_s) is ABSENT
+
     def test_a_listing_begun_while_a_create_is_under_way_settles_nothing(self):
         known = knowledge.Knowledge()
         known.doubt(ONE.pod_uid, float("inf"))

@@ -104,6 +104,44 @@ async def test_more_at_once_than_may_be_are_refused_and_the_others_go_on(api):
         assert await pairs[0][1].read_exactly(1) == b"x"
 
 
+@pytest.mark.requirement("R27")
+@both
+async def test_what_a_client_sent_before_its_half_close_reaches_a_pod_that_reads_slowly(api, how, runs):
+    """As kubectl does it: it resets the stream as soon as the pod sends nothing more."""
+    content = runs.random().randbytes(4 << 20)
+    async with forwarding(api, how) as peer:
+        error, data = await connect(peer, 0, port=5)
+        await data.send(content)
+        await data.end()
+        # The local connection is not held up until the pod has read.
+        assert await data.read() == await error.read() == b""
+        await data.reset()
+        # What was sent after that has been seen as well: the node is past the reset.
+        _, other = await connect(peer, 1)
+        await other.end()
+        assert await other.read() == b""
+        slow = api.streams.ports[0]
+        assert not slow.closed.is_set()
+        slow.takes.set()
+        await asyncio.wait_for(slow.closed.wait(), 30)
+        assert bytes(slow.arrived) == content
+
+
+@pytest.mark.requirement("R38")
+async def test_a_pod_that_never_takes_what_was_sent_is_left_when_nothing_moves_for_too_long(authority):
+    async with kubelet_api.running(authority, idle_timeout_s=0.6) as api, forwarding(api) as peer:
+        _, data = await connect(peer, 0, port=5)
+        await data.send(b"x")
+        await data.end()
+        _, other = await connect(peer, 1)
+        async with asyncio.timeout(10):
+            while not (api.streams.ports and api.streams.ports[0].closed.is_set()):
+                # Another connection of the same client keeps theirs, not this one.
+                await other.send(b"x")
+                await asyncio.sleep(0.05)
+        assert not api.streams.ports[1].closed.is_set()
+
+
 @both
 async def test_why_there_is_no_connection_is_told_on_the_error_stream(api, how):
     async with forwarding(api, how) as peer:

@@ -6,11 +6,12 @@ takes an address and inserts the row. Running the group is the reconciler's work
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import ipaddress
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import structlog
 
@@ -70,7 +71,8 @@ class GroupService:
             crashpoints.reached("service.insert_group.after")
             return group
 
-        made = await self._store.run(work)
+        async with self._epoch_counts(tenant_id, request.fence):
+            made = await self._store.run(work)
         if isinstance(made, str):
             return made
         log.info(
@@ -126,7 +128,9 @@ class GroupService:
             crashpoints.reached("service.delete_group.after")
             return changed
 
-        if changed := await self._store.run(work):
+        async with self._epoch_counts(caller.tenant_id, fence):
+            changed = await self._store.run(work)
+        if changed:
             self._feed.publish(changed)
             self._on_work(group_id)
 
@@ -179,14 +183,15 @@ class GroupService:
         found = await self._store.run(lambda session: table.list_groups(session, lifecycles=_UNFINISHED))
         return [group.group_id for group in found]
 
-    async def wanted(self) -> list[link.WantedGroup]:
-        """Everything that should run, oldest first, so that the newest kubeconfig of a cluster comes last.
+    async def wanted(self) -> tuple[list[link.WantedGroup], str]:
+        """Everything that should run, and which store says so. Oldest first, so that the newest kubeconfig of
+        a cluster comes last.
         What is gone stays gone: an engine that forgot it could take another pod of that name for its own.
         """
 
-        def work(session: database.Session) -> list[link.WantedGroup]:
+        def work(session: database.Session) -> tuple[list[link.WantedGroup], str]:
             found = table.list_groups(session, lifecycles=(states.Lifecycle.WANTED,))
-            return [_to_wanted(session, group) for group in found if not group.gone]
+            return [_to_wanted(session, group) for group in found if not group.gone], database.get_id(session)
 
         return await self._store.run(work)
 
@@ -265,6 +270,18 @@ class GroupService:
                 reason=changed.reason,
             )
             self._feed.publish(changed)
+
+    @contextlib.asynccontextmanager
+    async def _epoch_counts(self, tenant_id: ids.TenantId, fence: api.Fence | None) -> AsyncIterator[None]:
+        """Around a fenced write: if it is refused for another reason, its transaction takes the epoch back,
+        but its sender holds that epoch all the same, and writes of older ones must have no effect any more.
+        """
+        try:
+            yield
+        except errors.ApiError as error:
+            if fence is not None and error.entry is not errors.STALE_EPOCH:
+                await self._store.run(lambda session: self._check_fence(session, tenant_id, fence))
+            raise
 
     def _check_fence(
         self, session: database.Session, tenant_id: ids.TenantId, fence: api.Fence | None

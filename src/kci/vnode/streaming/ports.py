@@ -95,14 +95,18 @@ class _Carrier:
             await client.fail(f"cannot forward port {port}: {error}")
 
     async def _carry(self, client: _Client, stream: provider.ExecStream) -> None:
-        # Set when one direction has ended, so that the second one ends it all.
-        ended = asyncio.Event()
+        sent, heard = asyncio.Event(), asyncio.Event()
         async with tasks.Tasks() as group:
-            to_pod = group.spawn("port to pod", self._to_pod(client, stream, ended))
-            await self._to_client(client, stream, ended)
+            to_pod = group.spawn("port to pod", self._to_pod(client, stream, sent))
+            await tasks.first_of(
+                self._to_client(client, stream, heard), self._overdue(sent, heard), name="port to client"
+            )
             to_pod.cancel()
 
-    async def _to_pod(self, client: _Client, stream: provider.ExecStream, ended: asyncio.Event) -> None:
+    async def _to_pod(self, client: _Client, stream: provider.ExecStream, sent: asyncio.Event) -> None:
+        """Sets `sent` once the client's direction has ended. The stream is not closed with it: what a slow
+        pod has not read yet would be lost. The provider ends it when all has arrived.
+        """
         # That the pod's end is gone is for `_to_client` to find out.
         with contextlib.suppress(ConnectionError):
             while (data := await client.receive()) is not None:
@@ -111,11 +115,16 @@ class _Carrier:
                     await stream.send(channels.frame(channels.Channel.STDIN, piece))
                 self._activity.touch()
             await stream.send(channels.close_frame(channels.Channel.STDIN))
-            if ended.is_set():
-                await stream.close()
-        ended.set()
+        sent.set()
 
-    async def _to_client(self, client: _Client, stream: provider.ExecStream, ended: asyncio.Event) -> None:
+    async def _overdue(self, *ends: asyncio.Event) -> None:
+        """Returns when both directions have ended and the stream's end does not come."""
+        for end in ends:
+            _ = await end.wait()
+        await asyncio.sleep(self._forwarding.idle_s)
+
+    async def _to_client(self, client: _Client, stream: provider.ExecStream, heard: asyncio.Event) -> None:
+        """Until the stream's end; sets `heard` once the pod's direction has ended."""
         is_connected = False
         while (message := await stream.receive()) is not None:
             try:
@@ -132,9 +141,7 @@ class _Carrier:
                     self._activity.touch()
                 case channels.Channel.CLOSE if data == bytes((channels.Channel.STDOUT,)):
                     await client.end()
-                    if ended.is_set():
-                        return
-                    ended.set()
+                    heard.set()
                 case channels.Channel.STATUS:
                     _, text = channels.parse_status(data)
                     # kubectl drops all of its connections at any such word: not for one that broke midway.
@@ -266,7 +273,9 @@ class _Pair:
             await self._connection.send(self.streams["data"], data)
 
     async def end(self) -> None:
-        await self._end(self.streams["data"])
+        # Errors neither: kubectl keeps its user's connection for as long as there may be one.
+        for stream_id in self.streams.values():
+            await self._end(stream_id)
 
     async def fail(self, message: str) -> None:
         if self.streams.get("error") in self._writable:
