@@ -22,6 +22,7 @@ class Line:
         self.runtime = machine_world.FakeRuntime()
         self.cluster = machine_world.FakeCluster()
         self.drivers = machine_world.drivers(self.runtime)
+        self.served = machine_world.FakeServed()
         self.cluster.put(machine_world.pod())
 
     @contextlib.asynccontextmanager
@@ -32,7 +33,7 @@ class Line:
                 ours = machine.Machine(self.drivers, clock=machine_world.LoopClock())
                 hired = agent.Agent(ours, self.cluster, group)
                 group.run_forever("agent", hired.run())
-                async with server.Server(hired, self.drivers).listen(self.socket):
+                async with server.Server(hired, self.drivers, self.served).listen(self.socket):
                     yield
                     raise _End
 

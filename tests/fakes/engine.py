@@ -30,7 +30,7 @@ class MemoryEngine:
             self._synced = False
             self._line = None
 
-    async def sync(self, groups):
+    async def sync(self, groups, *, store_id=""):
         for group_id in set(self.wanted) - {group.group_id for group in groups}:
             self._end(group_id)
         for group in groups:

@@ -526,6 +526,21 @@ def apply(pod, patch):
     )
 
 
+class FakeServed:
+    """As the file is: kept over restarts."""
+
+    place = "/kcilet/served-store"
+
+    def __init__(self):
+        self.store_id = ""
+
+    async def get_store(self):
+        return self.store_id
+
+    async def ensure_store(self, store_id):
+        self.store_id = store_id
+
+
 def drivers(runtime):
     return machine.Drivers(
         runtime=runtime,

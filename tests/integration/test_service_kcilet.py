@@ -1,15 +1,18 @@
 """The service and the real kcilet over the link, on a simulated machine: both sides read it the same way."""
 
+import asyncio
 import contextlib
 import pathlib
 
 import pytest
+import service_process
 import service_world
 from fakes import machine_world
 
 from kci.client import errors
 from kci.contract import groups as api
-from kci.kcilet import server
+from kci.kcilet import ports, server
+from kci.kcilet.drivers.served import file as served
 from kci.kcilet.workers import agent, machine
 from kci.kit import channels, tasks
 
@@ -21,6 +24,7 @@ class Kcilet:
         self.runtime = machine_world.FakeRuntime()
         self.cluster = machine_world.FakeCluster()
         self.drivers = machine_world.drivers(self.runtime)
+        self.served = machine_world.FakeServed()
 
     @contextlib.asynccontextmanager
     async def serve(self, socket):
@@ -31,7 +35,7 @@ class Kcilet:
                 hired = agent.Agent(ours, self.cluster, group)
                 running = [group.spawn("agent", hired.run())]
                 await stack.enter_async_context(
-                    server.Server(hired, self.drivers).listen(pathlib.Path(socket))
+                    server.Server(hired, self.drivers, self.served).listen(pathlib.Path(socket))
                 )
                 yield
                 running[0].cancel()
@@ -135,3 +139,49 @@ async def test_a_pod_that_is_deleted_in_the_cluster_leaves_its_group_to_the_call
         assert len(await world.alice.list_container_groups()) == 1
         await world.alice.delete_container_group(group_id)
         await service_world.until(watch, _lost(group_id))
+
+
+@contextlib.asynccontextmanager
+async def _program(folder, kcilet):
+    """The service's own program, and the kcilet that remembers which store it serves."""
+    kcilet.served = served.ServedFile(folder / "served-store")
+    program = service_process.ServiceProcess(folder)
+    async with (
+        asyncio.timeout(60),
+        kcilet.serve(str(folder / "kcilet.sock")),
+        service_process.ended(program),
+    ):
+        yield program
+
+
+async def _run_pod(program, kcilet, name, uid):
+    kcilet.cluster.put(machine_world.pod(name=name, uid=uid))
+    async with program.client() as client, service_world.watching(client) as watch:
+        group_id = await client.create_container_group(service_world.create_request(pod=name, pod_uid=uid))
+        await service_world.until(watch, _has(group_id, "Running"))
+
+
+def _running(kcilet):
+    return sum(one.phase is ports.ContainerPhase.RUNNING for one in kcilet.runtime.containers.values())
+
+
+@pytest.mark.requirement("R04")
+async def test_a_service_that_lost_its_store_answers_nobody_and_ends_no_pod(tmp_path, kcilet):
+    async with _program(tmp_path, kcilet) as program:
+        await program.start()
+        await _run_pod(program, kcilet, "web", "uid-1")
+        await program.kill()
+        for lost in tmp_path.glob("kci.db*"):
+            lost.unlink()
+
+        await program.start(may_end=True)
+        assert await program.process.wait() == 1
+        assert "cannot serve store" in program.log.read_text()
+        assert f"remove {tmp_path}/served-store" in program.log.read_text()
+        assert _running(kcilet) == 1
+
+        # Somebody decided to go on with the new one.
+        (tmp_path / "served-store").unlink()
+        await program.start()
+        while kcilet.runtime.containers:  # noqa: ASYNC110  (the fake runtime does not tell)
+            await asyncio.sleep(0.01)

@@ -19,9 +19,9 @@ from aiohttp import web
 import kci
 from kci.contract import ids
 from kci.kcilet import ports
-from kci.kcilet.plan import records
+from kci.kcilet.plan import records, stores
 from kci.kcilet.workers import agent, machine
-from kci.kit import channels, sockets, tasks
+from kci.kit import channels, crashpoints, sockets, tasks
 from kci.kube import models
 from kci.link import types as link
 
@@ -38,9 +38,10 @@ ABNORMAL_CLOSURE = 1006
 
 
 class Server:
-    def __init__(self, agent: agent.Agent, drivers: machine.Drivers) -> None:
+    def __init__(self, agent: agent.Agent, drivers: machine.Drivers, served: ports.Served) -> None:
         self._agent = agent
         self._drivers = drivers
+        self._served = served
 
     @contextlib.asynccontextmanager
     async def listen(self, path: pathlib.Path) -> AsyncIterator[None]:
@@ -78,7 +79,14 @@ class Server:
         return web.json_response({"version": kci.__version__})
 
     async def _sync(self, request: web.Request) -> web.Response:
-        self._agent.sync((await _read(request, link.Sync)).groups)
+        sync = await _read(request, link.Sync)
+        known = await self._served.get_store()
+        if refusal := stores.to_refusal(known, sync.store_id, place=self._served.place):
+            log.error("service refused", error=refusal)
+            raise _OtherStoreError(refusal)
+        # Before anything is done for it.
+        await self._note(sync.store_id)
+        self._agent.sync(sync.groups)
         return web.Response(status=204)
 
     async def _want(self, request: web.Request) -> web.Response:
@@ -87,6 +95,17 @@ class Server:
             raise _InvalidError(f"cannot take group {group.group_id} under the path of another")
         self._agent.want(group)
         return web.Response(status=204)
+
+    async def _note(self, store_id: str) -> None:
+        if not store_id:
+            return
+        crashpoints.reached("kcilet.note_store.before")
+        try:
+            await self._served.ensure_store(store_id)
+        except ports.DriverError as error:
+            # A safeguard that is missing must not keep pods from being run.
+            log.warning("store not noted", error=str(error))
+        crashpoints.reached("kcilet.note_store.after")
 
     async def _drop(self, request: web.Request) -> web.Response:
         self._agent.drop(_group_id(request))
@@ -206,6 +225,10 @@ class _Peer:
         return message.data if message.type is web.WSMsgType.BINARY else None
 
 
+class _OtherStoreError(Exception):
+    """Nothing is done for the store that asks."""
+
+
 class _InvalidError(Exception):
     """The request makes no sense."""
 
@@ -247,6 +270,8 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return await handler(request)
     except _InvalidError as error:
         return _error(400, "InvalidArgument", str(error))
+    except _OtherStoreError as error:
+        return _error(409, "OtherStore", str(error))
     except (agent.UnknownGroupError, ports.NotFoundError) as error:
         return _error(404, "NotFound", str(error))
     except ports.DriverError as error:

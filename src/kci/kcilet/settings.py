@@ -50,6 +50,11 @@ class Run:
         """Named as a kubelet's: `<namespace>_<name>_<uid>/<container>/<attempt>.log`."""
         return to_logs_dir(self.state_dir)
 
+    @property
+    def served_store(self) -> pathlib.Path:
+        """Removed by an operator who wants another store served."""
+        return self.state_dir / "served-store"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drain:

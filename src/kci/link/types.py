@@ -4,6 +4,8 @@ HTTP/1.1 with JSON over the kcilet's unix socket; the kcilet listens, the servic
 
     PUT    /v1/groups                    Sync: the whole wanted set. A group that is not in it is removed;
                                          until the first Sync after its start the kcilet removes nothing.
+                                         Refused as a whole if it comes from another store than the one that
+                                         the machine serves.
     PUT    /v1/groups/{group_id}         WantedGroup: ensure it runs as said; an older generation is ignored
     DELETE /v1/groups/{group_id}         wish to have it gone; its report says Gone when nothing is left
     GET    /v1/reports                   endless JSON lines of GroupReport: all now, then each change;
@@ -17,7 +19,7 @@ HTTP/1.1 with JSON over the kcilet's unix socket; the kcilet listens, the servic
     GET    /v1/version                   {"version": "..."}
 
 Errors are `{"error": {"code": ..., "message": ...}}` with codes NotFound (404), InvalidArgument (400),
-Unavailable (503). Losing or repeating a message does no harm: each carries a whole state.
+OtherStore (409), Unavailable (503). Losing or repeating a message does no harm: each carries a whole state.
 """
 
 from __future__ import annotations
@@ -75,6 +77,8 @@ class WantedGroup(msgspec.Struct, frozen=True, kw_only=True):
 
 class Sync(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[WantedGroup, ...]
+    # Made with the service's store, and the same in each copy of it; empty from an older service.
+    store_id: str = ""
 
 
 class Phase(enum.StrEnum):

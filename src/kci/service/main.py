@@ -21,6 +21,8 @@ from kci.service.reconcilers import reports
 from kci.service.store import database
 
 log = structlog.get_logger(__name__)
+# A kcilet that hangs must not keep the service from taking calls.
+_FIRST_TRY_S = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,10 +59,15 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
             version=importlib.metadata.version("kci"),
         )
         reader = reports.ReportReader(engine, service, reconciler)
-        async with server.listening(application, chosen.host, chosen.port, before_end=feed.close):
-            log.info("serving", host=chosen.host, port=chosen.port, region=chosen.place.region)
-            await tasks.first_of(stop.wait(), reconciler.run(service), reader.run(), name="serve")
-            log.info("stopping")
+        async with tasks.background("reports", reader.run()):
+            # Nobody gets an answer from a store that the machine does not know.
+            await tasks.first_of(
+                stop.wait(), reader.wait_tried(), asyncio.sleep(_FIRST_TRY_S), name="first try"
+            )
+            async with server.listening(application, chosen.host, chosen.port, before_end=feed.close):
+                log.info("serving", host=chosen.host, port=chosen.port, region=chosen.place.region)
+                await tasks.first_of(stop.wait(), reconciler.run(service), name="serve")
+                log.info("stopping")
     return 0
 
 

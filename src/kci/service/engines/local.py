@@ -62,8 +62,8 @@ class LocalEngine:
         finally:
             self._synced = False
 
-    async def sync(self, groups: Sequence[link.WantedGroup]) -> None:
-        await self._put("v1/groups", link.Sync(groups=tuple(groups)), _SYNC_TIMEOUT_S)
+    async def sync(self, groups: Sequence[link.WantedGroup], *, store_id: str = "") -> None:
+        await self._put("v1/groups", link.Sync(groups=tuple(groups), store_id=store_id), _SYNC_TIMEOUT_S)
         self._synced = True
 
     async def ensure(self, group: link.WantedGroup) -> None:
@@ -261,6 +261,8 @@ async def _check(answer: aiohttp.ClientResponse) -> None:
 def _error_of(status: int, text: str) -> port.EngineError:
     if status == 404:
         return port.NotFoundError(text)
+    if status == 409:
+        return port.OtherStoreError(text)
     if status == 400:
         return port.InvalidError(text)
     return port.UnreachableError(text)

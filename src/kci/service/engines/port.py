@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from kci.contract import ids
+from kci.kit import errors
 from kci.link import types as link
 
 
@@ -22,6 +23,10 @@ class UnreachableError(EngineError, ConnectionError):
 
 class NotFoundError(EngineError):
     """The engine itself says that it has no such group, container or log."""
+
+
+class OtherStoreError(EngineError, errors.UserError):
+    """What the engine runs belongs to another store: somebody must decide."""
 
 
 class InvalidError(EngineError):
@@ -52,8 +57,10 @@ class Engine(Protocol):
         """
         ...
 
-    async def sync(self, groups: Sequence[link.WantedGroup]) -> None:
-        """The whole wanted set: the engine removes what is not in it."""
+    async def sync(self, groups: Sequence[link.WantedGroup], *, store_id: str = "") -> None:
+        """The whole wanted set: the engine removes what is not in it. OtherStoreError if it serves another
+        store; then nothing is done.
+        """
         ...
 
     async def ensure(self, group: link.WantedGroup) -> None:

@@ -27,15 +27,24 @@ class ReportReader:
         self._failures = 0
         # The last cause that was logged since the engine was in step.
         self._told = ""
+        self._tried = asyncio.Event()
+
+    async def wait_tried(self) -> None:
+        """Returns once the engine was called for the first time, whether it answered or not."""
+        _ = await self._tried.wait()
 
     async def run(self) -> None:
+        """Ends with OtherStoreError: callers would be answered from a store that is not the right one."""
         while True:
             try:
                 await self._follow()
+            except port.OtherStoreError:
+                raise
             except Exception as error:  # noqa: BLE001  (a worker's outermost loop)
                 self._failures += 1
                 delay_s = self._backoff.delay_s(self._failures)
                 self._tell(error, delay_s)
+                self._tried.set()
                 await asyncio.sleep(delay_s)
 
     def _tell(self, error: Exception, delay_s: float) -> None:
@@ -54,12 +63,13 @@ class ReportReader:
 
     async def _follow(self) -> None:
         async with self._engine.observe() as reports:
-            wanted = await self._service.wanted()
+            wanted, store_id = await self._service.wanted()
             crashpoints.reached("service.sync.before")
-            await self._engine.sync(wanted)
+            await self._engine.sync(wanted, store_id=store_id)
             crashpoints.reached("service.sync.after")
             log.info("engine is in step", groups=len(wanted))
             self._failures, self._told = 0, ""
+            self._tried.set()
             # What came, or was to go, while the set was on its way.
             await self._reconciler.signal_all(self._service)
             async for report in reports:

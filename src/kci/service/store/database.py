@@ -38,6 +38,7 @@ _HEADER = b"SQLite format 3\0"
 _KEY_CHECK = "key-check"
 _CHANGES = "changes"
 _SCHEMA = "schema"
+_ID = "id"
 _BUSY_TIMEOUT_S = 5.0
 # What the disk or the file system says; all else that goes wrong at the start is in the file itself.
 _NOT_DAMAGE = ("SQLITE_IOERR", "SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_BUSY")
@@ -130,6 +131,11 @@ def open_database(path: pathlib.Path, key: bytes) -> Database:
         raise errors.UnusableStoreError(
             f"cannot use the database {path}: {error.strerror or error}"
         ) from error
+
+
+def get_id(session: Session) -> str:
+    """Made with the store; a copy of it has the same."""
+    return (_get_fact(session.connection, _ID) or b"").decode()
 
 
 def _take_lock(path: pathlib.Path) -> int:
