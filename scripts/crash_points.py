@@ -52,6 +52,7 @@ EFFECTS = (
         ("runtime", "volumes", "network", "cgroups", "logs"),
         ("run_", "create_", "start_", "stop_", "remove_", "pull_", "ensure_"),
     ),
+    Effect("kcilet/server.py", ("served",), ("ensure_",)),
 )
 # The store is opened, checked and made by functions of their own, before anybody was answered.
 EXCEPTIONS = {("service/store/database.py", "_check_key"), ("service/store/database.py", "_make")}

@@ -21,6 +21,8 @@ class CriServer(api_pb2_grpc.RuntimeServiceServicer, api_pb2_grpc.ImageServiceSe
         self.containers = {}
         self.calls = collections.Counter()
         self.after_a_look = lambda: None
+        # What those who follow the events are told; None: there are no events here.
+        self.events = None
         # Registry users that may pull, and who has tried.
         self.allowed = {""}
         self.tried = []
@@ -61,6 +63,12 @@ class CriServer(api_pb2_grpc.RuntimeServiceServicer, api_pb2_grpc.ImageServiceSe
         self.calls["PodSandboxStatus"] += 1
         network = api_pb2.PodSandboxNetworkStatus(ip="10.0.0.7")
         return api_pb2.PodSandboxStatusResponse(status=api_pb2.PodSandboxStatus(network=network))
+
+    async def GetContainerEvents(self, request, context):  # noqa: N802
+        if self.events is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no events")
+        for event in self.events:
+            yield event
 
     async def StopContainer(self, request, context):  # noqa: N802
         await context.abort(grpc.StatusCode.NOT_FOUND, "no such container")

@@ -145,6 +145,7 @@ def make_drivers(where, runtime, wires, parent):
             attach_url=runtime.attach_url,
             is_written=runtime.is_written,
             clock=clock.SystemClock(),
+            commands_dir=where.kcilet / "commands",
         ),
     )
 

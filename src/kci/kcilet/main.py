@@ -15,6 +15,7 @@ from kci.kcilet.drivers.logs import folders as logs
 from kci.kcilet.drivers.logs import rotation
 from kci.kcilet.drivers.network import server as network
 from kci.kcilet.drivers.runtime import cri
+from kci.kcilet.drivers.served import file as served
 from kci.kcilet.drivers.streams import driver as streams
 from kci.kcilet.drivers.volumes import folders as volumes
 from kci.kcilet.workers import agent, drain, machine
@@ -48,18 +49,20 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
         runtime = await stack.enter_async_context(cri.open_runtime(str(chosen.cri_endpoint)))
         version = await wait_for(runtime)
         system_clock = clock.SystemClock()
+        carried = streams.MachineStreams(
+            exec_url=runtime.exec_url,
+            attach_url=runtime.attach_url,
+            is_written=runtime.is_written,
+            clock=system_clock,
+            commands_dir=chosen.state_dir / "commands",
+        )
         drivers = machine.Drivers(
             runtime=runtime,
             volumes=volumes.PodFolders(chosen.state_dir),
             network=await stack.enter_async_context(network.open_network(chosen.cni_socket, chosen.bridge)),
             cgroups=cgroups.PodCgroups(chosen.cgroup_parent),
             logs=logs.Folders(chosen.logs_dir),
-            streams=streams.MachineStreams(
-                exec_url=runtime.exec_url,
-                attach_url=runtime.attach_url,
-                is_written=runtime.is_written,
-                clock=system_clock,
-            ),
+            streams=carried,
         )
         ours = machine.Machine(
             drivers,
@@ -76,12 +79,14 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
         )
         sources = await stack.enter_async_context(cluster.ClusterSources(clock=system_clock))
         log.info("ready", runtime=version.name, runtime_version=version.version)
+        ours_to_serve = served.ServedFile(chosen.served_store)
         with contextlib.suppress(_Stopped):
             async with tasks.Tasks() as group:
                 hired = agent.Agent(ours, sources, group)
                 group.run_forever("agent", hired.run())
                 group.run_forever("logs", rotated.run())
-                async with server.Server(hired, drivers).listen(chosen.socket):
+                group.start("left-commands", carried.end_left_commands())
+                async with server.Server(hired, drivers, ours_to_serve).listen(chosen.socket):
                     _ = await stop.wait()
                     raise _Stopped
     log.info("stopped")

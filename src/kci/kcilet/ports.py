@@ -327,6 +327,26 @@ class LogFolders(Protocol):
         ...
 
 
+# ---- the store that is served --------------------------------------------------------------------
+
+
+class Served(Protocol):
+    """Which store this machine serves, kept over restarts."""
+
+    @property
+    def place(self) -> str:
+        """The file that an operator removes to have another store served."""
+        ...
+
+    async def get_store(self) -> str:
+        """Its id; empty if none was served yet, or an operator wants another one served."""
+        ...
+
+    async def ensure_store(self, store_id: str) -> None:
+        """Note it."""
+        ...
+
+
 # ---- streams --------------------------------------------------------------------------------------
 
 

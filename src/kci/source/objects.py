@@ -110,14 +110,17 @@ class Watch:
     async def run(self) -> None:
         """Until cancelled, or until nothing can change any more."""
         failures = 0
+        loop = asyncio.get_running_loop()
         while not self._is_final:
+            began_s = loop.time()
             try:
                 await self._reflector.run()
             except _FinalError:
                 log.debug("object is immutable, not watched any more", object=str(self._key))
             except Exception as error:
                 # Whatever is wrong with one object must not end the others' watches.
-                failures += 1
+                # One that was well for long begins anew.
+                failures = 1 if loop.time() - began_s > BACKOFF.cap_s else failures + 1
                 delay_s = BACKOFF.delay_s(failures)
                 log.exception(
                     "object not watched, trying again",

@@ -50,6 +50,7 @@ class Machine:
             attach_url=runtime.attach_url,
             is_written=runtime.is_written,
             clock=clock.SystemClock(),
+            commands_dir=where.kcilet / "commands",
         )
 
     async def image(self):

@@ -8,6 +8,7 @@ from fakes import cri_server
 
 from kci.kcilet import ports
 from kci.kcilet.drivers.runtime import cri
+from kci.kcilet.drivers.runtime.api import api_pb2
 from kci.kit import secret
 from kci.kube import models
 
@@ -56,6 +57,50 @@ async def test_a_runtime_without_events_is_looked_at_instead(server, runtime):
     server.after_a_look = lambda: setattr(server.containers["uid-2"], "state", cri_server.EXITED)
     async with contextlib.aclosing(runtime.events()) as events, asyncio.timeout(10):
         assert await anext(events) == ports.RuntimeEvent(pod_uid=models.PodUid("uid-2"))
+
+
+def event(server, uid, state):
+    status = api_pb2.ContainerStatus(id=server.containers[uid].id, state=state, started_at=4, exit_code=1)
+    box = api_pb2.PodSandboxStatus(
+        id=server.sandboxes[uid].id,
+        metadata=server.sandboxes[uid].metadata,
+        labels=server.sandboxes[uid].labels,
+        network=api_pb2.PodSandboxNetworkStatus(ip="10.0.0.8"),
+    )
+    return api_pb2.ContainerEventResponse(pod_sandbox_status=box, containers_statuses=[status])
+
+
+async def test_what_an_event_tells_of_a_start_is_not_asked(server, runtime):
+    server.add_pod(UID, state=api_pb2.ContainerState.CONTAINER_CREATED)
+    _ = await runtime.list_pods()
+    server.calls.clear()
+    server.events = [event(server, UID, cri_server.RUNNING)]
+    async with contextlib.aclosing(runtime.events()) as events, asyncio.timeout(10):
+        assert await anext(events) == ports.RuntimeEvent(pod_uid=UID)
+    server.containers[UID].state = cri_server.RUNNING
+    seen = await runtime.observe_pod(UID)
+    assert seen.sandboxes[0].address == "10.0.0.8"
+    assert seen.containers[0].started_at_ns == 4
+    assert server.calls == {}
+
+
+async def test_what_an_event_tells_of_an_end_is_asked_all_the_same(server, runtime):
+    """Why it ended (OOMKilled) may be known only a moment later."""
+    server.add_pod(UID)
+    _ = await runtime.observe_pod(UID)
+    server.events = [event(server, UID, cri_server.EXITED)]
+    async with contextlib.aclosing(runtime.events()) as events, asyncio.timeout(10):
+        _ = await anext(events)
+    server.containers[UID].state = cri_server.EXITED
+    assert (await runtime.observe_pod(UID)).containers[0].exit_code == 3
+
+
+async def test_a_late_event_does_not_bring_back_what_was_removed(server, runtime):
+    server.events = []
+    server.add_pod(UID)
+    late = event(server, UID, cri_server.RUNNING)
+    runtime._learn(late)
+    assert runtime._statuses == {}
 
 
 async def test_each_credential_that_fits_is_tried(server, runtime):

@@ -1,5 +1,8 @@
 """ConfigMaps and Secrets that pods keep: one watch each, as long as somebody needs it."""
 
+import asyncio
+import itertools
+
 import pytest
 from fakes import kcilet_world, source_world
 from fakes.source_world import group, kubeconfig, sources_of, until
@@ -7,6 +10,7 @@ from fakes.source_world import group, kubeconfig, sources_of, until
 from kci.kit import tasks
 from kci.kube import errors, resources
 from kci.source import errors as source_errors
+from kci.source import objects
 
 ON_A = ("configmaps", "metadata.name=a")
 ON_PODS = ("pods", "spec.nodeName=vn1")
@@ -159,3 +163,21 @@ async def test_watches_go_on_with_a_newer_kubeconfig(api):
         await api.put_config_map(k="2")
         await until(lambda: pod.source.content != before)
         renewed.leave()
+
+
+@kcilet_world.on_virtual_time
+async def test_a_watch_that_was_well_for_long_is_tried_again_at_once():
+    asked_at_s = []
+
+    async def client():
+        asked_at_s.append(asyncio.get_running_loop().time())
+        if len(asked_at_s) == 10:
+            await asyncio.sleep(3600)
+        raise RuntimeError("nobody expects this")
+
+    watch = objects.Watch(objects.Key(resources.CONFIG_MAPS, "default", "a"), client)
+    async with tasks.background("watch", watch.run()):
+        await until(lambda: len(asked_at_s) == 11)
+    delays_s = [after - before for before, after in itertools.pairwise(asked_at_s)]
+    assert delays_s[8] > objects.BACKOFF.cap_s / 2
+    assert delays_s[9] - 3600 <= objects.BACKOFF.initial_s

@@ -53,6 +53,8 @@ class World:
     refusal: str = ""
     # Whether the final status is written, or nobody is left to read it.
     status_settled: bool = True
+    # Whether it is this pod's turn to start: only a few do at once.
+    has_place: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,11 +67,13 @@ class Decision:
     told: tuple[events.Event, ...] = ()
     # When to plan again though nothing happened.
     wake_at_s: float | None = None
+    # Whether the pod starts, or would if it were its turn.
+    wants_place: bool = False
 
 
 def plan(world: World, history: histories.History) -> Decision:
     """The next actions. Asked again with the same facts while those are carried out, it asks for none."""
-    draft = _Draft(world.now_s, world.content, history)
+    draft = _Draft(world, history)
     _decide_ending(world, draft)
     if draft.history.ending is not None:
         return draft.decide(_end(world, draft, draft.history.ending))
@@ -81,10 +85,12 @@ def plan(world: World, history: histories.History) -> Decision:
 class _Draft:
     """A decision being made."""
 
-    def __init__(self, now_s: float, content: str, history: histories.History) -> None:
-        self.now_s = now_s
-        self.content = content
+    def __init__(self, world: World, history: histories.History) -> None:
+        self.now_s = world.now_s
+        self.content = world.content
         self.history = history
+        self._has_place = world.has_place
+        self._wants_place = False
         self._busy = {actions.subject(action) for action in history.doing}
         self._actions: list[actions.Action] = []
         self._cancel: set[actions.Action] = set()
@@ -95,16 +101,27 @@ class _Draft:
         """Ask for an action unless its subject is being worked on, or has to wait after a failure and nothing
         has changed since.
         """
+        if self._is_due(action):
+            self._busy.add(actions.subject(action))
+            self._actions.append(action)
+
+    def _is_due(self, action: actions.Action) -> bool:
         subject = actions.subject(action)
         if subject in self._busy:
-            return
+            return False
         failure = self.history.failures.get(subject)
         is_waiting = failure is not None and not failure.is_outdated_by(action)
         if failure is not None and is_waiting and self.now_s < failure.retry_at_s:
             self.wake(failure.retry_at_s)
-            return
-        self._busy.add(subject)
-        self._actions.append(action)
+            return False
+        return True
+
+    def ask_to_start(self, action: actions.Action) -> None:
+        """As `ask`, but only when it is this pod's turn."""
+        if self._has_place:
+            self.ask(action)
+        elif self._is_due(action):
+            self._wants_place = True
 
     def ask_to_stop(self, action: actions.StopContainer) -> None:
         """As `ask`, but a shorter grace period overtakes a stop that is under way."""
@@ -141,7 +158,14 @@ class _Draft:
             cancel=frozenset(self._cancel),
             told=tuple(self._events),
             wake_at_s=self._wake_at_s,
+            wants_place=self._wants_place or (self._has_place and self._is_starting()),
         )
+
+    def _is_starting(self) -> bool:
+        """Whether the place is used. It is not kept over a pull, which may take minutes and little CPU."""
+        if self.is_busy(actions.RunSandbox, actions.StartContainer):
+            return True
+        return not self.history.pulling and self.is_busy(actions.PrepareVolumes, actions.EnsureImage)
 
 
 # ---- running --------------------------------------------------------------------------------------
@@ -166,7 +190,8 @@ def _run(pod: models.Pod, seen: ports.SeenPod, draft: _Draft) -> None:
     ]
     is_running = any(records.is_kept_running(seen, container.name) for container in pod.spec.containers)
     if (due or is_running) and draft.history.laid_out != draft.content:
-        draft.ask(actions.PrepareVolumes(draft.content))
+        ask = draft.ask if sandbox is not None else draft.ask_to_start
+        ask(actions.PrepareVolumes(draft.content))
     for container in due:
         _start(pod, container, sandbox, seen, draft)
     if not draft.is_busy(actions.RunSandbox, actions.StartContainer):
@@ -188,7 +213,7 @@ def _replace_sandbox(pod: models.Pod, seen: ports.SeenPod, draft: _Draft) -> Non
     for sandbox in ready:
         draft.ask(actions.StopSandbox(sandbox.id))
     if not ready:
-        draft.ask(actions.RunSandbox(0 if newest is None else newest.attempt + 1))
+        draft.ask_to_start(actions.RunSandbox(0 if newest is None else newest.attempt + 1))
 
 
 def _waits_for_restart(
@@ -231,7 +256,8 @@ def _start(
             draft.ask(actions.StartContainer(container.name, newest.attempt, sandbox.id, created=newest.id))
         return
     if container.name not in history.images:
-        draft.ask(actions.EnsureImage(container.name, container.image, pull_policy(container)))
+        ask = draft.ask if sandbox is not None else draft.ask_to_start
+        ask(actions.EnsureImage(container.name, container.image, pull_policy(container)))
         _announce_pull_back_off(container, draft)
         return
     if sandbox is None or not history.volumes_ready:

@@ -132,26 +132,25 @@ async def _run_sandbox(machine: machine.Machine, action: actions.RunSandbox, job
     for event in events.not_served(pod, kube_proxy=group.kube_proxy):
         job.tell(event)
     resolver = resolved.resolver
-    async with machine.starting():
-        crashpoints.reached("kcilet.cgroup.before")
-        cgroup = await drivers.cgroups.ensure_cgroup(
-            pod.uid, cpu_milli=group.cpu_milli, memory_mib=group.memory_mib, pids=machine.limits.pids
-        )
-        crashpoints.reached("kcilet.cgroup.after")
-        drivers.network.expect(pod.uid, group.interface)
-        spec = ports.SandboxSpec(
-            pod=pod,
-            group_id=group.group_id,
-            attempt=action.attempt,
-            hostname=identity.sandbox_hostname(pod, group.cluster_domain),
-            log_directory=drivers.logs.log_directory(pod),
-            cgroup_parent=cgroup,
-            dns=ports.DnsConfig(resolver.servers, resolver.searches, resolver.options),
-            runtime_handler=machine.runtime_handler,
-        )
-        crashpoints.reached("kcilet.run_sandbox.before")
-        _ = await drivers.runtime.run_sandbox(spec)
-        crashpoints.reached("kcilet.run_sandbox.after")
+    crashpoints.reached("kcilet.cgroup.before")
+    cgroup = await drivers.cgroups.ensure_cgroup(
+        pod.uid, cpu_milli=group.cpu_milli, memory_mib=group.memory_mib, pids=machine.limits.pids
+    )
+    crashpoints.reached("kcilet.cgroup.after")
+    drivers.network.expect(pod.uid, group.interface)
+    spec = ports.SandboxSpec(
+        pod=pod,
+        group_id=group.group_id,
+        attempt=action.attempt,
+        hostname=identity.sandbox_hostname(pod, group.cluster_domain),
+        log_directory=drivers.logs.log_directory(pod),
+        cgroup_parent=cgroup,
+        dns=ports.DnsConfig(resolver.servers, resolver.searches, resolver.options),
+        runtime_handler=machine.runtime_handler,
+    )
+    crashpoints.reached("kcilet.run_sandbox.before")
+    _ = await drivers.runtime.run_sandbox(spec)
+    crashpoints.reached("kcilet.run_sandbox.after")
 
 
 async def _start_container(machine: machine.Machine, action: actions.StartContainer, job: Job) -> None:

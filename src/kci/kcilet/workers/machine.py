@@ -1,13 +1,12 @@
-"""What all workers share: the drivers, the limits, and the gates that bound what runs at once."""
+"""What all workers share: the drivers, the limits, and what bounds how much runs at once."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
 
 from kci.kcilet import ports
+from kci.kcilet.workers import places
 from kci.kit import clock
 
 
@@ -23,10 +22,9 @@ class Drivers:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    # Sandboxes being made at once. Making them is CPU-bound: in a burst a few at a time take as long in
-    # all as everything at once, and the first pods become Ready far earlier.
+    # Pods being started at once (workers/places.py).
     starts: int = 4
-    # How long a sandbox being made keeps its place among them.
+    # How long a pod being started counts as one of them.
     start_place_s: float = 3.0
     # Images being pulled at once; a kubelet's maxParallelImagePulls is this in many clusters.
     pulls: int = 5
@@ -63,7 +61,7 @@ class Machine:
         self.runtime_handler = runtime_handler
         # Stands before container ids in a pod's status.
         self.runtime_name = runtime_name
-        self._starts = asyncio.Semaphore(self.limits.starts)
+        self.places = places.Places(self.limits.starts, counts_for_s=self.limits.start_place_s)
         self.pulls = asyncio.Semaphore(self.limits.pulls)
         self._clock = clock
 
@@ -71,20 +69,6 @@ class Machine:
     def shows_processes(self) -> bool:
         """Whether a container's processes are this machine's: a virtual machine's are not."""
         return self.runtime_handler in {"", "runc", "crun"}
-
-    @contextlib.asynccontextmanager
-    async def starting(self) -> AsyncIterator[None]:
-        """One of the places for sandboxes being made. One that hangs needs no CPU: it gives its place back,
-        and delays no other pod.
-        """
-        _ = await self._starts.acquire()
-        with contextlib.ExitStack() as place:
-            _ = place.callback(self._starts.release)
-            early = asyncio.get_running_loop().call_later(self.limits.start_place_s, place.close)
-            try:
-                yield
-            finally:
-                early.cancel()
 
     def now_s(self) -> float:
         return self._clock.now().timestamp()

@@ -100,7 +100,9 @@ class Worker:
     def wake(self, *, look: bool = False) -> None:
         """Have another turn; with `look` the runtime is asked first."""
         self._must_look |= look
-        self._awake.set()
+        # Events of a start need not be followed: a start looks when it is done.
+        if not (look and self._is_starting()):
+            self._awake.set()
 
     def note_lost(self, lost: frozenset[ports.ContainerId]) -> None:
         """These containers have no processes, whatever the runtime says."""
@@ -111,7 +113,8 @@ class Worker:
 
     async def run(self) -> None:
         """May be run again after an error: what it knows, it looks at again."""
-        self.wake(look=True)
+        self._must_look = True
+        self._awake.set()
         failures = 0
         async with tasks.Tasks() as group:
             self._group = group
@@ -142,6 +145,7 @@ class Worker:
                     self._timer = None
                 if self._confirming is not None:
                     _ = self._confirming.cancel()
+                self._machine.places.give_back(self.uid)
                 self._publisher.close()
 
     # ---- a turn ---------------------------------------------------------------------------------
@@ -155,7 +159,7 @@ class Worker:
             await self._read_messages()
         world = self._world()
         before = self._history.ending
-        decision = steps.plan(world, self._history)
+        decision = self._plan(world)
         self._history = decision.history
         self._keep_objects(decision.stage, world)
         if before != self._history.ending:
@@ -174,8 +178,16 @@ class Worker:
         self._wake_at(wake_at_s)
         return decision.stage
 
+    def _plan(self, world: steps.World) -> steps.Decision:
+        places = self._machine.places
+        decision = steps.plan(world, self._history)
+        if not decision.wants_place:
+            places.give_back(self.uid)
+        elif not world.has_place and places.take(self.uid, self.wake):
+            decision = steps.plan(dataclasses.replace(world, has_place=True), self._history)
+        return decision
+
     def _is_starting(self) -> bool:
-        """Whether events need not be followed: a start looks when it is done."""
         kinds = (actions.RunSandbox, actions.StartContainer)
         return any(isinstance(action, kinds) for action in self._history.doing)
 
@@ -240,6 +252,7 @@ class Worker:
             absent=self._is_absent and (pod is None or pod.metadata.deletion_timestamp is None),
             refusal=_refusal(pod),
             status_settled=self._is_settled(),
+            has_place=self._machine.places.is_held(self.uid),
         )
 
     def _content(self) -> str:

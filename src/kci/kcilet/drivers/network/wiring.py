@@ -121,4 +121,4 @@ def _enter(namespace: int) -> None:
 def _text(error: Exception) -> str:
     if isinstance(error, pyroute2.NetlinkError):
         return os.strerror(error.code)
-    return str(error)
+    return (isinstance(error, OSError) and error.strerror) or str(error)

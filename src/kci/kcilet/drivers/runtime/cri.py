@@ -120,7 +120,8 @@ class CriRuntime:
         )
         found: Sequence[api_pb2.PodSandbox] = answer.items
         for sandbox in found:
-            self._sandboxes.setdefault(sandbox.id, sandboxes.to_known_config(sandbox))
+            if sandbox.id not in self._sandboxes:
+                self._sandboxes[sandbox.id] = sandboxes.to_known_config(sandbox)
             self._pod_uids[sandbox.id] = models.PodUid(sandbox.metadata.uid)
         return found
 
@@ -183,6 +184,7 @@ class CriRuntime:
         try:
             async with contextlib.aclosing(answers):
                 async for answer in answers:
+                    self._learn(answer)
                     pod_uid = self._pod_of(answer)
                     if pod_uid:
                         yield ports.RuntimeEvent(pod_uid=pod_uid)
@@ -199,6 +201,16 @@ class CriRuntime:
         if status.labels.get(labels.MANAGED):
             return models.PodUid(status.metadata.uid)
         return self._pod_uids.get(event.container_id)
+
+    def _learn(self, event: api_pb2.ContainerEventResponse) -> None:
+        """What a start is asked for otherwise. Of an end only the first half may be known yet (OOMKilled)."""
+        box = event.pod_sandbox_status
+        if box.network.ip and box.state == api_pb2.PodSandboxState.SANDBOX_READY:
+            self._addresses[box.id] = box.network.ip
+        for status in event.containers_statuses:
+            # An event may be late: what was removed stays forgotten.
+            if status.state == api_pb2.ContainerState.CONTAINER_RUNNING and status.id in self._pod_uids:
+                self._statuses[status.id] = status
 
     async def _polled_events(self) -> AsyncGenerator[ports.RuntimeEvent, None]:
         before: dict[str, int] | None = None

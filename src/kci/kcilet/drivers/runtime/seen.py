@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 
 from kci.kcilet import ports
@@ -28,10 +29,17 @@ class Listing:
     containers: Sequence[api_pb2.Container]
 
     def of(self, pod_uid: models.PodUid) -> Listing:
-        return Listing(
-            [one for one in self.sandboxes if one.metadata.uid == pod_uid],
-            [one for one in self.containers if one.labels[labels.POD_UID] == pod_uid],
-        )
+        return self._by_pod.get(pod_uid) or Listing([], [])
+
+    @functools.cached_property
+    def _by_pod(self) -> dict[models.PodUid, Listing]:
+        """Once for all who share the look."""
+        found: dict[models.PodUid, tuple[list[api_pb2.PodSandbox], list[api_pb2.Container]]] = {}
+        for sandbox in self.sandboxes:
+            found.setdefault(models.PodUid(sandbox.metadata.uid), ([], []))[0].append(sandbox)
+        for container in self.containers:
+            found.setdefault(models.PodUid(container.labels[labels.POD_UID]), ([], []))[1].append(container)
+        return {pod_uid: Listing(*lists) for pod_uid, lists in found.items()}
 
 
 def to_container(listed: api_pb2.Container, status: api_pb2.ContainerStatus | None) -> ports.SeenContainer:

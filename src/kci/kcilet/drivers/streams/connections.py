@@ -81,6 +81,7 @@ class Connections:
         """One for each family, in the order of trying. Blocking."""
         pid = self._pids.pop(sandbox_id, None)
         if pid is None or not sessions.is_in(pid, sandbox_id):
+            self._forget_ended()
             pid = sessions.first_process(sandbox_id)
         if pid is not None:
             made = [socket_within(f"/proc/{pid}/ns/net", socket.AF_INET)]
@@ -95,6 +96,12 @@ class Connections:
             for one in made:
                 one.close()
         raise ports.NotFoundError(f"cannot find the network of sandbox {sandbox_id}: it has no process")
+
+    def _forget_ended(self) -> None:
+        """At each look for another: else every sandbox that there ever was stays known."""
+        for sandbox_id, pid in list(self._pids.items()):
+            if not sessions.is_in(pid, sandbox_id):
+                self._pids.pop(sandbox_id, None)
 
 
 class _Relay:

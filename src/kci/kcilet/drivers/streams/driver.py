@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.streams import connections, inotify, logs, sessions
+from kci.kcilet.drivers.streams import connections, inotify, journal, logs, sessions
 from kci.kcilet.drivers.streams import exec as execs
 from kci.kit import clock as clocks
 from kci.link import types as link
@@ -14,7 +14,8 @@ from kci.link import types as link
 
 class MachineStreams:
     """`exec_url` and `attach_url` say where the runtime has the streams of a command and of a container;
-    `is_written` says whether a container still writes a log file. All are the runtime driver's.
+    `is_written` says whether a container still writes a log file. All are the runtime driver's. In
+    `commands_dir`, which is ours alone, it is noted which commands run.
     """
 
     def __init__(
@@ -24,12 +25,13 @@ class MachineStreams:
         attach_url: Callable[[ports.ContainerId, link.AttachOptions], Awaitable[str]],
         is_written: Callable[[pathlib.Path], Awaitable[bool]],
         clock: clocks.Clock,
+        commands_dir: pathlib.Path,
     ) -> None:
         self._exec_url = exec_url
         self._attach_url = attach_url
         self._is_written = is_written
         self._clock = clock
-        self._sessions = sessions.Sessions()
+        self._sessions = sessions.Sessions(journal.Journal(commands_dir))
         self._connections = connections.Connections()
         self._watcher = inotify.Watcher()
 
@@ -38,6 +40,10 @@ class MachineStreams:
     ) -> None:
         async with self._sessions.starting(container_id) as session:
             await execs.run(lambda: self._exec_url(container_id, options), options, peer, on_left=session.end)
+
+    async def end_left_commands(self) -> None:
+        """End what a run of ours that was killed has started."""
+        await self._sessions.end_left()
 
     async def attach(
         self, container_id: ports.ContainerId, options: link.AttachOptions, peer: ports.StreamPeer

@@ -5,6 +5,8 @@ the kernel is asked. A command's process leads a session of its own, is in the c
 its parent outside of the container's namespace of processes; commands of one container are started one
 after another, so the one that is new belongs to the command that was started. Where containers have a
 kernel of their own nothing is found, and nothing is ended.
+
+Which commands run is noted (journal.py): those of a run of ours that was killed are ended by the next one.
 """
 
 from __future__ import annotations
@@ -17,17 +19,21 @@ import pathlib
 import signal
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Set as AbstractSet
 
 import structlog
 
 from kci.kcilet import ports
-from kci.kit import tasks
+from kci.kcilet.drivers.streams import journal as journals
+from kci.kit import crashpoints, tasks
 
 log = structlog.get_logger(__name__)
 
 _FILE_BYTES = 4096
 # How long a process may take to appear before the next command of its container may start.
 _APPEARS_S = 10.0
+# The same for one that was about to be started when an earlier run was killed.
+_LEFT_APPEARS_S = 1.0
 _FIRST_LOOK_S = 0.03
 _LOOK_S = 0.1
 _ENDS_LOOK_S = 0.02
@@ -47,46 +53,105 @@ class Process:
     parent: int = dataclasses.field(compare=False)
     session: int = dataclasses.field(compare=False)
 
+    @property
+    def identity(self) -> journals.Identity:
+        return self.pid, self.started_at
+
+    @classmethod
+    def of(cls, identity: journals.Identity) -> Process:
+        """One that leads a session; whose child it is is not known any more."""
+        pid, started_at = identity
+        return cls(pid=pid, started_at=started_at, parent=0, session=pid)
+
 
 class Sessions:
     """What commands started in containers."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: journals.Journal) -> None:
+        self._journal = journal
+        # Known before the first command of ours is started: it is not to be taken for one of these.
+        self._left = journal.left()
         self._gates: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     @contextlib.asynccontextmanager
     async def starting(self, container_id: ports.ContainerId) -> AsyncIterator[Session]:
         """Inside the block a command is started and runs; the session that is given is what it started."""
+        with contextlib.ExitStack() as held:
+            await self._enter_gate(container_id, held)
+            before, note = await tasks.in_thread(self._begin, container_id)
+            crashpoints.reached("kcilet.exec.noted")
+            session = Session(container_id, note)
+            try:
+                async with tasks.background("session", session.find(before, held.close)):
+                    yield session
+            finally:
+                crashpoints.reached("kcilet.exec.done")
+                await tasks.in_thread(note.remove)
+
+    async def end_left(self) -> None:
+        """End the commands of a run that was killed: their clients left with it."""
+        _ = await tasks.wait_all((self._end_left_in(one) for one in list(self._left)), name="left commands")
+
+    async def _end_left_in(self, container_id: str) -> None:
+        with contextlib.ExitStack() as held:
+            await self._enter_gate(container_id, held)
+
+    async def _enter_gate(self, container_id: str, held: contextlib.ExitStack) -> None:
+        """Behind it no other command of the container is being started, and none is left."""
         gate = self._gates.setdefault(container_id, asyncio.Lock())
         _ = await gate.acquire()
-        with contextlib.ExitStack() as held:
-            held.callback(gate.release)
-            before = await tasks.in_thread(leaders, container_id)
-            session = Session(container_id)
-            async with tasks.background("session", session.find(frozenset(before), held.close)):
-                yield session
+        _ = held.callback(gate.release)
+        for note in self._left.pop(container_id, ()):
+            session = Session(container_id, note)
+            if note.entry.found is None:
+                await session.find({Process.of(one) for one in note.entry.before}, within_s=_LEFT_APPEARS_S)
+            else:
+                session.know(Process.of(note.entry.found))
+            await session.end()
+            await tasks.in_thread(note.remove)
+
+    def _begin(self, container_id: str) -> tuple[set[Process], journals.Note]:
+        before = leaders(container_id)
+        return before, self._journal.note(container_id, [one.identity for one in before])
 
 
 class Session:
     """The session of one command, once it is found."""
 
-    def __init__(self, container_id: ports.ContainerId) -> None:
+    def __init__(self, container_id: str, note: journals.Note) -> None:
         self._container_id = container_id
+        self._note = note
         self._leader: Process | None = None
         self._looked = asyncio.Event()
 
-    async def find(self, before: frozenset[Process], open_gate: Callable[[], None]) -> None:
+    async def find(
+        self,
+        before: AbstractSet[Process],
+        open_gate: Callable[[], None] = lambda: None,
+        *,
+        within_s: float = _APPEARS_S,
+    ) -> None:
         """Look until it is there, then let the next command start."""
         look_s = _FIRST_LOOK_S
         # Without the container's own first process in sight, neither will this one be.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_APPEARS_S):
+            async with asyncio.timeout(within_s):
                 while before and self._leader is None:
                     await asyncio.sleep(look_s)
                     look_s = min(2 * look_s, _LOOK_S)
                     new = await tasks.in_thread(leaders, self._container_id) - before
                     self._leader = min(new, key=lambda one: one.started_at, default=None)
+        if self._leader is not None:
+            crashpoints.reached("kcilet.exec.found.before")
+            await tasks.in_thread(self._note.add, self._leader.identity)
+            crashpoints.reached("kcilet.exec.found.after")
         open_gate()
+        self._looked.set()
+
+    def know(self, noted: Process) -> None:
+        """It was found before, by a run that was killed. It counts only if it still is that process."""
+        if _read(noted.pid) == noted and is_in(noted.pid, self._container_id):
+            self._leader = noted
         self._looked.set()
 
     async def end(self) -> None:
