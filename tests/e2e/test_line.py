@@ -115,7 +115,7 @@ def test_exec_carries_streams_terminal_and_exit_code(line):
     assert line.kubectl("exec", "-i", "shell", "--", "cat", stdin=big) == big
     missing = line.run_kubectl("exec", "shell", "--", "/no/such/program")
     assert missing.returncode != 0
-    assert "no such file" in missing.stderr
+    assert "no such file" in missing.stderr.lower()
     line.kubectl("delete", "pod", "shell")
 
 

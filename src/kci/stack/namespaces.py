@@ -17,9 +17,10 @@ from kci.stack import errors, processes, record
 NETNS_FOLDER = pathlib.Path("/run/netns")
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
+MS_BIND, MS_MOVE = 0x1000, 0x2000
 MS_REC, MS_SLAVE, MS_SHARED = 0x4000, 0x80000, 0x100000
-MNT_DETACH = 2
-UNIFIED = "/sys/fs/cgroup/unified"
+CGROUPS = pathlib.Path("/sys/fs/cgroup")
+UNIFIED = CGROUPS / "unified"
 COMMAND_TIMEOUT_S = 20.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -76,11 +77,32 @@ def enter_new_mounts() -> None:
     see ours.
     """
     _check(_libc.unshare(CLONE_NEWNS), "cannot make a private mount namespace")
-    for flags in (MS_REC | MS_SLAVE, MS_REC | MS_SHARED):
-        _check(_libc.mount(b"none", b"/", None, ctypes.c_ulong(flags), None), "cannot make mounts private")
+    _mount("none", "/", MS_REC | MS_SLAVE)
     if os.path.ismount(UNIFIED):
-        # crun takes a machine with both cgroup versions mounted for one it does not know.
-        _check(_libc.umount2(UNIFIED.encode(), MNT_DETACH), f"cannot unmount {UNIFIED} in our namespace")
+        _leave_out_unified()
+    _mount("none", "/", MS_REC | MS_SHARED)
+
+
+def _leave_out_unified() -> None:
+    """Show the hierarchies of version 1 alone, in a new folder over the machine's. crun refuses a machine
+    with both versions mounted, and where merely the mount is gone it makes plain folders that nobody removes.
+    """
+    _mount("none", UNIFIED, 0, "tmpfs")
+    for entry in sorted(CGROUPS.iterdir()):
+        shown = UNIFIED / entry.name
+        if entry.is_symlink():
+            shown.symlink_to(entry.readlink())
+        elif entry != UNIFIED:
+            shown.mkdir()
+            _mount(str(entry), shown, MS_BIND)
+    _mount(str(UNIFIED), CGROUPS, MS_MOVE)
+
+
+def _mount(source: str, target: pathlib.Path | str, flags: int, kind: str | None = None) -> None:
+    done = _libc.mount(
+        source.encode(), os.fsencode(target), kind and kind.encode(), ctypes.c_ulong(flags), None
+    )
+    _check(done, f"cannot mount {target} in a private mount namespace")
 
 
 def _join(process: record.ProcessId, name: str, kind: int) -> bool:
