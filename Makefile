@@ -43,9 +43,9 @@ fix: ## format, and mend what ruff can mend
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
-bench: install ## measure; writes bench/results/*.json and a table
+bench: install ## measure; writes bench/results/*.json and a table; KUBELET=1: beside a real kubelet
 	$(BIN)/python -m kci.stack.goprograms
-	$(BIN)/python bench/run.py
+	$(BIN)/python bench/run.py $(if $(KUBELET),--kubelet)
 
 docs: install ## make docs/reference from the code
 	$(BIN)/python scripts/reference.py

@@ -11,9 +11,9 @@ One run starts a stack of its own in a network namespace of its own, and measure
     streams       kubectl exec, cp both ways and port-forward (bench/streams.py)
     running       memory with many pods, and their adoption by a restarted kcilet (bench/restart.py)
     memory        resident memory and CPU of our own programs, idle
+    kubelet       with --kubelet: start to streams again, on a node with a real one (bench/kubelet.py)
 
 Milliseconds; nearest-rank percentiles. The result is a JSON file in bench/results and a table.
-A real kubelet on the reference machine: start 537 / 566 / 592, exit 536 / 991 / 1032 (p50 / p90 / p99).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import ctypes
 import datetime
+import functools
 import json
 import math
 import os
@@ -38,6 +39,7 @@ import uuid
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests" / "harness"))
 
+import kubelet  # noqa: E402
 import line as lines  # noqa: E402
 import restart  # noqa: E402
 import streams  # noqa: E402
@@ -50,6 +52,7 @@ from kci.kube import resources  # noqa: E402
 
 CLONE_NEWNET = 0x40000000
 FLOOR_NODE = "bench-floor"
+ON_FLOOR = {"nodeSelector": {"bench": "floor"}, "tolerations": [{"operator": "Exists"}]}
 # Ends at once when it is told to.
 PROMPT = {"command": ["sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"]}
 
@@ -130,14 +133,14 @@ async def create(client, body) -> float:
 
 
 async def bench_start(
-    client, watcher, *, count: int, body, prefix: str = "start"
+    client, watcher, *, count: int, pod, prefix: str = "start"
 ) -> tuple[list[float], list[float]]:
     """Start times and delete times of pods made one at a time, at random phases of any clock."""
     starts, deletes = [], []
     for number in range(count):
         name = f"{prefix}-{uuid.uuid4().hex[:6]}-{number}"
         await asyncio.sleep(random.random())  # the phase
-        began = await create(client, body(name))
+        began = await create(client, pod(name, container=PROMPT))
         starts.append((await watcher.until(lambda pods, name=name: is_ready(pods, name)) - began) * 1000)
         await asyncio.sleep(random.random() / 2)
         began = time.monotonic()
@@ -157,12 +160,12 @@ def find_process(mark: str) -> int:
     raise LookupError(mark)
 
 
-async def bench_exit(client, watcher, *, count: int) -> list[float]:
+async def bench_exit(client, watcher, *, count: int, pod) -> list[float]:
     """A process that the bench's own pod runs is killed; how long until a watch shows it."""
     times = []
     for number in range(count):
         name, mark = f"exit-{uuid.uuid4().hex[:6]}-{number}", str(random.randint(10**6, 10**7))
-        await create(client, lines.pod(name, container={"command": ["sleep", mark]}, restartPolicy="Never"))
+        await create(client, pod(name, container={"command": ["sleep", mark]}, restartPolicy="Never"))
         await watcher.until(lambda pods, name=name: is_ready(pods, name))
         await asyncio.sleep(random.random())
         pid = await asyncio.to_thread(find_process, mark)
@@ -174,11 +177,11 @@ async def bench_exit(client, watcher, *, count: int) -> list[float]:
     return times
 
 
-async def bench_burst(client, watcher, *, count: int) -> dict[str, float]:
+async def bench_burst(client, watcher, *, count: int, pod) -> dict[str, float]:
     names = [f"burst-{uuid.uuid4().hex[:6]}-{number}" for number in range(count)]
     began = time.monotonic()
     await tasks.wait_all(
-        [create(client, lines.pod(name, container=PROMPT)) for name in names],
+        [create(client, pod(name, container=PROMPT)) for name in names],
         name="burst",
     )
     times = []
@@ -253,13 +256,6 @@ async def floor_node(client) -> None:
             )
 
 
-def floor_pod(name: str) -> dict:
-    body = lines.pod(name, container=PROMPT)
-    body["spec"]["nodeSelector"] = {"bench": "floor"}
-    body["spec"]["tolerations"] = [{"operator": "Exists"}]
-    return body
-
-
 def memory_of(status: dict) -> dict[str, dict[str, float]]:
     """Resident MiB, and share of a core over five idle seconds, of each part with a process."""
     ticks = os.sysconf("SC_CLK_TCK")
@@ -285,51 +281,71 @@ def memory_of(status: dict) -> dict[str, dict[str, float]]:
     return result
 
 
-async def measure(stack: lines.Line, count: int) -> dict:
-    config = kube_config.load(stack.kubeconfig)
-    async with kube_client.Client(config) as client:
+@contextlib.asynccontextmanager
+async def watching(stack: lines.Line):
+    async with kube_client.Client(kube_config.load(stack.kubeconfig)) as client:
         watcher = Watcher(client)
-        async with tasks.background("watch", watcher.run()), tasks.background("floor", floor_node(client)):
+        async with tasks.background("watch", watcher.run()):
             await asyncio.sleep(1)
-            warm = lambda name: lines.pod(name, container=PROMPT)  # noqa: E731
-            await bench_start(client, watcher, count=3, body=warm, prefix="warm")
-            floor, _ = await bench_start(client, watcher, count=count // 2, body=floor_pod, prefix="floor")
-            starts, deletes = await bench_start(client, watcher, count=count, body=warm)
-            exits = await bench_exit(client, watcher, count=max(10, count // 2))
-            writes = [found for name, found in watcher.writes.items() if name.startswith("start-")]
-            burst = await bench_burst(client, watcher, count=50)
-            streamed = await asyncio.to_thread(streams.measure, stack, execs=max(10, count // 4))
-            running = await restart.measure(stack, client, watcher, count=100, container=PROMPT)
-            await client.delete(resources.NODES, FLOOR_NODE)
-    floor_ms, start_ms = percentiles(floor), percentiles(starts)
+            yield client, watcher
+
+
+async def measure_node(stack: lines.Line, client, watcher, *, count: int, pod) -> dict:
+    """What any node can be asked for; `pod` makes a pod for it, as lines.pod does for the virtual node."""
+    await bench_start(client, watcher, count=3, pod=pod, prefix="warm")
+    starts, deletes = await bench_start(client, watcher, count=count, pod=pod)
+    exits = await bench_exit(client, watcher, count=max(10, count // 2), pod=pod)
+    writes = [found for name, found in watcher.writes.items() if name.startswith("start-")]
+    burst = await bench_burst(client, watcher, count=50, pod=pod)
+    streamed = await asyncio.to_thread(streams.measure, stack, execs=max(10, count // 4), pod=pod)
     return {
-        "floor_ms": floor_ms,
-        "start_ms": start_ms,
-        "start_over_floor": round(start_ms["p50"] / floor_ms["p50"], 2),
+        "start_ms": percentiles(starts),
         "exit_ms": percentiles(exits),
         "delete_ms": percentiles(deletes),
         "burst_50": burst,
         "status_writes": {"n": len(writes), "mean": round(sum(writes) / len(writes), 2), "max": max(writes)},
         "exec_ms": percentiles(streamed.pop("exec_ms")),
         **streamed,
+    }
+
+
+async def measure(stack: lines.Line, count: int) -> dict:
+    async with watching(stack) as (client, watcher), tasks.background("floor", floor_node(client)):
+        on_floor = functools.partial(lines.pod, **ON_FLOOR)
+        await bench_start(client, watcher, count=3, pod=on_floor, prefix="warm")
+        floor, _ = await bench_start(client, watcher, count=count // 2, pod=on_floor, prefix="floor")
+        ours = await measure_node(stack, client, watcher, count=count, pod=lines.pod)
+        running = await restart.measure(stack, client, watcher, count=100, container=PROMPT)
+        await client.delete(resources.NODES, FLOOR_NODE)
+    floor_ms = percentiles(floor)
+    return {
+        "floor_ms": floor_ms,
+        "start_over_floor": round(ours["start_ms"]["p50"] / floor_ms["p50"], 2),
+        **ours,
         "running": running,
     }
 
 
+async def measure_kubelet(stack: lines.Line, count: int) -> dict:
+    async with watching(stack) as (client, watcher):
+        return await measure_node(stack, client, watcher, count=count, pod=kubelet.pod)
+
+
 def show(result: dict) -> None:
     print(f"\nstack up {result['up_s']} s; {result['machine']}")
-    print(f"{'':10}{'n':>5}{'p50':>9}{'p90':>9}{'p99':>9}{'max':>9}  ms")
+    print(f"{'':20}{'n':>5}{'p50':>9}{'p90':>9}{'p99':>9}{'max':>9}  ms")
+    measured = {"": result} | ({", kubelet": result["kubelet"]} if "kubelet" in result else {})
     for name in ("floor_ms", "start_ms", "exit_ms", "delete_ms", "exec_ms", "burst_50"):
-        row = result[name]
-        print(
-            f"{name.removesuffix('_ms'):10}{row['n']:>5}{row['p50']:>9}{row['p90']:>9}{row['p99']:>9}{row['max']:>9}"
-        )
-    print(
-        f"start / floor (p50): {result['start_over_floor']}; burst: {result['burst_50']['pods_per_s']} pods/s"
-    )
-    print(f"status writes from bound to Ready: {result['status_writes']}")
-    for name in ("cp_to_pod_mb_s", "cp_from_pod_mb_s", "port_forward_mb_s"):
-        print(f"{name.removesuffix('_mb_s').replace('_', ' ')}: {result[name]} MB/s")
+        for whose, figures in measured.items():
+            if name in figures:
+                row = "".join(f"{figures[name][column]:>9}" for column in ("p50", "p90", "p99", "max"))
+                print(f"{name.removesuffix('_ms') + whose:20}{figures[name]['n']:>5}{row}")
+    print(f"start / floor (p50): {result['start_over_floor']}")
+    for whose, figures in measured.items():
+        print(f"burst{whose}: {figures['burst_50']['pods_per_s']} pods/s")
+        print(f"status writes from bound to Ready{whose}: {figures['status_writes']}")
+        for name in ("cp_to_pod_mb_s", "cp_from_pod_mb_s", "port_forward_mb_s"):
+            print(f"{name.removesuffix('_mb_s').replace('_', ' ')}{whose}: {figures[name]} MB/s")
     print(f"running: {result['running']}")
     for name, row in result["idle"].items():
         print(f"  {name:26}{row['rss_mib']:>8} MiB {row['cpu_percent']:>6} %")
@@ -340,14 +356,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--count", type=int, default=50, help="pods started one at a time")
+    parser.add_argument(
+        "--kubelet", action="store_true", help="a real kubelet too, after ours; built once, in minutes"
+    )
+    parser.add_argument("--audit", action="store_true", help="with the audit log, to see what it costs")
     arguments = parser.parse_args()
+    kubelet_binary = kubelet.build() if arguments.kubelet else None
     name = f"kci-bench-{uuid.uuid4().hex[:6]}"
     stack = lines.Line(netns=name, state_dir=pathlib.Path(tempfile.gettempdir()) / name)
     try:
         stack.kci("up", "--detach", "--netns", name, timeout_s=1800)  # builds what is missing
         stack.kci("down")
         began = time.monotonic()
-        stack.kci("up", "--detach", "--netns", name)
+        stack.kci("up", "--detach", "--netns", name, *(["--audit"] if arguments.audit else []))
         up_s = round(time.monotonic() - began, 1)
         status = json.loads(stack.kci("status", "-o", "json"))
         with pathlib.Path(f"/run/netns/{name}").open() as namespace:
@@ -356,12 +377,16 @@ def main() -> None:
         result = {
             "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "machine": f"{os.cpu_count()} cores, {platform.platform()}",
+            "audit": arguments.audit,
             "up_s": up_s,
             "parts": {part["name"]: part.get("started_in_s") for part in status["parts"]},
             **asyncio.run(measure(stack, arguments.count)),
             # Asked again: the kcilet is another process since.
             "idle": memory_of(json.loads(stack.kci("status", "-o", "json"))),
         }
+        if kubelet_binary:
+            with kubelet.node(stack, kubelet_binary):
+                result["kubelet"] = asyncio.run(measure_kubelet(stack, arguments.count))
     finally:
         stack.kci("down", "--purge", check=False)
     folder = REPOSITORY / "bench" / "results"

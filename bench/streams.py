@@ -10,6 +10,8 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
+from typing import Any
 
 import line as lines
 
@@ -19,10 +21,10 @@ POD = "bench-streams"
 PORT = 8080
 
 
-def measure(stack: lines.Line, *, execs: int) -> dict[str, object]:
+def measure(stack: lines.Line, *, execs: int, pod: Callable[..., dict[str, Any]]) -> dict[str, object]:
     """Milliseconds of each `kubectl exec true`, and MB/s of 100 MiB each way; all bytes are compared."""
     serve = f"mkdir -p /tmp/www && exec httpd -f -p {PORT} -h /tmp/www"
-    stack.apply(lines.pod(POD, container={"command": ["sh", "-c", serve]}))
+    stack.apply(pod(POD, container={"command": ["sh", "-c", serve]}))
     stack.wait_ready(f"pod/{POD}")
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +39,7 @@ def measure(stack: lines.Line, *, execs: int) -> dict[str, object]:
             assert back.read_bytes() == sent.read_bytes(), "cp changed the bytes"
             return result | {"port_forward_mb_s": _rate(_forward(stack, sent.read_bytes()))}
     finally:
-        stack.kubectl("delete", "pod", POD, "--wait=false")
+        stack.kubectl("delete", "pod", POD)
 
 
 def _timed(stack: lines.Line, *arguments: str) -> float:

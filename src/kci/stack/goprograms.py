@@ -60,9 +60,9 @@ def read_module(folder: pathlib.Path | None = None) -> Module:
 
 
 def plan_flags(program: str, kubernetes_version: str) -> tuple[str, ...]:
-    """The build flags. The control plane must know its version, or clients take it for v0.0.0."""
+    """The build flags. What is Kubernetes' own must know its version, or clients take it for v0.0.0."""
     linker = "-s -w"
-    if program == CONTROL_PLANE:
+    if program != CNI:
         major, minor, _ = kubernetes_version.removeprefix("v").split(".")
         version = "k8s.io/component-base/version"
         linker += (
@@ -86,9 +86,13 @@ def cached_path(program: str, module: Module, cache_dir: pathlib.Path) -> pathli
     return cache_dir / f"{program}-{cache_key(program, module)}" / program
 
 
-async def ensure(program: str, machine: settings.Machine, progress: Progress) -> pathlib.Path:
-    """The built program, from the cache or built now; one build at a time on the machine."""
-    module = await tasks.in_thread(read_module)
+async def ensure(
+    program: str, machine: settings.Machine, progress: Progress, *, folder: pathlib.Path | None = None
+) -> pathlib.Path:
+    """The built program, from the cache or built now; one build at a time on the machine. Of the module in
+    `folder`, by default of the one that comes with this package.
+    """
+    module = await tasks.in_thread(read_module, folder)
     cache_dir = pathlib.Path(machine.cache_dir)
     binary = await tasks.in_thread(cached_path, program, module, cache_dir)
     if binary.exists():
