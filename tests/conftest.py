@@ -8,8 +8,8 @@ import sys
 import pytest
 
 # In tests/harness. requirements.py: the marker `requirement`, the fixture `runs`, the table at the end;
-# outputs.py: no secret in what a test wrote.
-pytest_plugins = ["requirements", "outputs"]
+# outputs.py: no secret in what a test wrote; time_limits.py: a test that hangs fails.
+pytest_plugins = ["requirements", "outputs", "time_limits"]
 _LOOPS_A_TASK_MAY_TAKE_TO_END = 10
 _watched = {"on": False}
 

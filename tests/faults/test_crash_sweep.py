@@ -33,7 +33,7 @@ PROVOKED_WITHIN_S = 90.0
 LONGEST_KILL_DELAY_S = 2.0
 VIRTUAL_KUBELET, SERVICE = "virtual-kubelet", "kci-service"
 # Longer than all runs together.
-FOR_HOURS = "trap 'exit 0' TERM; sleep 86400 & wait"
+FOR_HOURS = IDLE.replace("sleep 600", "sleep 86400")
 
 
 def _delete_node(line):
@@ -60,6 +60,16 @@ def _run_a_container_that_ends(line):
     line.apply(pod("again", "exit 1"))
 
 
+def _write_a_long_log(line):
+    """More than a log may hold before it is put aside."""
+    line.apply(pod("talks", f"yes $(printf '%01000d' 0) | head -n 11000; {IDLE}"))
+
+
+def _run_a_command(line):
+    """Long enough to be found. A crash cuts it off."""
+    _ = line.run_kubectl("exec", "bystander", "--", "sleep", "1")
+
+
 # What passes a point that the coming and going of pods does not.
 PROVOKED = {
     "vnode.create_node.": _delete_node,
@@ -67,6 +77,8 @@ PROVOKED = {
     "vnode.patch_node_status.": _start_again,
     "service.sync.": _start_service_again,
     "kcilet.remove_container.": _run_a_container_that_ends,
+    "kcilet.exec.": _run_a_command,
+    "logs.rotation.": _write_a_long_log,
 }
 
 
@@ -122,20 +134,19 @@ def _bystander(line, guard):
         if point.name not in NOT_ON_THE_WAY
     ],
 )
-def test_a_crash_at_any_point_is_made_good(line, crashes, guard, point):
-    with guard.around():
-        crashes.arm(point)
-        provoke = next((do for start, do in PROVOKED.items() if point.name.startswith(start)), None)
-        if provoke:
-            provoke(line)
-            with contextlib.suppress(AssertionError):
-                eventually(lambda: crashes.has_fired(point), timeout_s=PROVOKED_WITHIN_S)
-        _come_and_go(line)
-        line.kubectl("delete", "pod", "again", "--ignore-not-found", "--timeout=60s", timeout_s=90)
-        has_fired = crashes.has_fired(point)
-        if not has_fired:
-            crashes.disarm(point.program)
-        crashes.wait_running(point.program)
+def test_a_crash_at_any_point_is_made_good(line, crashes, point):
+    crashes.arm(point)
+    provoke = next((do for start, do in PROVOKED.items() if point.name.startswith(start)), None)
+    if provoke:
+        provoke(line)
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: crashes.has_fired(point), timeout_s=PROVOKED_WITHIN_S)
+    _come_and_go(line, crashes)
+    line.kubectl("delete", "pod", "again", "talks", "--ignore-not-found", "--timeout=60s", timeout_s=90)
+    has_fired = crashes.has_fired(point)
+    if not has_fired:
+        crashes.disarm(point.program)
+    crashes.wait_running(point.program)
     assert has_fired, f"{point.name} was not passed: add what passes it, or a reason to NOT_ON_THE_WAY"
 
 
@@ -150,27 +161,23 @@ def test_the_virtual_node_killed_at_random_moments_makes_no_second_instance(line
             delay_s = chance.uniform(0, LONGEST_KILL_DELAY_S)
             killer = threading.Timer(delay_s, line.kill, [VIRTUAL_KUBELET])
             killer.start()
-            _come_and_go(line)
+            _come_and_go(line, crashes)
             killer.join()
             crashes.wait_running(VIRTUAL_KUBELET)
 
 
-def _come_and_go(line):
-    """Each wait is as long as a line may take to converge after a crash on the way."""
+def _come_and_go(line, crashes):
+    """Each step converges, whatever crashes on the way."""
     for _ in range(2):
         # Always pulled: that is a step of its own.
         line.apply(
             pod("comes", IDLE, container={"imagePullPolicy": "Always"}),
             pod("refused", IDLE, hostNetwork=True),
         )
-        _converge(lambda: lines.is_ready(line.get("pod", "comes")), "the pod is ready")
-        _converge(lambda: line.get("pod", "refused")["status"].get("reason"), "the refusal is told")
+        crashes.converge(lambda: lines.is_ready(line.get("pod", "comes")), "the pod is ready")
+        crashes.converge(lambda: line.get("pod", "refused")["status"].get("reason"), "the refusal is told")
         line.kubectl("delete", "pod", "comes", "refused", "--wait=false")
-        _converge(lambda: not {"comes", "refused"} & line.pods().keys(), "the pods are gone")
-
-
-def _converge(look, what):
-    eventually(look, timeout_s=crashes_module.BACK_S + crashes_module.CONVERGE_S, what=what)
+        crashes.converge(lambda: not {"comes", "refused"} & line.pods().keys(), "the pods are gone")
 
 
 def _runs_for_s(process):

@@ -55,7 +55,7 @@ def test_a_killed_shim_is_told_and_its_containers_are_started_again(line, record
 
 
 @pytest.mark.requirement("R05", "R28")
-def test_after_the_machine_was_off_pods_return_by_policy(line, runs):
+def test_after_the_machine_was_off_pods_return_by_policy(line, recorder, runs):
     """All processes end at once, mounts and the network namespace go with them, files stay."""
     runs.count = 1
     line.apply(
@@ -68,6 +68,7 @@ def test_after_the_machine_was_off_pods_return_by_policy(line, runs):
     line.wait_ready("pod/always", "pod/on-failure", "pod/never", "pod/deleted")
     eventually(lambda: line.pods()["done"]["status"]["phase"] == "Succeeded", what="one has ended")
     line.kill_everything()
+    recorder.note("off")
     subprocess.run(["ip", "netns", "delete", line.netns], check=True, timeout=20)
     line.kci("up", "--detach", "--netns", line.netns, *guard_module.UP)
     for name in ("always", "on-failure"):

@@ -1,9 +1,13 @@
-"""No space and no descriptors left, for the service's store and the kcilet's folder on a real file system."""
+"""No space and no descriptors left, for the service's store and the kcilet's folder on a real file system;
+and a disk that fails under the service's store.
+"""
 
 import contextlib
 import os
 import pathlib
 import resource
+import shutil
+import signal
 import subprocess
 
 import between
@@ -54,6 +58,8 @@ def _small(folder, image):
     _run("mount", "-o", "loop", str(image), str(folder))
     try:
         _run("cp", "-a", f"{aside}/.", str(folder))
+        # It holds the store's key, which must stand in one place only.
+        shutil.rmtree(aside)
         yield
     finally:
         _run("umount", "--lazy", str(folder))
@@ -135,3 +141,58 @@ def test_pods_go_on_and_it_heals_by_itself(line, runs, part, want):
     assert line.live_instances()[uid] == instance
     assert lines.restarts(line.pods()[before]) == 0
     line.kubectl("delete", "pods", before, during, "--timeout=60s")
+
+
+@pytest.mark.parametrize("call", ["pwrite64", "fdatasync"])
+def test_a_disk_that_fails_under_the_store_loses_nothing_and_heals(line, recorder, runs, tmp_path, call):
+    """The n-th write or flush of the store gets EIO, for n = 1 and on, until there are not so many on the way
+    of one pod. What was acknowledged meanwhile is kept by the checker's account.
+    """
+    step = {"pwrite64": runs.scale(quick=20, faults=5, release=1), "fdatasync": 1}[call]
+    line.apply(pod("stays", IDLE))
+    line.wait_ready("pod/stays")
+    instances = line.live_instances()
+    process, log = line.process("kci-service"), line.where.log("kci-service")
+    offset = log.stat().st_size
+    number, fired, runs.count = 1, True, 0
+    while fired:
+        name = f"{call}-{number}"
+        with _failing_disk(line, process, call, number, tmp_path / "trace") as trace:
+            line.apply(pod(name, IDLE))
+            line.wait_ready(f"pod/{name}", timeout_s=HEALS_S + 20)
+            line.kubectl("delete", "pod", name, "--wait=false")
+            eventually(lambda name=name: name not in line.pods(), timeout_s=HEALS_S + 20, what="it is gone")
+        fired = "(INJECTED)" in trace.read_text()
+        runs.count += fired
+        number += step
+    assert runs.count > 1
+    assert b"disk I/O error" in log.read_bytes()[offset:]
+    assert line.process("kci-service") == process, "the service has crashed"
+    assert line.live_instances() == instances
+    line.kubectl("delete", "pod", "stays", "--timeout=60s")
+
+
+@contextlib.contextmanager
+def _failing_disk(line, process, call, number, trace):
+    """The n-th such call on the store's files fails, in a service that runs."""
+    store = line.where.service_database
+    files = [store.with_name(f"{store.name}{end}") for end in ("", "-wal", "-shm")]
+    with subprocess.Popen(
+        [
+            "strace", "-f", "-p", str(process.pid), "-o", str(trace), "-e", f"trace={call}",
+            "-e", f"inject={call}:error=EIO:when={number}",
+            *(part for file in files for part in ("-P", str(file))),
+        ],
+        stderr=subprocess.DEVNULL,
+    ) as strace:  # fmt: skip
+        try:
+            eventually(lambda: _is_traced(process.pid), what="strace watches the service")
+            yield trace
+        finally:
+            # It lets go of the service, which goes on.
+            strace.send_signal(signal.SIGINT)
+
+
+def _is_traced(pid):
+    threads = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    return not any("TracerPid:\t0\n" in (thread / "status").read_text() for thread in threads)

@@ -4,13 +4,15 @@ I1 at most one live instance for a pod's UID      I2 no delete without evidence
 I3 what was acknowledged stays                    I4 a status never goes backwards, never crosses UIDs
 I7 workloads go on while a control plane is away  I8 nothing is tried without bound
 
-I5 (another tenant's object looks like a missing one) needs two tenants, which the line does not have: the
-service's own tests show it. I6 (no secret anywhere) is canaries.py.
+Shown elsewhere: I5 (another tenant's object looks like a missing one) needs two tenants, which the line does
+not have, so the service's own tests do; I6 (no secret anywhere) is canaries.py; of I1 that an instance which
+is not wanted ends, and of I8 that nothing grows, is leaks.py; of I7 that authorization fails closed is R50.
 """
 
 from __future__ import annotations
 
 import collections
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -36,16 +38,17 @@ def check(history: histories.History) -> list[str]:
 
 def one_instance_for_each_uid(history: histories.History) -> Iterator[str]:
     """By the runtime's own account, and by the service's."""
-    live: dict[str, set[str]] = collections.defaultdict(set)
-    for task in history.tasks:
-        if task.container or not task.pod_uid:
-            continue
-        if task.is_start:
-            live[task.pod_uid].add(task.container_id)
-            if len(live[task.pod_uid]) > 1:
-                yield f"pod {task.pod_uid} has sandboxes {sorted(live[task.pod_uid])} at {task.at_s:.3f}"
-        else:
-            live[task.pod_uid].discard(task.container_id)
+    for tasks in _lives(history):
+        live: dict[str, set[str]] = collections.defaultdict(set)
+        for task in tasks:
+            if task.container or not task.pod_uid:
+                continue
+            if task.is_start:
+                live[task.pod_uid].add(task.container_id)
+                if len(live[task.pod_uid]) > 1:
+                    yield f"pod {task.pod_uid} has sandboxes {sorted(live[task.pod_uid])} at {task.at_s:.3f}"
+            else:
+                live[task.pod_uid].discard(task.container_id)
     groups = collections.Counter(group.pod_uid for group in history.groups if group.pod_uid)
     for uid, count in groups.items():
         if count > 1:
@@ -54,17 +57,18 @@ def one_instance_for_each_uid(history: histories.History) -> Iterator[str]:
 
 def one_container_at_a_time(history: histories.History) -> Iterator[str]:
     """Two attempts of one container never run beside each other."""
-    live: dict[tuple[str, str], str] = {}
-    for task in history.tasks:
-        key = (task.pod_uid, task.container)
-        if not task.container or not task.pod_uid:
-            continue
-        if task.is_start:
-            if key in live:
-                yield f"container {task.container} of pod {task.pod_uid} runs twice at {task.at_s:.3f}"
-            live[key] = task.container_id
-        elif live.get(key) == task.container_id:
-            del live[key]
+    for tasks in _lives(history):
+        live: dict[tuple[str, str], str] = {}
+        for task in tasks:
+            key = (task.pod_uid, task.container)
+            if not task.container or not task.pod_uid:
+                continue
+            if task.is_start:
+                if key in live:
+                    yield f"container {task.container} of pod {task.pod_uid} runs twice at {task.at_s:.3f}"
+                live[key] = task.container_id
+            elif live.get(key) == task.container_id:
+                del live[key]
 
 
 def epochs_only_grow(history: histories.History) -> Iterator[str]:
@@ -115,6 +119,19 @@ def acknowledged_groups_stay(history: histories.History) -> Iterator[str]:
             yield f"pod {uid} was told the group {instance} of pod {owners[instance]}"
 
 
+def objects_go_last(history: histories.History) -> Iterator[str]:
+    """The node removes a pod's object once the service has confirmed that nothing of it is left, not before:
+    an object that is gone tells everybody that its processes, its address and its volumes are free.
+    """
+    groups = {group.pod_uid: group for group in history.groups}
+    for write in history.writes:
+        if not _is_delete(write) or not write.user.startswith(NODE_USER):
+            continue
+        group = groups.get(_precondition(write))
+        if group and (group.deleted_at_s is None or group.deleted_at_s > write.at_s + TOLERANCE_S):
+            yield f"the node removed pod {write.name} ({group.pod_uid}) before its group {group.group_id}"
+
+
 def statuses_go_forward(history: histories.History) -> Iterator[str]:
     for uid, writes in history.pods().items():
         before: Mapping[str, Any] = {}
@@ -140,8 +157,9 @@ def status_writes_name_their_pod(history: histories.History) -> Iterator[str]:
 
 
 def workloads_outlive_their_control_plane(history: histories.History) -> Iterator[str]:
-    """While a part was away nobody's containers were killed, but those whose end was asked for before. Of
-    sandboxes it says nothing: those of finished pods are stopped, and of starts that were broken off.
+    """While a part was away nobody's containers were told to end (or killed: the harness' pods exit with 143
+    when told), but those whose end was asked for before. Sandboxes are not looked at: that of a finished pod
+    is stopped at any time, and none can be stopped without the containers in it.
     """
     asked = _asked_deletions(history)
     killed_s = [note.at_s for note in history.notes if note.kind == "killed"]
@@ -177,11 +195,20 @@ INVARIANTS: Mapping[str, Invariant] = {
     "I1 epochs only grow": epochs_only_grow,
     "I2 deletes have evidence": deletes_have_evidence,
     "I3 acknowledged groups stay": acknowledged_groups_stay,
+    "I3 objects go last": objects_go_last,
     "I4 statuses go forward": statuses_go_forward,
     "I4 status writes name their pod": status_writes_name_their_pod,
     "I7 workloads outlive their control plane": workloads_outlive_their_control_plane,
     "I8 writes are bounded": writes_are_bounded,
 }
+
+
+def _lives(history: histories.History) -> Iterator[list[histories.Task]]:
+    """The runtime's account, parted where the machine was off: everything ended there, and nobody told."""
+    moments = [note.at_s for note in history.notes if note.kind == "off"]
+    edges = [float("-inf"), *moments, float("inf")]
+    for begun_s, ended_s in itertools.pairwise(edges):
+        yield [task for task in history.tasks if begun_s <= task.at_s < ended_s]
 
 
 def _steps_back(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

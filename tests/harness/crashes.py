@@ -10,14 +10,15 @@ import pathlib
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import crash_points
 import line as lines
 
 from kci.kit import crashpoints, environment
-from kci.stack import processes
+from kci.stack import processes, record
 
+PROGRAMS = ("virtual-kubelet", "kci-service", "kcilet")
 # Converged: from when the program is back (R01).
 CONVERGE_S = 30.0
 # A part that crashed often is started again later and later (stack/runner.py).
@@ -58,6 +59,17 @@ class Crashes:
         """Until it is up; since when it is, by the monotonic clock."""
         lines.eventually(lambda: self._line.process(program), timeout_s=BACK_S, what=f"{program} is back")
         return time.monotonic()
+
+    def converge(self, look: Callable[[], object], what: str) -> None:
+        """Until `look` sees it, within the time that R01 gives. It counts from when all our programs run: how
+        long the supervisor waits before it starts one again is its own affair (BACK_S at the most).
+        """
+        lines.eventually(look, timeout_s=CONVERGE_S, what=what, hold=self._is_one_away, hold_s=BACK_S)
+
+    def _is_one_away(self) -> bool:
+        state = record.read_state(self._line.where)
+        assert state is not None
+        return any(state.part(part).state is not record.PartState.RUNNING for part in PROGRAMS)
 
     def _file(self, program: str) -> pathlib.Path:
         return self._folder / program

@@ -2,7 +2,8 @@
 
     python tests/harness/faults.py faults|release [PYTEST ARGUMENTS]
 
-With arguments for pytest (to try something out) the page is not written.
+With arguments for pytest (to try something out) the page is not written. A run that was interrupted (^C) ends
+what it started and still writes the page, which says what was not run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import pathlib
 import platform
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,10 @@ import requirements
 
 from kci.kit import environment
 
+# pytest's own exit code.
+INTERRUPTED = 2
+# Shown at the end of the run: what to look at when it takes too long.
+SLOWEST, SLOW_S = 30, 5.0
 PAGE = bugs.REPOSITORY / "docs" / "reliability.md"
 COMMAND = {requirements.Scale.FAULTS: "make faults", requirements.Scale.RELEASE: "make faults-release"}
 HEAD = """\
@@ -58,26 +64,51 @@ def main(arguments: Sequence[str]) -> int:
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kci-faults-") as folder:
         report = pathlib.Path(folder) / "report.json"
-        argv = [sys.executable, "-m", "pytest", "--requirement", "all", "--requirements-report", str(report)]
-        tests = subprocess.run(
-            [*argv, *more],
-            cwd=bugs.REPOSITORY,
-            env={**environment.read(), "KCI_SCALE": scale, "KCI_SEED": str(seed)},
-            check=False,
-        )
+        code = _run_tests(scale, seed, report, more)
         told = json.loads(report.read_text(encoding="utf-8")) if report.exists() else None
-    verdicts = bugs.main()
     if told is None:
-        return tests.returncode or 1
+        return code or 1
+    try:
+        verdicts = bugs.main() if code != INTERRUPTED else []
+    except KeyboardInterrupt:
+        code, verdicts = INTERRUPTED, []
     took_min = (time.monotonic() - began_s) / 60
     rows = [requirements.Row(**row) for row in told["rows"]]
     if not more:
-        PAGE.write_text(page(requirements.Scale(scale), seed, rows, verdicts, took_min), encoding="utf-8")
+        text = page(requirements.Scale(scale), seed, rows, verdicts, took_min, failed=told["failed"])
+        PAGE.write_text(text, encoding="utf-8")
     untested = sorted(requirements.TITLES.keys() - {row.requirement for row in rows}) if not more else []
     for name in untested:
         print(f"{name} {requirements.TITLES[name]}: no test")
-    caught = all(verdict.is_caught for verdict in verdicts)
-    return 0 if tests.returncode == 0 and caught and not untested else 1
+    caught = len(verdicts) == len(bugs.BUGS) and all(verdict.is_caught for verdict in verdicts)
+    return 0 if code == 0 and caught and not untested else code or 1
+
+
+def _run_tests(scale: str, seed: int, report: pathlib.Path, more: Sequence[str]) -> int:
+    """pytest's exit code."""
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "pytest", "--requirement", "all", "--requirements-report", str(report),
+            f"--durations={SLOWEST}", f"--durations-min={SLOW_S:g}", *more,
+        ],
+        cwd=bugs.REPOSITORY,
+        env={**environment.read(), "KCI_SCALE": scale, "KCI_SEED": str(seed)},
+        # The terminal's interrupt comes to us alone; pytest gets it once, or it would not end its fixtures.
+        start_new_session=True,
+    )  # fmt: skip
+    ask_to_end = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        print("interrupted: what runs now is ended, and the table written", file=sys.stderr)
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.kill()
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, ask_to_end)
 
 
 def page(
@@ -86,9 +117,12 @@ def page(
     rows: Sequence[requirements.Row],
     verdicts: Sequence[bugs.Verdict],
     took_min: float,
+    *,
+    failed: Sequence[str] = (),
 ) -> str:
-    """The whole page."""
+    """The whole page. Bugs without a verdict were not tried."""
     known = {row.requirement: row for row in rows}
+    judged = {verdict.bug.name: verdict for verdict in verdicts}
     shown = [known.get(name) or requirements.Row(name) for name in sorted(requirements.TITLES)]
     parts = [
         HEAD.format(command=COMMAND[scale]),
@@ -102,11 +136,15 @@ def page(
                 for row in shown
             ],
         ),
+        *_what_is_wrong(shown, failed),
         "\n## Seeded bugs\n",
         "Each is put back into a copy of the source, and the tests of its requirements must fail on it.\n",
         *_table(
             ("bug", "what is put back", "requirements", "result", "caught by"),
-            [(v.bug.name, v.bug.what, ", ".join(v.bug.requirements), _word(v), _test(v)) for v in verdicts],
+            [
+                (bug.name, bug.what, ", ".join(bug.requirements), *_outcome(judged.get(bug.name)))
+                for bug in bugs.BUGS
+            ],
         ),
         f"\n{LIMITS}",
     ]
@@ -120,13 +158,23 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
         yield f"| {' | '.join(str(cell) for cell in row)} |"
 
 
-def _word(verdict: bugs.Verdict) -> str:
-    return "caught" if verdict.is_caught else "NOT CAUGHT"
+def _what_is_wrong(rows: Sequence[requirements.Row], failed: Sequence[str]) -> Iterator[str]:
+    """Nothing, of a whole run in which all passed."""
+    not_run = sum(row.not_run for row in rows)
+    if not_run:
+        yield "\n**The run was cut short.** What was not run proves nothing, nor do bugs that were not tried."
+    if failed:
+        yield "\n## Failed\n"
+        yield from (f"- `{test}`" for test in failed)
 
 
-def _test(verdict: bugs.Verdict) -> str:
-    """Without its parameters."""
-    return f"`{verdict.by.partition('[')[0].rpartition('::')[2]}`" if verdict.is_caught else "-"
+def _outcome(verdict: bugs.Verdict | None) -> tuple[str, str]:
+    """The result, and by which test, without its parameters."""
+    if verdict is None:
+        return "NOT RUN", "-"
+    if not verdict.is_caught:
+        return "NOT CAUGHT", "-"
+    return "caught", f"`{verdict.by.partition('[')[0].rpartition('::')[2]}`"
 
 
 def _machine() -> str:

@@ -82,7 +82,9 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """What the harness did: `kind` is one of killed, away, back, gap, or a test's own."""
+    """What the harness did: `kind` is one of killed, away, back, off (everything ended at once, without a
+    word), gap, or a test's own.
+    """
 
     at_s: float
     kind: str

@@ -27,8 +27,8 @@ from kci.kit import environment as kit_environment
 from kci.stack import cgroups, layout, processes, record
 
 T = TypeVar("T")
-# Runs until it is told to end, and then ends at once.
-IDLE = "trap 'exit 0' TERM; sleep 600 & wait"
+# Runs until it is told to end; then it ends at once, with the code that says so.
+IDLE = "trap 'exit 143' TERM; sleep 600 & wait"
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(sys.executable).parent
 
@@ -421,9 +421,18 @@ def new_line() -> Line:
     return Line(netns=name, state_dir=pathlib.Path(tempfile.gettempdir()) / name)
 
 
-def eventually(look: Callable[[], T | None], *, timeout_s: float = 30, what: str = "") -> T:
-    """Look until something true comes back; the last answer or error is in the failure."""
-    deadline = time.monotonic() + timeout_s
+def eventually(
+    look: Callable[[], T | None],
+    *,
+    timeout_s: float = 30,
+    what: str = "",
+    hold: Callable[[], bool] = lambda: False,
+    hold_s: float = 0.0,
+) -> T:
+    """Look until something true comes back; the last answer or error is in the failure. While `hold` says so
+    the time does not begin, for `hold_s` at the most.
+    """
+    began_s = since_s = time.monotonic()
     while True:
         seen: T | None = None
         trouble = ""
@@ -433,7 +442,10 @@ def eventually(look: Callable[[], T | None], *, timeout_s: float = 30, what: str
             trouble = str(error)
         if seen:
             return seen
-        if time.monotonic() > deadline:
+        now_s = time.monotonic()
+        if now_s < began_s + hold_s and hold():
+            since_s = now_s
+        if now_s > since_s + timeout_s:
             raise AssertionError(f"not within {timeout_s} s: {what}; last seen: {seen!r} {trouble}")
         time.sleep(0.1)  # between two looks at an outside program's state
 

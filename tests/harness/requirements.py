@@ -9,7 +9,8 @@ A property test (hypothesis) tells its examples instead: `requirement("R17", run
 `KCI_SCALE` says how much is run: `quick` (the default, with `make test`), `faults` or `release`. Tests
 marked `faults` are left out at `quick`, unless they are asked for by `-m faults`. `KCI_SEED` replays a run:
 the seed of a session is told in its header, and again with each failure. The table stands at the end of
-each session; `--requirements-report FILE` keeps it as JSON.
+each session; `--requirements-report FILE` keeps it as JSON, written anew after each test, so that a session
+which was cut short tells what it ran and what it did not.
 """
 
 from __future__ import annotations
@@ -116,6 +117,8 @@ class Row:
     """One line of the table."""
 
     requirement: str
+    # That were to run, and that did.
+    planned: int = 0
     tests: int = 0
     runs: int = 0
     seed: str = ""
@@ -123,12 +126,27 @@ class Row:
     skipped: list[str] = dataclasses.field(default_factory=list)
 
     @property
+    def not_run(self) -> int:
+        """Of a session that was cut short."""
+        return max(0, self.planned - self.tests - len(self.skipped))
+
+    @property
     def result(self) -> str:
+        """In one word, and what it leaves open."""
         if self.failed:
-            return f"FAILED ({len(self.failed)} of {self.tests})"
-        if not self.tests:
-            return "skipped" if self.skipped else "no test"
-        return f"passed ({len(self.skipped)} skipped)" if self.skipped else "passed"
+            word = f"FAILED ({len(self.failed)} of {self.tests})"
+        elif self.not_run:
+            word = "NOT RUN"
+        elif not self.tests:
+            word = "skipped" if self.skipped else "no test"
+        else:
+            word = "passed"
+        notes = []
+        if self.not_run:
+            notes.append(f"{self.not_run} of {self.planned} not run")
+        if self.skipped and word != "skipped":
+            notes.append(f"{len(self.skipped)} skipped")
+        return ", ".join([word, *notes])
 
 
 @pytest.fixture
@@ -181,27 +199,39 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=left_out)
 
 
+def pytest_collection_finish(session):
+    for item in session.items:
+        for requirement in _requirements(item):
+            _row(item.config, requirement).planned += 1
+    _write_report(session.config)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
     requirements = _requirements(item)
     mine = item.stash.get(_RUNS, None)
     if report.failed:
-        item.config.stash[_FAILED].append(item.nodeid)
+        if item.nodeid not in item.config.stash[_FAILED]:
+            item.config.stash[_FAILED].append(item.nodeid)
         told = f"{mine.count} runs; " if mine else ""
         report.sections.append(("replay", f"{told}KCI_SCALE={scale()} KCI_SEED={item.config.stash[_SEED]}"))
     for requirement in requirements:
-        row = item.config.stash[_ROWS].setdefault(requirement, Row(requirement))
+        row = _row(item.config, requirement)
         if report.when == "call" and not report.skipped:
             row.tests += 1
             row.runs += mine.count if mine else _told_runs(item)
             if mine.is_seeded if mine else _is_property(item):
                 row.seed = str(mine.seed if mine else item.config.stash[_SEED])
         if report.failed:
-            row.tests += report.when != "call"
-            row.failed.append(item.nodeid)
+            # A test that its setup kept from running has failed as well.
+            row.tests += report.when == "setup"
+            if item.nodeid not in row.failed:
+                row.failed.append(item.nodeid)
         elif report.skipped:
             row.skipped.append(item.nodeid)
+    if report.when == "teardown":
+        _write_report(item.config)
     return report
 
 
@@ -210,8 +240,18 @@ def pytest_terminal_summary(terminalreporter, config):
     if rows:
         terminalreporter.section(f"requirements, scale {scale()}, seed {config.stash[_SEED]}")
         terminalreporter.write_line(table(rows))
+    _write_report(config)
+
+
+def _row(config, requirement: str) -> Row:
+    row: Row = config.stash[_ROWS].setdefault(requirement, Row(requirement))
+    return row
+
+
+def _write_report(config) -> None:
     path = config.getoption("requirements_report")
     if path:
+        rows = sorted(config.stash[_ROWS].values(), key=lambda row: row.requirement)
         text = json.dumps(
             {
                 "scale": scale(),
@@ -221,7 +261,10 @@ def pytest_terminal_summary(terminalreporter, config):
             },
             indent=1,
         )
-        pathlib.Path(path).write_text(text + "\n", encoding="utf-8")
+        # As a whole: whoever reads it may come at any moment.
+        aside = pathlib.Path(f"{path}.new")
+        aside.write_text(text + "\n", encoding="utf-8")
+        aside.replace(path)
 
 
 def table(rows: list[Row]) -> str:

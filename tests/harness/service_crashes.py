@@ -50,8 +50,7 @@ async def survive(folder, chance: random.Random, kills: int) -> dict[str, int]:
                 await service.kill()
                 await load
         await service.start()
-        await traffic.check()
-        await traffic.until_deleted()
+        await traffic.settle()
         assert traffic.acknowledged[service_traffic.Stage.CREATED] > 0
         assert set(kcilet.wanted) == {made.group_id for made in traffic.made}
         assert await service.kill(15) == 0

@@ -19,7 +19,8 @@ from kci.kit import tasks
 # What a call meets when the service dies under it.
 GONE = (errors.UnreachableError, errors.TryLaterError)
 _LIVE_AT_MOST = 20
-_GONE_S = 30.0
+# Hundreds of deletes may be under way.
+_SETTLED_S = 60.0
 
 
 class Stage(enum.Enum):
@@ -109,14 +110,21 @@ class Traffic:
             elif made.stage is Stage.DELETING:
                 await self.delete(made)
 
-    async def until_deleted(self) -> None:
-        """An acknowledged delete goes on by itself; nothing else is deleted."""
-        kept = {made.group_id for made in self.made if made.stage is Stage.CREATED}
-        async with asyncio.timeout(_GONE_S):
-            while (now := await self._listed()) != kept:
-                assert kept <= now, "a group is gone that nobody deleted"
-                await asyncio.sleep(0.02)
+    async def settle(self) -> None:
+        """Of a service that stays up: all is checked, and acknowledged deletes end by themselves. While many
+        groups go, the pages of a list need not fit together; then it is asked for again, as any caller must.
+        """
+        async with asyncio.timeout(_SETTLED_S):
+            while not await self._is_settled():  # noqa: ASYNC110  (the service tells nobody)
+                await asyncio.sleep(0.1)
         self.made = [made for made in self.made if made.stage is not Stage.DELETED]
 
-    async def _listed(self) -> set[str]:
-        return {group.container_group_id for group in await self._client.list_container_groups()}
+    async def _is_settled(self) -> bool:
+        try:
+            await self.check()
+            listed = {group.container_group_id for group in await self._client.list_container_groups()}
+        except GONE:
+            return False
+        kept = {made.group_id for made in self.made if made.stage is Stage.CREATED}
+        assert kept <= listed, "a group is gone that nobody deleted"
+        return kept == listed

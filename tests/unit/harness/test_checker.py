@@ -121,6 +121,10 @@ WRONG = {
             groups=[group(uid="another")],
         ),
     ],
+    "I3 objects go last": [
+        histories.History(writes=[asked_to_delete(1), removed(5)], groups=[group()]),
+        histories.History(writes=[asked_to_delete(1), removed(5)], groups=[group(deleted_at_s=7)]),
+    ],
     "I4 statuses go forward": [
         histories.History(writes=[status(1, phase="Running"), status(2, phase="Pending")]),
         histories.History(writes=[status(1, phase="Failed"), status(2, phase="Running")]),
@@ -163,6 +167,12 @@ def test_a_kill_by_the_harness_is_not_the_lines():
         tasks=[ended(6, "c1", "main", 137)], notes=[*away(5, 9), histories.Note(5.9, "killed", "shim")]
     )
     assert checker.check(killed) == []
+
+
+def test_what_ran_when_the_machine_was_switched_off_has_ended():
+    tasks = [began(1, "s1"), began(2, "c1", "main"), began(8, "s2"), began(9, "c2", "main")]
+    assert checker.check(histories.History(tasks=tasks, notes=[histories.Note(5, "off")])) == []
+    assert len(checker.check(histories.History(tasks=tasks, notes=[histories.Note(15, "off")]))) == 2
 
 
 def test_an_eviction_asks_for_a_deletion():

@@ -1,6 +1,15 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
 import bugs
 import faults
+import pytest
 import requirements
+
+from kci.kit import environment
 
 
 def test_the_page_shows_every_requirement_and_every_bug_and_what_was_not_run():
@@ -22,3 +31,68 @@ def test_the_page_shows_every_requirement_and_every_bug_and_what_was_not_run():
     assert "| NOT CAUGHT | - |" in text
     assert "KCI_SEED=7 make faults" in text
     assert "cannot prove" in text
+    assert "cut short" not in text
+
+
+def test_the_page_of_a_run_that_was_cut_short_says_what_was_not_run():
+    rows = [
+        requirements.Row("R02", planned=2, tests=2, runs=510),
+        requirements.Row("R06", planned=3, tests=1, runs=1, failed=["tests/x.py::y"]),
+        requirements.Row("R15", planned=4, tests=1, runs=1, skipped=["tests/x.py::a"]),
+        requirements.Row("R23", planned=1),
+    ]
+    text = faults.page(requirements.Scale.FAULTS, 7, rows, [], 1.0, failed=["tests/x.py::y"])
+    assert "| 510 | - | passed |" in text
+    assert "| FAILED (1 of 1), 2 of 3 not run |" in text
+    assert "| NOT RUN, 2 of 4 not run, 1 skipped |" in text
+    assert "| NOT RUN, 1 of 1 not run |" in text
+    assert text.count("| NOT RUN | - |") == len(bugs.BUGS)
+    assert "- `tests/x.py::y`" in text
+    assert "cut short" in text
+
+
+SESSION = """
+import time, pytest
+
+@pytest.mark.requirement("R01")
+def test_passes(): pass
+
+@pytest.mark.requirement("R02")
+def test_fails(): assert False
+
+@pytest.mark.requirement("R03")
+def test_hangs():
+    open("hangs", "w").close()
+    time.sleep(60)
+
+@pytest.mark.requirement("R01", "R04")
+def test_comes_after(): pass
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_a_session_that_is_ended_has_told_what_it_ran_and_what_not(tmp_path, end):
+    (tmp_path / "test_session.py").write_text(SESSION)
+    report = tmp_path / "report.json"
+    # Whoever runs the tests in the background may have had SIGINT ignored, and children inherit that.
+    env = ["env", "--default-signal=INT"]
+    argv = [*env, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    harness = str(bugs.REPOSITORY / "tests" / "harness")
+    process = subprocess.Popen(
+        [*argv, "-p", "requirements", "--requirements-report", str(report), str(tmp_path)],
+        cwd=tmp_path,
+        env={**environment.read(), "PYTHONPATH": harness},
+        stdout=subprocess.DEVNULL,
+    )
+    with process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "hangs").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(end)
+    rows = {row["requirement"]: requirements.Row(**row) for row in json.loads(report.read_text())["rows"]}
+    assert {name: row.result for name, row in rows.items()} == {
+        "R01": "NOT RUN, 1 of 2 not run",
+        "R02": "FAILED (1 of 1)",
+        "R03": "NOT RUN, 1 of 1 not run",
+        "R04": "NOT RUN, 1 of 1 not run",
+    }
