@@ -49,6 +49,19 @@ def test_unused_addresses_of_the_stack_lead_nowhere(line):
         assert any(ipaddress.ip_address(address) in network for network in unreachable), listed
 
 
+def test_cgroup_folders_of_the_stack_are_real_cgroups(line):
+    """On a machine with both versions, crun would make plain folders where one is left for them."""
+    seen = f"/proc/{line.process('kcilet').pid}/root/sys/fs/cgroup"
+    kinds = {
+        str(folder): subprocess.run(
+            ["stat", "--file-system", "--format=%T", folder], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for folder in pathlib.Path(seen).iterdir()
+        if folder.is_dir() and not folder.is_symlink()
+    }
+    assert set(kinds.values()) <= {"cgroupfs", "cgroup2fs"}, kinds
+
+
 def test_a_second_up_over_running_parts_changes_nothing(line):
     before = json.loads(line.kci("status", "-o", "json"))
     line.kci("up", "--detach", "--netns", line.netns)
