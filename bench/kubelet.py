@@ -1,7 +1,7 @@
 """A real kubelet on this machine, as one more node of a stack's cluster: what our figures are shown beside.
 
 It has a containerd of its own with our configuration, and the plain bridge CNI plugin of Debian's
-`containernetworking-plugins`, which are unpacked beside it and not installed. All of it runs in the stack's
+`containernetworking-plugins`, which are unpacked and not installed. All of it runs in the stack's
 network namespace and in mount and process id namespaces of its own (kubelet.sh): with their first process
 everything ends, also if we are killed. What is left then, its folder and its cgroup, goes when `node` ends.
 """
@@ -43,8 +43,17 @@ READY_TIMEOUT_S = 60
 pod = functools.partial(lines.pod, nodeSelector=LABEL, tolerations=[{"operator": "Exists"}])
 
 
-def build() -> pathlib.Path:
-    """The kubelet that belongs to the stack's control plane, from the cache or built now (minutes)."""
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    kubelet: pathlib.Path
+    # The CNI plugins' folder.
+    cni_bin: pathlib.Path
+
+
+def fetch() -> Programs:
+    """The kubelet that belongs to the stack's control plane, from the cache or built now (minutes), and CNI
+    plugins. Before the network namespace is entered, from which no package source is reached.
+    """
     machine = settings.read_machine()
     folder = pathlib.Path(machine.cache_dir) / "kubelet-source"
     (folder / "kubelet").mkdir(parents=True, exist_ok=True)
@@ -54,19 +63,32 @@ def build() -> pathlib.Path:
     shutil.copyfile(HERE / "kubelet.go", folder / "kubelet" / "main.go")
     # A few modules only the kubelet needs; their versions follow from those that are pinned.
     adding = msgspec.structs.replace(machine, variables={**machine.variables, "GOFLAGS": "-mod=mod"})
-    return asyncio.run(goprograms.ensure("kubelet", adding, _progress, folder=folder))
+    binary = asyncio.run(goprograms.ensure("kubelet", adding, _progress, folder=folder))
+    plugins = folder / "cni"
+    if not plugins.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as unpacked:
+            packages.unpack(["containernetworking-plugins"], pathlib.Path(unpacked))
+            shutil.copytree(pathlib.Path(unpacked) / "usr" / "lib" / "cni", plugins)
+    return Programs(binary, plugins)
 
 
 @contextlib.contextmanager
-def node(stack: lines.Line, binary: pathlib.Path) -> Iterator[None]:
+def node(stack: lines.Line, programs: Programs) -> Iterator[None]:
     """A Ready node in the stack's cluster; afterwards there is nothing left of it."""
     with tempfile.TemporaryDirectory(prefix="kci-kubelet-") as folder:
         where = layout.Layout(pathlib.Path(folder))
-        argv = [*_prepare_containerd(stack, where), str(binary), *_prepare_kubelet(stack, where)]
+        argv = [
+            *_prepare_containerd(stack, where, programs),
+            str(programs.kubelet),
+            *_prepare_kubelet(stack, where),
+        ]
         _make_cgroup(where.cgroup_parent)
-        # It ends when its standard input does: when we close it, and when we are no more.
+        # The stack's mounts are such that crun works. It ends when its standard input does: when we close it,
+        # and when we are no more.
+        mounts = f"--mount=/proc/{stack.process('containerd').pid}/ns/mnt"
         first = subprocess.Popen(
             stack.inside(
+                *("nsenter", mounts),
                 *("unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", str(HERE / "kubelet.sh")),
                 *(str(where.root), *argv),
             ),
@@ -81,15 +103,14 @@ def node(stack: lines.Line, binary: pathlib.Path) -> Iterator[None]:
             stack.run_kubectl("delete", "node", NODE)
 
 
-def _prepare_containerd(stack: lines.Line, where: layout.Layout) -> list[str]:
+def _prepare_containerd(stack: lines.Line, where: layout.Layout, programs: Programs) -> list[str]:
     """Its files; what kubelet.sh must know of it."""
     binaries = containerd.find_binaries(settings.Runtime.AUTO, settings.read_machine())
     where.cni_conf.mkdir(parents=True)
     where.containerd_config.write_text(containerd.config(where, binaries))
     # The images come from where the stack's come from.
     where.registry_hosts.symlink_to(stack.where.registry_hosts)
-    packages.unpack(["containernetworking-plugins"], where.root / "packages")
-    where.cni_bin.symlink_to(where.root / "packages" / "usr" / "lib" / "cni")
+    where.cni_bin.symlink_to(programs.cni_bin)
     bridge = {
         "type": "bridge",
         "bridge": NODE,

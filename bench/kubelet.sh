@@ -8,8 +8,6 @@ folder=$1 containerd=$2 config=$3 socket=$4
 shift 4
 
 mount --make-rshared /
-# crun takes a machine with both cgroup versions mounted for one it does not know.
-if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
 # Kubelet and CNI plugins write to folders here that no option moves.
 for fixed in /var/lib /var/log; do mount -t tmpfs bench "$fixed"; done
 # The kubelet sets these for the whole machine, or does not start. Here it finds them as it wants them.

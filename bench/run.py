@@ -361,7 +361,7 @@ def main() -> None:
     )
     parser.add_argument("--audit", action="store_true", help="with the audit log, to see what it costs")
     arguments = parser.parse_args()
-    kubelet_binary = kubelet.build() if arguments.kubelet else None
+    programs = kubelet.fetch() if arguments.kubelet else None
     name = f"kci-bench-{uuid.uuid4().hex[:6]}"
     stack = lines.Line(netns=name, state_dir=pathlib.Path(tempfile.gettempdir()) / name)
     try:
@@ -384,8 +384,8 @@ def main() -> None:
             # Asked again: the kcilet is another process since.
             "idle": memory_of(json.loads(stack.kci("status", "-o", "json"))),
         }
-        if kubelet_binary:
-            with kubelet.node(stack, kubelet_binary):
+        if programs:
+            with kubelet.node(stack, programs):
                 result["kubelet"] = asyncio.run(measure_kubelet(stack, arguments.count))
     finally:
         stack.kci("down", "--purge", check=False)
