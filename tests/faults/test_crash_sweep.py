@@ -76,6 +76,7 @@ PROVOKED = {
     "vnode.patch_node_labels.": _start_with_a_label_missing,
     "vnode.patch_node_status.": _start_again,
     "service.sync.": _start_service_again,
+    "kcilet.note_store.": _start_service_again,
     "kcilet.remove_container.": _run_a_container_that_ends,
     "kcilet.exec.": _run_a_command,
     "logs.rotation.": _write_a_long_log,
