@@ -18,7 +18,7 @@ PODS = 5
 
 @pytest.mark.requirement("R12")
 def test_a_day_of_failing_peers_forgets_no_pod(runs):
-    for run in range(runs.scale(quick=2, faults=20, release=200)):
+    for run in range(runs.scale(quick=2, faults=8, release=200)):
         simulation.run(_day(runs.random(run)), seed=runs.seed + run)
 
 
