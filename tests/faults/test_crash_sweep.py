@@ -41,6 +41,10 @@ def _delete_node(line):
     line.kubectl("delete", "node", VIRTUAL_KUBELET)
 
 
+def _wait_only(_line):
+    """It is passed by itself every few seconds."""
+
+
 def _start_again(line, part=VIRTUAL_KUBELET):
     # It may just have ended at the point.
     with contextlib.suppress(AssertionError):
@@ -73,6 +77,7 @@ def _run_a_command(line):
 
 # What passes a point that the coming and going of pods does not.
 PROVOKED = {
+    "vnode.lease.write.": _wait_only,
     "vnode.create_node.": _delete_node,
     "vnode.patch_node_labels.": _start_with_a_label_missing,
     "vnode.patch_node_status.": _start_again,
