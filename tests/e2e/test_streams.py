@@ -103,7 +103,7 @@ def test_fifty_connections_at_once_through_one_port_forward_are_byte_exact(pods,
     chance = runs.random()
     contents = [chance.randbytes(200_000 + number) for number in range(PORTS)]
     echoes: dict[int, bytes] = {}
-    with _port_forward(pods) as local_ports:
+    with _port_forward(pods, "echo", range(FIRST_PORT, FIRST_PORT + PORTS)) as local_ports:
         threads = [
             threading.Thread(target=lambda n=n: echoes.update({n: _echo(pods, local_ports[n], contents[n])}))
             for n in range(PORTS)
@@ -116,12 +116,12 @@ def test_fifty_connections_at_once_through_one_port_forward_are_byte_exact(pods,
 
 
 @contextlib.contextmanager
-def _port_forward(stack):
+def _port_forward(stack, name, ports):
     """kubectl's local ports, in the order of the pod's."""
-    remote = [str(FIRST_PORT + number) for number in range(PORTS)]
+    remote = [str(port) for port in ports]
     with subprocess.Popen(
         stack.kubectl_argv(
-            "port-forward", "--address=127.0.0.1", "pod/echo", *(f":{port}" for port in remote)
+            "port-forward", "--address=127.0.0.1", f"pod/{name}", *(f":{port}" for port in remote)
         ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -129,7 +129,7 @@ def _port_forward(stack):
     ) as forwarding:
         try:
             found = {}
-            while len(found) < PORTS:
+            while len(found) < len(remote):
                 words = forwarding.stdout.readline().split()
                 assert words[:2] == ["Forwarding", "from"], words
                 found[words[4]] = int(words[2].rpartition(":")[2])
@@ -155,6 +155,22 @@ def _echo(stack, port, content):
         back = b"".join(iter(lambda: connection.recv(65536), b""))
         sender.join()
         return back
+
+
+@pytest.mark.requirement("R27")
+def test_an_upload_that_the_pod_reads_slowly_arrives_whole(pods, way):
+    """The client is done, half-closed, long before the pod has read all."""
+    port = FIRST_PORT + PORTS
+    pods.apply(pod("slow", f"nc -l -p {port} | (sleep 3; sha256sum) > /tmp/sum; {IDLE}"))
+    pods.wait_ready("pod/slow")
+    content = os.urandom(20_000_000)
+    with _port_forward(pods, "slow", [port]) as (local_port,):
+        assert _echo(pods, local_port, content) == b""
+    arrived = pods.kubectl(
+        "exec", "slow", "--", "sh", "-c", "until [ -s /tmp/sum ]; do sleep .1; done; cat /tmp/sum"
+    )
+    assert arrived.split()[0] == hashlib.sha256(content).hexdigest()
+    pods.kubectl("delete", "pod", "slow", "--now")
 
 
 @pytest.mark.requirement("R27")

@@ -1,11 +1,14 @@
 """Each of our programs killed at random moments, again and again, while pods come and go."""
 
+import subprocess
 import time
 
 import between
 import line as lines
 import pytest
 import traffic
+
+CLIENT_ENDS_S = 10
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
@@ -32,6 +35,36 @@ def test_pods_go_on_and_deletions_too(line, recorder, standing, runs, part):
     churn.wait_gone()
     assert churn.refused == []
     assert churn.created
+
+
+@pytest.mark.requirement("R05", "R27")
+def test_a_command_ends_when_the_kcilet_between_it_and_its_client_is_killed(line, recorder, standing, runs):
+    pods = [instance.pod for instance in standing.values()]
+    with line.by_hand("kcilet") as program:
+        for run in range(runs.scale(quick=1, faults=5, release=20)):
+            marker = f"32{run:06}"  # a sleep that nobody else has
+            name = pods[run % len(pods)]
+            with subprocess.Popen(
+                line.kubectl_argv("exec", "-i", name, "--", "sleep", marker),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            ) as client:
+                lines.eventually(lambda name=name, marker=marker: _runs(line, name, marker), what="it runs")
+                recorder.note("away", "kcilet")
+                program.kill()
+                _, said = client.communicate(timeout=CLIENT_ENDS_S)
+                program.start()
+                recorder.note("back", "kcilet")
+            assert client.returncode != 0, "the client believes that the command has ended well"
+            assert said
+            lines.eventually(
+                lambda name=name, marker=marker: not _runs(line, name, marker), what="the command is ended"
+            )
+
+
+def _runs(line, name, marker):
+    return marker in line.kubectl("exec", name, "--", "ps")
 
 
 @pytest.mark.requirement("R22")
