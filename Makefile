@@ -30,6 +30,7 @@ check: install ## format, lint, types, architecture
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_rules.py
 	$(BIN)/python scripts/reference.py --check
+	$(BIN)/python scripts/guide_coverage.py --check
 
 faults: install ## the long tests of reliability and the seeded bugs; writes docs/reliability.md (under an hour)
 	$(BIN)/python -m kci.stack.goprograms
@@ -47,8 +48,9 @@ bench: install ## measure; writes bench/results/*.json and a table; KUBELET=1: b
 	$(BIN)/python -m kci.stack.goprograms
 	$(BIN)/python bench/run.py $(if $(KUBELET),--kubelet)
 
-docs: install ## make docs/reference from the code
+docs: install ## make docs/reference from the code, docs/guide-coverage.md from the tests
 	$(BIN)/python scripts/reference.py
+	$(BIN)/python scripts/guide_coverage.py
 
 lock: ## choose versions anew and write the lock files, with hashes and without host names
 	$(BIN)/python -m pip install --quiet uv

@@ -9,6 +9,8 @@ One run starts a stack of its own in a network namespace of its own, and measure
     delete        delete with default grace -> object gone (the process exits at once on TERM)
     burst         50 pods at once until all are Ready
     streams       kubectl exec, cp both ways and port-forward (bench/streams.py)
+    probes        1000 probes a second, HTTP and TCP: how late, and what one costs (bench/probes.py)
+    sizes         what it costs to choose a pod's size, in microseconds (bench/sizes.py)
     running       memory with many pods, and their adoption by a restarted kcilet (bench/restart.py)
     memory        resident memory and CPU of our own programs, idle
     kubelet       with --kubelet: start to streams again, on a node with a real one (bench/kubelet.py)
@@ -41,7 +43,9 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "harness"))
 
 import kubelet  # noqa: E402
 import line as lines  # noqa: E402
+import probes  # noqa: E402
 import restart  # noqa: E402
+import sizes  # noqa: E402
 import streams  # noqa: E402
 
 from kci.kit import tasks  # noqa: E402
@@ -347,6 +351,9 @@ def show(result: dict) -> None:
         for name in ("cp_to_pod_mb_s", "cp_from_pod_mb_s", "port_forward_mb_s"):
             print(f"{name.removesuffix('_mb_s').replace('_', ' ')}{whose}: {figures[name]} MB/s")
     print(f"running: {result['running']}")
+    for figures in result["probes"]:
+        print(f"probes: {figures}")
+    print(f"choosing a size, us a pod: {result['size_us']}")
     for name, row in result["idle"].items():
         print(f"  {name:26}{row['rss_mib']:>8} MiB {row['cpu_percent']:>6} %")
 
@@ -381,6 +388,8 @@ def main() -> None:
             "up_s": up_s,
             "parts": {part["name"]: part.get("started_in_s") for part in status["parts"]},
             **asyncio.run(measure(stack, arguments.count)),
+            "probes": [probes.measure(kind) for kind in ("http", "tcp")],
+            "size_us": sizes.measure(),
             # Asked again: the kcilet is another process since.
             "idle": memory_of(json.loads(stack.kci("status", "-o", "json"))),
         }

@@ -10,14 +10,30 @@ import msgspec
 
 from kci.contract import capabilities, operations
 from kci.contract import errors as contract_errors
+from kci.provider import key_settings, options
 from kci.stack import settings as stack_settings
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "docs" / "reference"
 MADE = "<!-- Made from the code by `make docs`; edits are lost. -->"
 
+_ABOUT_NODE = """\
+Everything is checked at the start: what is wrong is named at once, each with what to write instead, or the
+program does not start.
+A boolean flag is written `--flag` or `--flag=false`.
+A DURATION is written as `30s`, `5m` or `1h30m`.
+A flag that is repeated is no error: a list takes what all of them say, any other the last.
+`--klog.*` flags of other virtual nodes are passed over with a warning.
+Flags count before variables.
+"""
+
 
 def main() -> int:
-    pages = {"errors.md": errors(), "operations.md": service_operations(), "kci-up.md": up_settings()}
+    pages = {
+        "errors.md": errors(),
+        "operations.md": service_operations(),
+        "kci-up.md": up_settings(),
+        "virtual-kubelet.md": node_settings(),
+    }
     if "--check" in sys.argv[1:]:
         stale = [name for name, text in pages.items() if _read(FOLDER / name) != text]
         for name in stale:
@@ -59,6 +75,28 @@ def up_settings() -> str:
         for field in msgspec.structs.fields(stack_settings.Settings)
     ]
     return _page("Settings of `kci up`", _table(("flag", "means", "default"), rows))
+
+
+def node_settings() -> str:
+    tables = {
+        "Flags": tuple(_as_flag(flag) for flag in options.FLAGS),
+        "Environment": (*options.VARIABLES, *key_settings.VARIABLES),
+        "The file of `--provider-config`": options.KEYS,
+    }
+    parts = [
+        f"## {title}\n\n{_table(('name', 'means', 'default', 'why'), map(_option, rows))}"
+        for title, rows in tables.items()
+    ]
+    return _page("Settings of `virtual-kubelet`", f"{_ABOUT_NODE}\n" + "\n".join(parts))
+
+
+def _as_flag(flag: options.Flag) -> options.Option:
+    form = "" if flag.form == options.BOOLEAN else f"={flag.form}"
+    return options.Option(f"--{flag.name}{form}", flag.means, flag.default, flag.why)
+
+
+def _option(option: options.Option) -> tuple[str, ...]:
+    return f"`{option.name}`", option.means, option.default or "needed", option.why
 
 
 def _page(title: str, body: str) -> str:

@@ -14,11 +14,11 @@ import threading
 import pytest
 from line import IDLE, eventually, pod
 
-from kci.kcilet.drivers.streams import connections
-from kci.kit import environment
+from kci.kit import environment, netns
 
 pytestmark = pytest.mark.e2e
 
+SOCKETS = netns.SocketMaker()
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 # How kubectl and API server talk to the node: as today, and as they did before Kubernetes 1.31.
 WAYS = {
@@ -142,7 +142,8 @@ def _port_forward(stack, name, ports):
 
 def _echo(stack, port, content):
     """What comes back from a port inside the line's network namespace."""
-    with connections.socket_within(f"/run/netns/{stack.netns}", socket.AF_INET) as connection:
+    inside = netns.Namespace(f"/run/netns/{stack.netns}")
+    with SOCKETS.make(inside, socket.AF_INET) as connection:
         connection.settimeout(60)
         connection.connect(("127.0.0.1", port))
 

@@ -219,6 +219,10 @@ class FakeRuntime:
         for timer in self._timers:
             timer.cancel()
 
+    def begun(self):
+        """The names of the containers that were made, in order."""
+        return [call[1] for call in self.calls if call[0] == "create_container"]
+
     def names(self):
         """The calls' names, in order."""
         return [call[0] for call in self.calls]
@@ -381,6 +385,50 @@ class FakeStreams:
         yield b""
         for line in self.logs[container_name]:
             yield line
+
+
+class FakeProbes:
+    """A ports.Probes: what `answers` says by command, path or port, else success. `checks` is what was asked,
+    and when; `left` are the sandboxes that were left.
+    """
+
+    def __init__(self):
+        self.answers = {}
+        self.delays_s = collections.defaultdict(float)
+        self.checks = []
+        self.left = set()
+        # By key.
+        self.most_at_once = collections.Counter()
+        self._now = collections.Counter()
+
+    async def check(self, check, *, timeout_s):
+        self.checks.append((asyncio.get_running_loop().time(), check))
+        key = self.key(check)
+        self._now[key] += 1
+        self.most_at_once[key] = max(self.most_at_once[key], self._now[key])
+        try:
+            await asyncio.sleep(self.delays_s[key])
+        finally:
+            self._now[key] -= 1
+        answer = self.answers.get(key, True)
+        if isinstance(answer, Exception):
+            raise answer
+        return ports.CheckResult(answer, "" if answer else "no")
+
+    def leave(self, sandbox_id):
+        self.left.add(sandbox_id)
+
+    def times(self, key):
+        return [at_s for at_s, check in self.checks if self.key(check) == key]
+
+    def key(self, check):
+        match check:
+            case ports.ExecCheck():
+                return check.command[0]
+            case ports.HttpCheck():
+                return check.target
+            case _:
+                return check.port
 
 
 class FakeCluster:
@@ -549,10 +597,16 @@ def drivers(runtime):
         cgroups=FakeCgroups(),
         logs=FakeLogs(),
         streams=FakeStreams(),
+        probes=FakeProbes(),
     )
 
 
-def pod(name="web", uid="uid-1", containers=("app",), image="app:1", policy="Always", **spec):
+def pod(
+    name="web", uid="uid-1", containers=("app",), image="app:1", policy="Always", init=(), sidecars=(), **spec
+):
+    """`init` are the init containers in their order, each with the image of its name; `sidecars` those that
+    run on.
+    """
     return models.Pod(
         metadata=models.ObjectMeta(name=name, namespace="default", uid=uid, generation=1),
         spec=models.PodSpec(
@@ -560,6 +614,15 @@ def pod(name="web", uid="uid-1", containers=("app",), image="app:1", policy="Alw
             containers=tuple(
                 models.Container(name=one, image=image, image_pull_policy="IfNotPresent")
                 for one in containers
+            ),
+            init_containers=tuple(
+                models.Container(
+                    name=one,
+                    image=f"{one}:1",
+                    image_pull_policy="IfNotPresent",
+                    restart_policy="Always" if one in sidecars else None,
+                )
+                for one in init
             ),
             restart_policy=policy,
             **spec,

@@ -245,6 +245,10 @@ class Cloud:
             return [provider.Refusal("NotSupported", target.metadata.annotations["refuse"])]
         return []
 
+    def notices(self, target):
+        note = target.metadata.annotations.get("note")
+        return [provider.Notice("Accepted", note)] if note else []
+
     async def create_instance(self, target):
         uid = target.uid
         self.cluster.must(not self.exists(uid), f"a second instance for {uid}")

@@ -252,6 +252,19 @@ BUGS = (
             ),
         ),
     ),
+    Bug(
+        "B17",
+        "temporary keys are read once and never again, though the cluster has newer ones",
+        ("R58",),
+        ("tests/unit/provider/test_provider_credentials.py", "tests/integration/test_service_credentials.py"),
+        (
+            Edit(
+                "provider/credentials.py",
+                "        if self._version and not reflector.is_later(version, than=self._version):\n",
+                "        if self._version:\n",
+            ),
+        ),
+    ),
 )
 
 

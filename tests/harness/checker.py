@@ -216,7 +216,7 @@ def _steps_back(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
     old, new = before.get("phase", "Pending"), after.get("phase", "Pending")
     if old in TERMINAL and new != old:
         yield f"the phase went from {old} to {new}"
-    if old == "Running" and new == "Pending":
+    if old == "Running" and new == "Pending" and not _initializes(after):
         yield "the phase went from Running to Pending"
     if before.get("startTime") and after.get("startTime") != before["startTime"]:
         yield f"startTime changed from {before['startTime']} to {after.get('startTime')}"
@@ -233,6 +233,11 @@ def _steps_back(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
         same = one.get("containerID") and one.get("containerID") == known.get("containerID")
         if same and "terminated" in known.get("state", {}) and "running" in one.get("state", {}):
             yield f"the ended container {one['name']} runs again ({one['containerID']})"
+
+
+def _initializes(status: Mapping[str, Any]) -> bool:
+    """Whether an init container has still to succeed: in a new sandbox it is run again."""
+    return any("terminated" not in one.get("state", {}) for one in status.get("initContainerStatuses", ()))
 
 
 def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -15,6 +15,7 @@ from fakes import link_server
 from kci.kit import tasks
 
 _LONGEST_DELAY_S = 0.25
+_REPORTS_WITHIN_S = 0.5
 # Passed by no traffic: tombstones live for a day.
 _NOT_ON_THE_WAY = ("service.tombstones.",)
 
@@ -46,6 +47,9 @@ async def survive(folder, chance: random.Random, kills: int) -> dict[str, int]:
             delay_s = None if name else chance.uniform(0.0, _LONGEST_DELAY_S)
             async with tasks.background("traffic", _check_and_load(traffic)) as load:
                 await asyncio.wait([load], timeout=delay_s)
+                if name:
+                    # Reports come after the answers to what they are about.
+                    await service.wait_ended(_REPORTS_WITHIN_S)
                 hit[name] += bool(name) and service.has_ended
                 await service.kill()
                 await load

@@ -77,6 +77,13 @@ class ServiceProcess:
             await asyncio.sleep(0.02)
         assert crash_at or may_end or not self.has_ended, f"ended at once: {self.log.read_text()}"
 
+    async def wait_ended(self, within_s: float) -> None:
+        """Until it has ended by itself, or that long."""
+        assert self.process is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self.process.wait()
+
     async def answers(self) -> bool:
         """Whether /healthz does."""
         with contextlib.suppress(OSError, TimeoutError):

@@ -9,6 +9,7 @@ import enum
 import random
 import uuid
 
+import msgspec
 import service_world
 
 from kci.client import client as clients
@@ -49,6 +50,7 @@ class Traffic:
         self.chance = chance
         self.made: list[Made] = []
         self.acknowledged: collections.Counter[Stage] = collections.Counter()
+        self._epoch = 0
 
     async def run(self, *, workers: int = 4, steps: int = 4) -> None:
         """Until everything is done, or the service is gone."""
@@ -72,8 +74,12 @@ class Traffic:
             self.made.append(made)
             await self.create(made)
 
+    def _fence(self) -> api.Fence:
+        return api.Fence(holder="cluster/node", epoch=self._epoch)
+
     async def create(self, made: Made) -> None:
-        group_id = await self._client.create_container_group(made.request)
+        request = msgspec.structs.replace(made.request, fence=self._fence())
+        group_id = await self._client.create_container_group(request)
         assert made.group_id in {"", group_id}, "a second group for the same pod"
         made.group_id, made.stage = group_id, Stage.CREATED
         self.acknowledged[Stage.CREATED] += 1
@@ -81,7 +87,7 @@ class Traffic:
     async def delete(self, made: Made) -> None:
         made.stage = Stage.DELETING
         try:
-            await self._client.delete_container_group(made.group_id)
+            await self._client.delete_container_group(made.group_id, fence=self._fence())
         except errors.NotFoundError:
             assert not await self._client.list_container_groups(ids=(made.group_id,))
         made.stage = Stage.DELETED
@@ -89,8 +95,9 @@ class Traffic:
 
     async def check(self) -> None:
         """After a restart: what was acknowledged is there, the rest is absent or complete. Then what was not
-        acknowledged is asked for again, as its caller would.
+        acknowledged is asked for again, as its caller would, in a new epoch.
         """
+        self._epoch += 1
         listed = {group.container_group_id: group for group in await self._client.list_container_groups()}
         addresses = [group.private_address for group in listed.values()]
         assert len(set(addresses)) == len(addresses), "an address was given twice"

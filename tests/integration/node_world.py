@@ -13,6 +13,7 @@ from fakes import machine_world
 from kci.kcilet.drivers.cgroups import pods as cgroups
 from kci.kcilet.drivers.logs import folders as logs
 from kci.kcilet.drivers.network import server as network
+from kci.kcilet.drivers.probes import driver as probes
 from kci.kcilet.drivers.runtime import cri
 from kci.kcilet.drivers.streams import driver as streams
 from kci.kcilet.drivers.volumes import folders as volumes
@@ -60,8 +61,10 @@ class Node:
                 raise _Killed
         self.cluster.followers.clear()
 
-    def add(self, script, *, pull_policy="IfNotPresent", **spec):
-        """A pod that runs a script, at the cluster and as a group."""
+    def add(self, script, *, init=None, pull_policy="IfNotPresent", **spec):
+        """A pod that runs a script, at the cluster and as a group; `init` are its init containers' scripts by
+        name.
+        """
         uid = str(uuid.uuid4())
         container = models.Container(
             name="app",
@@ -73,7 +76,11 @@ class Node:
         )
         spec = {"termination_grace_period_seconds": 2, **spec}
         pod = machine_world.pod(name=f"p-{uid[:8]}", uid=uid, volumes=(TOKEN,), **spec)
-        pod_spec = msgspec.structs.replace(pod.spec, containers=(container,))
+        steps = tuple(
+            msgspec.structs.replace(container, name=name, command=("sh", "-c", step))
+            for name, step in (init or {}).items()
+        )
+        pod_spec = msgspec.structs.replace(pod.spec, containers=(container,), init_containers=steps)
         self.cluster.put(msgspec.structs.replace(pod, spec=pod_spec))
         number = next(self._addresses)
         return msgspec.structs.replace(
@@ -134,19 +141,21 @@ async def opened():
 
 
 def make_drivers(where, runtime, wires, parent):
+    carried = streams.MachineStreams(
+        exec_url=runtime.exec_url,
+        attach_url=runtime.attach_url,
+        is_written=runtime.is_written,
+        clock=clock.SystemClock(),
+        commands_dir=where.kcilet / "commands",
+    )
     return machine.Drivers(
         runtime=runtime,
         volumes=volumes.PodFolders(where.kcilet),
         network=wires,
         cgroups=parent,
         logs=logs.Folders(where.kcilet / "logs" / "pods"),
-        streams=streams.MachineStreams(
-            exec_url=runtime.exec_url,
-            attach_url=runtime.attach_url,
-            is_written=runtime.is_written,
-            clock=clock.SystemClock(),
-            commands_dir=where.kcilet / "commands",
-        ),
+        streams=carried,
+        probes=probes.MachineProbes(run_command=runtime.run_command, open_network=carried.open_network),
     )
 
 

@@ -12,18 +12,19 @@ from fakes import link_server
 from kci.client import client as clients
 from kci.client import credentials as sources
 from kci.contract import groups as api
-from kci.contract import ids, signing
+from kci.contract import ids, packages, signing
 from kci.kit import clock, secret, tasks
-from kci.service.app import accounts, changes, groups, replays, streams
+from kci.service.app import accounts, changes, credentials, groups, replays, streams
 from kci.service.domain import addresses
 from kci.service.domain import groups as domain
 from kci.service.engines import local
+from kci.service.http import credentials as credential_actions
 from kci.service.http import groups as group_actions
 from kci.service.http import server, verification
 from kci.service.http import streams as stream_actions
 from kci.service.reconcilers import groups as group_reconciler
 from kci.service.reconcilers import reports
-from kci.service.store import database
+from kci.service.store import database, sealing
 
 REGION = "cn-test-1"
 KEY = bytes(range(32))
@@ -74,6 +75,7 @@ class World:
     bob: clients.KciClient
     application: object
     service: groups.GroupService
+    accounts: accounts.KnownAccounts
 
     @property
     def endpoint(self) -> str:
@@ -87,24 +89,28 @@ async def running(
     kcilet: link_server.LinkServer | None = None,
     skew_s: int = 300,
     stream_idle_s: float = 3600,
+    table: packages.Table = packages.STANDARD,
 ):
+    place = dataclasses.replace(PLACE, table=table)
     fake = kcilet or link_server.LinkServer()
     socket = str(folder / "kcilet.sock")
     feed = changes.Feed()
     wall = clock.SystemClock()
+    known = accounts.KnownAccounts([ALICE, BOB], sealing.Sealer(KEY))
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(fake.serve(socket))
         store = stack.enter_context(database.open_database(folder / "service.db", KEY))
         engine = await stack.enter_async_context(local.LocalEngine(socket))
         reconciler = group_reconciler.GroupReconciler(engine)
         used = replays.Replays(store, wall, window_s=skew_s)
-        service = groups.GroupService(store, PLACE, feed, wall, used, on_work=reconciler.signal)
+        service = groups.GroupService(store, place, feed, wall, used, on_work=reconciler.signal)
         application = server.make_application(
-            verification.Verifier(accounts.ListedAccounts([ALICE, BOB]), wall, region=REGION, skew_s=skew_s),
+            verification.Verifier(known, wall, region=REGION, skew_s=skew_s),
             group_actions.GroupActions(service),
             stream_actions.StreamActions(
                 streams.StreamService(service, engine, replays=used), idle_s=stream_idle_s
             ),
+            credential_actions.CredentialActions(credentials.CredentialService(known, wall, replays=used)),
             version="test",
         )
         _, port = await stack.enter_async_context(
@@ -116,7 +122,7 @@ async def running(
         alice, bob = [
             await stack.enter_async_context(client_of(f"127.0.0.1:{port}", who)) for who in (ALICE, BOB)
         ]
-        yield World(port, fake, alice, bob, application, service)
+        yield World(port, fake, alice, bob, application, service, known)
 
 
 def client_of(endpoint: str, who: accounts.Account) -> clients.KciClient:

@@ -16,6 +16,11 @@ def test_pods_live_as_they_should_on_a_real_runtime(node):
     node_fixture.check(node, "-s", "kcilet_on_node/check_pods.py")
 
 
+@pytest.mark.guide("limit initContainers")
+def test_init_containers_run_as_they_should_on_a_real_runtime(node):
+    node_fixture.check(node, "-s", "kcilet_on_node/check_init_containers.py")
+
+
 @pytest.mark.requirement("R30")
 def test_exits_are_told_as_a_kubelet_tells_them(node, runs):
     runs.count = 20

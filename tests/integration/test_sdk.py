@@ -17,6 +17,7 @@ from ksyun.common import credential
 from ksyun.common.exception.ksyun_sdk_exception import KsyunSDKException
 from ksyun.common.profile import client_profile, http_profile
 
+from kci.contract import packages
 from kci.kit import tasks
 
 
@@ -87,6 +88,16 @@ async def test_the_official_sdk_creates_describes_and_deletes(tmp_path, method):
         await tasks.in_thread(lambda: call(client, "DeleteContainerGroup", ContainerGroupId=group_id))
         while (await tasks.in_thread(describe))["TotalCount"]:
             pass
+
+
+@pytest.mark.guide("limit sizes")
+async def test_the_official_sdk_reads_the_sizes_that_there_are(tmp_path):
+    table = packages.read_table(b'{"Packages": [{"Cpu": 2.0, "Mem": [4.0, 7.5]}]}', "sizes.json")
+    async with service_world.running(tmp_path, table=table) as world:
+        answer = await tasks.in_thread(lambda: call(sdk(world.endpoint), "DescribeKciPackages"))
+        (package,) = answer["Packages"]
+        # The Go SDK fails on 2.0.
+        assert (repr(package["Cpu"]), repr(package["Mem"])) == ("2", "[4, 7.5]")
 
 
 @pytest.mark.parametrize(

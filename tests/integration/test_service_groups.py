@@ -9,7 +9,7 @@ import service_world
 from fakes import link_server
 
 from kci.client import errors
-from kci.contract import capabilities
+from kci.contract import capabilities, packages
 from kci.kit import clock, tasks
 from kci.link import types as link
 from kci.service.app import changes, groups, replays
@@ -45,14 +45,16 @@ async def test_a_group_runs_is_described_and_ends(world):
         (listed,) = await world.alice.list_container_groups(ids=(group_id,))
         assert listed == running.group
         assert listed.private_address == "10.9.0.2"
-        assert (listed.cpu, listed.memory) == (0.5, 7.8)
+        # Rounded up to a size that there is.
+        assert (listed.cpu, listed.memory) == (2, 8)
         assert listed.label("pod-name") == "web-0"
         wanted = world.kcilet.wanted[group_id]
         assert wanted.interface == link.Interface(
             address="10.9.0.2", prefix_length=24, gateway="10.9.0.1", mac_address="0a:58:0a:09:00:02"
         )
         assert service_world.CANARY in wanted.cluster.kubeconfig
-        assert (wanted.cpu_milli, wanted.cluster_dns) == (500, ("10.0.0.10",))
+        assert (wanted.cpu_milli, wanted.memory_mib) == (2000, 8192)
+        assert wanted.cluster_dns == ("10.0.0.10",)
 
         await world.alice.delete_container_group(group_id)
         await service_world.until(watch, _is(group_id, absent=True))
@@ -137,6 +139,26 @@ async def test_a_watch_is_narrowed_to_a_node(world):
             watch = world.alice.watch_container_groups(cluster_id="c1", node_name=node)
             async with contextlib.aclosing(watch):
                 assert (await anext(watch)).synced is first_is_mark
+
+
+@pytest.mark.guide("limit sizes")
+async def test_the_sizes_that_there_are_are_told_and_larger_ones_refused(world):
+    offered = await world.alice.describe_kci_packages()
+    assert offered == packages.STANDARD
+    with pytest.raises(errors.InvalidError, match="the largest is 64 cores and 512 GiB"):
+        await world.alice.create_container_group(service_world.create_request(cpu=65, memory=1))
+
+
+@pytest.mark.guide("limit sizes")
+async def test_a_file_says_which_sizes_there_are(tmp_path):
+    file = tmp_path / "sizes.json"
+    file.write_text('{"Packages": [{"Cpu": 3, "Mem": [7.5, 5]}]}')
+    async with service_world.running(tmp_path, table=packages.read_table(file.read_bytes(), str(file))) as it:
+        (package,) = (await it.alice.describe_kci_packages()).packages
+        assert (package.cpu, package.mem) == (3, (5, 7.5))
+        group_id = await it.alice.create_container_group(service_world.create_request(cpu=1, memory=6))
+        (listed,) = await it.alice.list_container_groups(ids=(group_id,))
+        assert (listed.cpu, listed.memory) == (3, 7.5)
 
 
 async def test_what_the_service_can_do_is_told(world):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import kci
-from kci.cli import serve, stack
+from kci.cli import credentials, execute, groups, plan, serve, stack
 from kci.kit import errors
 
 app = typer.Typer(
@@ -16,11 +16,14 @@ app = typer.Typer(
     help="Kingsoft Cloud Container Instance on your own machine: a virtual node and the service behind it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
 )
 stack.add_commands(app)
 serve.add_commands(app)
+credentials.add_commands(app)
+groups.add_commands(app)
+execute.add_commands(app)
+plan.add_commands(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -14,9 +14,7 @@ T = TypeVar("T")
 
 # Kingsoft's own clients know a missing thing by these (kci-reference 2.5).
 _MISSING = ("notfound", "not_found", "not found", "不存在")
-_REFUSED_CODES = frozenset(
-    ("InvalidAccessKey", "UnauthorizedOperation", "SecurityTokenExpired", "MissingSignature")
-)
+_REFUSED_CODES = frozenset(("InvalidAccessKey", "UnauthorizedOperation", "MissingSignature"))
 
 
 class _Error(msgspec.Struct, rename="pascal"):

@@ -1,6 +1,7 @@
 """The client: one method per action that we use.
 
-Retrying is the caller's business, save for reads, which are tried three times unless told otherwise. A
+Retrying is the caller's business, save for reads, which are tried three times unless told otherwise, and for
+credentials that ended: then other ones are looked for and the call is sent once more, whichever it is. A
 create whose outcome is unknown raises UnreachableError; the caller looks it up before anything else.
 Redirects are never followed.
 """
@@ -11,7 +12,16 @@ import asyncio
 import contextlib
 import ipaddress
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from types import SimpleNamespace
 from typing import Self, TypeVar
 
@@ -21,7 +31,8 @@ import yarl
 from aiohttp import http_exceptions
 
 from kci.client import answers, credentials, errors
-from kci.contract import capabilities, groups, ids, operations, signing, wire
+from kci.contract import capabilities, groups, ids, operations, packages, signing, wire
+from kci.contract import credentials as temporary
 from kci.contract import errors as catalogue
 from kci.kit import backoff as backoffs
 from kci.kit import channels, clock, sockets
@@ -135,6 +146,18 @@ class KciClient:
                     raise errors.UnreachableError("cannot go on watching container groups: the stream ended")
                 if line.strip():
                     yield _read_change(line)
+
+    async def describe_kci_packages(self) -> packages.Table:
+        """The sizes that there are."""
+        answer = await self._read(
+            operations.DESCRIBE_KCI_PACKAGES,
+            packages.DescribeKciPackages(kci_type="RBKCI"),
+            packages.PackageList,
+        )
+        try:
+            return packages.to_table(answer.packages)
+        except ValueError as error:
+            raise errors.InvalidError(f"cannot use the sizes that the service offers: {error}") from error
 
     # ---- logs, commands, ports
 
@@ -251,6 +274,11 @@ class KciClient:
             raise
         return capabilities.Capabilities(frozenset(answer.capabilities))
 
+    async def issue_credentials(self, duration_s: int) -> temporary.IssuedCredentials:
+        """Temporary ones with the rights of ours. Needs capabilities.TEMPORARY_CREDENTIALS."""
+        request = temporary.IssueCredentials(duration_seconds=duration_s)
+        return await self._call(operations.ISSUE_CREDENTIALS, request, temporary.IssuedCredentials)
+
     # ---- inside
 
     async def _list_all(self, request: groups.DescribeContainerGroup) -> list[groups.ContainerGroup]:
@@ -288,10 +316,27 @@ class KciClient:
         return await self._call(operation, request, kind)
 
     async def _call(self, operation: operations.Operation, request: groups.Parameters, kind: type[T]) -> T:
-        with _wrapped(operation.action):
-            async with self._send(operation, request, aiohttp.ClientTimeout(total=self._timeout_s)) as answer:
-                reply = await _reply(answer)
-        return answers.read(reply, kind, action=operation.action)
+        async def send(keys: signing.Credentials) -> T:
+            limits = aiohttp.ClientTimeout(total=self._timeout_s)
+            with _wrapped(operation.action):
+                async with self._send(operation, request, keys, limits) as answer:
+                    reply = await _reply(answer)
+            return answers.read(reply, kind, action=operation.action)
+
+        return await self._signed(send)
+
+    async def _signed(self, send: Callable[[signing.Credentials], Awaitable[T]]) -> T:
+        """Once more, with other credentials, if the service calls the first ones expired: it did nothing."""
+        keys = await self._credentials.get()
+        try:
+            return await send(keys)
+        except errors.RefusedError as error:
+            if error.code != catalogue.SECURITY_TOKEN_EXPIRED.code:
+                raise
+            others = await self._credentials.replace(keys)
+            if others == keys:
+                raise
+        return await send(others)
 
     @contextlib.asynccontextmanager
     async def _stream(
@@ -300,16 +345,24 @@ class KciClient:
         """The body of an endless answer; an error before its first byte is raised as what it is."""
         limits = aiohttp.ClientTimeout(total=None, connect=min(5.0, self._timeout_s))
         async with contextlib.AsyncExitStack() as stack:
-            with _wrapped(operation.action):
-                async with asyncio.timeout(self._timeout_s):
-                    answer = await stack.enter_async_context(self._send(operation, request, limits))
-                    if answer.status != 200:
-                        answers.read(await _reply(answer), groups.Done, action=operation.action)
-            yield answer.content
+
+            async def send(keys: signing.Credentials) -> aiohttp.ClientResponse:
+                with _wrapped(operation.action):
+                    async with asyncio.timeout(self._timeout_s):
+                        answer = await stack.enter_async_context(self._send(operation, request, keys, limits))
+                        if answer.status != 200:
+                            answers.read(await _reply(answer), groups.Done, action=operation.action)
+                return answer
+
+            yield (await self._signed(send)).content
 
     @contextlib.asynccontextmanager
     async def _send(
-        self, operation: operations.Operation, request: groups.Parameters, limits: aiohttp.ClientTimeout
+        self,
+        operation: operations.Operation,
+        request: groups.Parameters,
+        keys: signing.Credentials,
+        limits: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         pairs = [("Action", operation.action), ("Version", operations.VERSION)]
         pairs += wire.flatten(msgspec.to_builtins(request))
@@ -323,7 +376,7 @@ class KciClient:
         ]
         headers += signing.sign(
             signing.Request(method="POST", path="/", headers=headers, body=body),
-            await self._credentials.get(),
+            keys,
             region=self._region,
             now=self._clock.now(),
         )

@@ -10,7 +10,13 @@ from kci.contract import signing
 
 class CredentialSource(Protocol):
     async def get(self) -> signing.Credentials:
-        """The credentials to sign with now."""
+        """The credentials to sign with now; MissingCredentialsError if there are none that are good."""
+        ...
+
+    async def replace(self, refused: signing.Credentials) -> signing.Credentials:
+        """After the service called these expired: what there is after one look for others; the same again
+        if there are none.
+        """
         ...
 
 
@@ -21,4 +27,8 @@ class Static:
     credentials: signing.Credentials
 
     async def get(self) -> signing.Credentials:
+        return self.credentials
+
+    async def replace(self, refused: signing.Credentials) -> signing.Credentials:
+        del refused
         return self.credentials

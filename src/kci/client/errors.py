@@ -24,6 +24,10 @@ class RefusedError(KciError):
     """The credentials, the clock or the rights are wrong."""
 
 
+class MissingCredentialsError(RefusedError):
+    """There is nothing to sign with now, so nothing was sent."""
+
+
 class ConflictError(KciError):
     """Something is in the way: a quota, no free address, other parameters under the same token."""
 

@@ -22,7 +22,23 @@ PORT_FORWARD = "port-forward.v5"
 # CreateContainerGroup and DeleteContainerGroup take Fence.Holder and Fence.Epoch, and refuse an older epoch.
 FENCED_WRITES = "FencedWrites"
 
-ALL = (LOG_STREAM, GROUP_WATCH, LABEL_POD_UUID, CLIENT_TOKEN, EXEC_V5, ATTACH, PORT_FORWARD, FENCED_WRITES)
+# CreateContainerGroup takes Bandwidth.Ingress and Bandwidth.Egress.
+BANDWIDTH = "create.bandwidth"
+# IssueCredentials: temporary credentials, so that their rotation can be tried where there is no STS.
+TEMPORARY_CREDENTIALS = "credentials.issue"
+
+ALL = (
+    LOG_STREAM,
+    GROUP_WATCH,
+    LABEL_POD_UUID,
+    CLIENT_TOKEN,
+    EXEC_V5,
+    ATTACH,
+    PORT_FORWARD,
+    FENCED_WRITES,
+    BANDWIDTH,
+    TEMPORARY_CREDENTIALS,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,6 +75,10 @@ SIGNATURE_MISMATCH = Entry(
 SECURITY_TOKEN_INVALID = Entry(
     "SecurityTokenInvalid", 403, Kind.REFUSED, "the security token does not belong to this access key"
 )
+# The one code of which Kingsoft's own clients know what to do: take other credentials, and try once more.
+SECURITY_TOKEN_EXPIRED = Entry(
+    "SecurityTokenExpired", 400, Kind.REFUSED, "these temporary credentials have ended; use newer ones"
+)
 ACCESS_DENIED = Entry("AccessDenied", 403, Kind.REFUSED, "this is not allowed")
 REPLAYED_REQUEST = Entry(
     "ReplayedRequest", 403, Kind.REFUSED, "this signed request was used before; sign it anew"

@@ -75,10 +75,24 @@ class MachineDnsConfig(Parameters, frozen=True):
     option: tuple[DnsOption, ...] = ()
 
 
+class HostAlias(Parameters, frozen=True):
+    """One line of a hosts file."""
+
+    ip: Text = ""
+    hostname: tuple[Text, ...] = ()
+
+
 class KubeProxy(Parameters, frozen=True):
     """Access to ClusterIP services."""
 
     enabled: bool = False
+
+
+class Bandwidth(Parameters, frozen=True):
+    """Extension: limits of the group's traffic in bits per second; 0 is none."""
+
+    ingress: Int = 0
+    egress: Int = 0
 
 
 class ContainerSpec(Parameters, frozen=True):
@@ -128,7 +142,7 @@ class CreateContainerGroup(Parameters, frozen=True):
     auto_match_image_cache: bool = False
     image_cache_id: Text = ""
     machine_dns_config: MachineDnsConfig | None = None
-    machine_host_aliase: tuple[dict[str, object], ...] = ()
+    machine_host_aliase: tuple[HostAlias, ...] = ()
     cluster_dns: Text = ""
     cluster_domain: Text = ""
     label: tuple[Label, ...] = ()
@@ -140,6 +154,7 @@ class CreateContainerGroup(Parameters, frozen=True):
     container: tuple[dict[str, object], ...] = ()
     # Extension: the same token and parameters give the same group again.
     client_token: Annotated[str, msgspec.Meta(max_length=64, pattern=r"\A[!-~]*\Z")] = ""
+    bandwidth: Bandwidth | None = None
     fence: Fence | None = None
 
     def label_value(self, key: str) -> str:

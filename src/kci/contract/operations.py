@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from kci.contract import groups
+from kci.contract import credentials, groups, packages
 
 SERVICE = "kci"
 VERSION = "2020-07-02"
@@ -24,6 +24,7 @@ DESCRIBE_CONTAINER_GROUP = Operation("DescribeContainerGroup", groups.DescribeCo
 DELETE_CONTAINER_GROUP = Operation("DeleteContainerGroup", groups.DeleteContainerGroup)
 DESCRIBE_CONTAINER_LOG = Operation("DescribeContainerLog", groups.DescribeContainerLog)
 EXEC_CONTAINER_COMMAND = Operation("ExecContainerCommand", groups.ExecContainerCommand)
+DESCRIBE_KCI_PACKAGES = Operation("DescribeKciPackages", packages.DescribeKciPackages)
 ATTACH_CONTAINER = Operation("AttachContainer", groups.AttachContainer, extension=True)
 PORT_FORWARD_CONTAINER_GROUP = Operation(
     "PortForwardContainerGroup", groups.PortForwardContainerGroup, extension=True
@@ -31,6 +32,7 @@ PORT_FORWARD_CONTAINER_GROUP = Operation(
 DESCRIBE_CAPABILITIES = Operation("DescribeCapabilities", groups.DescribeCapabilities, extension=True)
 STREAM_CONTAINER_LOG = Operation("StreamContainerLog", groups.StreamContainerLog, extension=True)
 WATCH_CONTAINER_GROUPS = Operation("WatchContainerGroups", groups.WatchContainerGroups, extension=True)
+ISSUE_CREDENTIALS = Operation("IssueCredentials", credentials.IssueCredentials, extension=True)
 
 ALL: dict[str, Operation] = {
     operation.action: operation
@@ -40,10 +42,12 @@ ALL: dict[str, Operation] = {
         DELETE_CONTAINER_GROUP,
         DESCRIBE_CONTAINER_LOG,
         EXEC_CONTAINER_COMMAND,
+        DESCRIBE_KCI_PACKAGES,
         ATTACH_CONTAINER,
         PORT_FORWARD_CONTAINER_GROUP,
         DESCRIBE_CAPABILITIES,
         STREAM_CONTAINER_LOG,
         WATCH_CONTAINER_GROUPS,
+        ISSUE_CREDENTIALS,
     )
 }

@@ -14,6 +14,7 @@ from kci.kcilet.drivers.cgroups import pods as cgroups
 from kci.kcilet.drivers.logs import folders as logs
 from kci.kcilet.drivers.logs import rotation
 from kci.kcilet.drivers.network import server as network
+from kci.kcilet.drivers.probes import driver as probes
 from kci.kcilet.drivers.runtime import cri
 from kci.kcilet.drivers.served import file as served
 from kci.kcilet.drivers.streams import driver as streams
@@ -63,6 +64,7 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
             cgroups=cgroups.PodCgroups(chosen.cgroup_parent),
             logs=logs.Folders(chosen.logs_dir),
             streams=carried,
+            probes=probes.MachineProbes(run_command=runtime.run_command, open_network=carried.open_network),
         )
         ours = machine.Machine(
             drivers,

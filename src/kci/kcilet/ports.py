@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from typing import NewType, Protocol
+from typing import NewType, Protocol, TypeAlias
 
 from kci.kit import secret
 from kci.kube import models
@@ -64,6 +64,19 @@ class ContainerPhase(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
+class Health:
+    """What the probes of a running container say; one without probes is well."""
+
+    started: bool = True
+    ready: bool = True
+    # Which probe failed for good, so that the container is to be stopped; empty if none.
+    failed: str = ""
+
+
+WELL = Health()
+
+
+@dataclasses.dataclass(frozen=True)
 class SeenContainer:
     """A container as the runtime reports it. Times are Unix nanoseconds, 0 if not reached."""
 
@@ -83,6 +96,8 @@ class SeenContainer:
     log_path: str = ""
     # The pod's own grace period, as it was when the container was made.
     grace_s: int = 30
+    # Not the runtime's to say (plan/probes.py).
+    health: Health = WELL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,6 +339,76 @@ class LogFolders(Protocol):
     async def remove_logs(self, pod_uid: models.PodUid) -> None: ...
     async def list_pods(self) -> list[models.PodUid]:
         """Pods that have a folder here, for cleaning up after a crash."""
+        ...
+
+
+# ---- probes ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecCheck:
+    """A command in a container; exit code 0 is its success."""
+
+    container_id: ContainerId
+    command: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class HttpCheck:
+    """A GET, dialled inside the pod's network; 200 to 399 is its success."""
+
+    sandbox_id: SandboxId
+    scheme: str
+    host: str
+    port: int
+    # Path and query, as they are sent.
+    target: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TcpCheck:
+    """A connection, dialled inside the pod's network."""
+
+    sandbox_id: SandboxId
+    host: str
+    port: int
+
+
+@dataclasses.dataclass(frozen=True)
+class GrpcCheck:
+    """grpc.health.v1.Health/Check, dialled inside the pod's network; SERVING is its success."""
+
+    sandbox_id: SandboxId
+    host: str
+    port: int
+    service: str = ""
+
+
+Check: TypeAlias = ExecCheck | HttpCheck | TcpCheck | GrpcCheck
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckResult:
+    succeeded: bool
+    # For people; with a success only if it should be told all the same.
+    output: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandResult:
+    exit_code: int
+    # What it wrote, the beginning of it.
+    output: bytes
+
+
+class Probes(Protocol):
+    async def check(self, check: Check, *, timeout_s: float) -> CheckResult:
+        """What the container answers within that time. DriverError if nothing can be said of it."""
+        ...
+
+    def leave(self, sandbox_id: SandboxId) -> None:
+        """Nothing will be checked in this sandbox any more, or not for long."""
         ...
 
 

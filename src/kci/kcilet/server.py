@@ -178,7 +178,7 @@ class Server:
 
 
 def _container(pod: models.Pod, name: str) -> models.Container:
-    found = next((one for one in pod.spec.containers if one.name == name), None)
+    found = next((one for one in pod.spec.all_containers if one.name == name), None)
     if found is None:
         raise agent.UnknownGroupError(f"cannot find container {name!r} in pod {pod.key}")
     return found

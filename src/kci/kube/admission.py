@@ -1,8 +1,8 @@
 """What no runner of ours can run faithfully, found before anything is made. Pure.
 
 Such a pod stays Pending with these sentences, because a pod that runs otherwise than it was written is worse
-than one that waits. The rules are the vendor guide's list (host namespaces, hostPath, privileged, probes,
-init containers, DaemonSets) and what the kcilet does not do yet; a rule goes when its feature comes.
+than one that waits. The rules are the vendor guide's list (host namespaces, hostPath, privileged,
+DaemonSets) and what the kcilet does not do yet; a rule goes when its feature comes.
 """
 
 from __future__ import annotations
@@ -55,8 +55,13 @@ def refusals(pod: models.Pod) -> list[Refusal]:
             for refusal in _of_volume(number, volume)
         ),
     ]
+    for number, container in enumerate(pod.spec.init_containers):
+        # With the one policy that an init container may have it is a sidecar.
+        policy = None if container.is_sidecar else container.restart_policy
+        found.extend(_of_container(f"spec.initContainers[{number}]", container, restart_policy=policy))
     for number, container in enumerate(pod.spec.containers):
-        found.extend(_of_container(f"spec.containers[{number}]", container))
+        policy = container.restart_policy
+        found.extend(_of_container(f"spec.containers[{number}]", container, restart_policy=policy))
     return found
 
 
@@ -97,12 +102,6 @@ _POD_RULES = (
         "HostnameOverrideNotSupported",
         lambda spec: spec.hostname_override,
         remedy="use hostname",
-    ),
-    _Rule(
-        "initContainers",
-        "InitContainersNotSupported",
-        lambda spec: spec.init_containers,
-        remedy="do their work in the container's own command",
     ),
     _Rule(
         "ephemeralContainers",
@@ -186,14 +185,11 @@ def _of_volume(number: int, volume: models.Volume) -> Iterator[Refusal]:
             )
 
 
-def _of_container(path: str, container: models.Container) -> Iterator[Refusal]:
+def _of_container(path: str, container: models.Container, *, restart_policy: str | None) -> Iterator[Refusal]:
     features = {
-        "livenessProbe": ("ProbesNotSupported", container.liveness_probe),
-        "readinessProbe": ("ProbesNotSupported", container.readiness_probe),
-        "startupProbe": ("ProbesNotSupported", container.startup_probe),
         "lifecycle": ("LifecycleHooksNotSupported", container.lifecycle),
         "volumeDevices": ("BlockVolumesNotSupported", container.volume_devices),
-        "restartPolicy": ("ContainerRestartPolicyNotSupported", container.restart_policy),
+        "restartPolicy": ("ContainerRestartPolicyNotSupported", restart_policy),
     }
     for field, (reason, value) in features.items():
         if value:

@@ -116,7 +116,7 @@ def _split(path: str) -> tuple[str, str | None]:
 
 
 def _container(pod: models.Pod, name: str) -> models.Container:
-    for container in (*pod.spec.containers, *pod.spec.init_containers):
+    for container in pod.spec.all_containers:
         if container.name == name:
             return container
     raise errors.ConfigError(f"container {name} not found")

@@ -45,13 +45,15 @@ Reference = models.ObjectReference
 
 def of_pod(pod: models.Pod, *, container: str = "") -> Reference:
     """A pod, or one of its containers, as the kubelet refers to it."""
+    is_init = any(one.name == container for one in pod.spec.init_containers)
+    field = "spec.initContainers" if is_init else "spec.containers"
     return Reference(
         kind="Pod",
         namespace=pod.metadata.namespace,
         name=pod.metadata.name,
         uid=pod.metadata.uid,
         resource_version=pod.metadata.resource_version,
-        field_path=f"spec.containers{{{container}}}" if container else "",
+        field_path=f"{field}{{{container}}}" if container else "",
     )
 
 

@@ -160,8 +160,50 @@ class PodSecurityContext(Model, frozen=True):
     sysctls: tuple[Sysctl, ...] = ()
 
 
+class ExecAction(Model, frozen=True):
+    command: tuple[str, ...] = ()
+
+
+class HTTPHeader(Model, frozen=True):
+    name: str
+    value: str = ""
+
+
+class HTTPGetAction(Model, frozen=True):
+    path: str = "/"
+    port: int | str = 0
+    host: str = ""
+    scheme: str = "HTTP"
+    http_headers: tuple[HTTPHeader, ...] = ()
+
+
+class TCPSocketAction(Model, frozen=True):
+    port: int | str = 0
+    host: str = ""
+
+
+class GRPCAction(Model, frozen=True):
+    port: int = 0
+    service: str | None = None
+
+
+class Probe(Model, frozen=True):
+    """One of the four actions, and when it is done; the defaults are the API server's."""
+
+    exec: ExecAction | None = None
+    http_get: HTTPGetAction | None = None
+    tcp_socket: TCPSocketAction | None = None
+    grpc: GRPCAction | None = None
+    initial_delay_seconds: int = 0
+    timeout_seconds: int = 1
+    period_seconds: int = 10
+    success_threshold: int = 1
+    failure_threshold: int = 3
+    termination_grace_period_seconds: int | None = None
+
+
 class Container(Model, frozen=True):
-    """A container of any kind. Probes and hooks stay as raw objects until something runs them."""
+    """A container of any kind. Hooks stay raw objects until something runs them."""
 
     name: str
     image: str = ""
@@ -182,10 +224,15 @@ class Container(Model, frozen=True):
     tty: bool = False
     termination_message_path: str = "/dev/termination-log"
     termination_message_policy: str = "File"
-    liveness_probe: dict[str, Any] | None = None
-    readiness_probe: dict[str, Any] | None = None
-    startup_probe: dict[str, Any] | None = None
+    liveness_probe: Probe | None = None
+    readiness_probe: Probe | None = None
+    startup_probe: Probe | None = None
     lifecycle: dict[str, Any] | None = None
+
+    @property
+    def is_sidecar(self) -> bool:
+        """Of an init container: whether it runs beside the containers after it."""
+        return self.restart_policy == "Always"
 
 
 class KeyToPath(Model, frozen=True):
@@ -342,6 +389,11 @@ class PodSpec(Model, frozen=True):
     resource_claims: tuple[dict[str, Any], ...] = ()
     os: dict[str, Any] | None = None
 
+    @property
+    def all_containers(self) -> tuple[Container, ...]:
+        """The init containers and then the others: their names are different."""
+        return (*self.init_containers, *self.containers)
+
 
 class ContainerStateWaiting(Model, frozen=True):
     reason: str = ""
@@ -407,6 +459,11 @@ class PodStatus(Model, frozen=True):
     init_container_statuses: tuple[ContainerStatus, ...] = ()
     container_statuses: tuple[ContainerStatus, ...] = ()
     qos_class: str = ""
+
+    @property
+    def all_containers(self) -> tuple[ContainerStatus, ...]:
+        """As PodSpec.all_containers."""
+        return (*self.init_container_statuses, *self.container_statuses)
 
 
 class Pod(Model, frozen=True):

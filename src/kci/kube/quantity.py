@@ -19,11 +19,14 @@ _LARGEST = 2**63 - 1
 _LONGEST = 256
 
 
+# A cluster's pods have few different texts, and each is read again with every change of a pod.
+@functools.lru_cache(maxsize=1024)
 def to_milli(quantity: str | float) -> int:
     """Thousandths, for CPU."""
     return _whole(parse(quantity) * 1000)
 
 
+@functools.lru_cache(maxsize=1024)
 def to_bytes(quantity: str | float) -> int:
     """Whole units, for memory and storage."""
     return _whole(parse(quantity))

@@ -31,7 +31,7 @@ def qos_class(pod: models.Pod) -> str:
     if pod.status.qos_class:
         return pod.status.qos_class
     spec = pod.spec
-    holders = [spec.resources] if spec.resources else [c.resources for c in _all_containers(spec)]
+    holders = [spec.resources] if spec.resources else [c.resources for c in spec.all_containers]
     requests, limits = _total(one.requests for one in holders), _total(one.limits for one in holders)
     if not requests and not limits:
         return "BestEffort"
@@ -118,16 +118,12 @@ def merge_conditions(
     return tuple(merged.values())
 
 
-def _all_containers(spec: models.PodSpec) -> tuple[models.Container, ...]:
-    return (*spec.containers, *spec.init_containers)
-
-
 def _sidecars(spec: models.PodSpec) -> list[models.Container]:
-    return [container for container in spec.init_containers if container.restart_policy == "Always"]
+    return [container for container in spec.init_containers if container.is_sidecar]
 
 
 def _init(spec: models.PodSpec) -> list[models.Container]:
-    return [container for container in spec.init_containers if container.restart_policy != "Always"]
+    return [container for container in spec.init_containers if not container.is_sidecar]
 
 
 def _total(lists: Iterable[Mapping[str, str | int | float]]) -> dict[str, fractions.Fraction]:
@@ -242,7 +238,7 @@ def _initialized(spec: models.PodSpec, phase: str, known: Statuses) -> tuple[str
 
 
 def _is_initialized(container: models.Container, status: models.ContainerStatus) -> bool:
-    return bool(status.started) if container.restart_policy == "Always" else status.ready
+    return bool(status.started) if container.is_sidecar else status.ready
 
 
 def _listed(**names: list[str]) -> str:

@@ -233,7 +233,7 @@ def _only_user(pod: models.Pod) -> int | None:
     """The user that all containers of the pod run as, if the spec says so."""
     of_pod = pod.spec.security_context.run_as_user if pod.spec.security_context is not None else None
     users = set()
-    for container in (*pod.spec.init_containers, *pod.spec.containers):
+    for container in pod.spec.all_containers:
         own = container.security_context.run_as_user if container.security_context is not None else None
         users.add(of_pod if own is None else own)
     return users.pop() if len(users) == 1 else None

@@ -1,23 +1,50 @@
-"""The guide's pod annotations, read and checked. Pure. They are on the pod, not on its Deployment."""
+"""The guide's pod annotations, read and checked. Pure. They are on the pod, not on its Deployment.
+
+The node's `instanceSettings` have the same names and stand for what a pod does not say.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import ipaddress
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
-from kci.provider import settings
+import msgspec
+
+from kci.contract import groups
+from kci.kube import bandwidth, errors
 from kci.vnode import provider
 
-CPU = "k8s.ksyun.com/kci-instance-cpu"
-MEMORY = "k8s.ksyun.com/kci-instance-memory"
-SECURITY_GROUPS = "k8s.ksyun.com/kci-security-group-id"
-SUBNET = "k8s.ksyun.com/kci-subnet-id"
-KUBE_PROXY = "k8s.ksyun.com/kci-kube-proxy-enabled"
+PREFIX = "k8s.ksyun.com/"
+CPU = f"{PREFIX}kci-instance-cpu"
+MEMORY = f"{PREFIX}kci-instance-memory"
+SECURITY_GROUPS = f"{PREFIX}kci-security-group-id"
+SUBNET = f"{PREFIX}kci-subnet-id"
+KUBE_PROXY = f"{PREFIX}kci-kube-proxy-enabled"
+HOST_ALIASES = f"{PREFIX}kci-host-aliases"
+# What a user sets, and what is written back.
+ASKED = (CPU, MEMORY, SECURITY_GROUPS, SUBNET, KUBE_PROXY, HOST_ALIASES)
+TOLD = (f"{PREFIX}kci-instance-id", f"{PREFIX}kci-instance-spec")
 
 REASON = "InvalidAnnotation"
+UNKNOWN = "UnknownAnnotation"
+# The API's own limits.
 MAX_CORES = 256.0
 MAX_MEMORY_GB = 512.0
+MAX_SECURITY_GROUPS = 3
+
+
+_EXAMPLE = '[{"ip": "10.0.0.9", "hostnames": ["registry.local"]}]'
+
+
+class _HostAlias(msgspec.Struct, frozen=True):
+    """As in spec.hostAliases of a pod."""
+
+    ip: Annotated[str, msgspec.Meta(min_length=1)]
+    hostnames: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,52 +56,137 @@ class Wishes:
     subnet_id: str = ""
     security_group_ids: tuple[str, ...] = ()
     kube_proxy: bool | None = None
+    # Of the machine below; spec.hostAliases are the pod's own.
+    host_aliases: tuple[groups.HostAlias, ...] = ()
+    # Bits per second.
+    ingress_bps: int | None = None
+    egress_bps: int | None = None
 
 
-def read(annotations: Mapping[str, str]) -> tuple[Wishes, list[provider.Refusal]]:
-    """The wishes, and what is wrong with them."""
-    problems: list[str] = []
-    cores = _number(annotations, CPU, MAX_CORES, "cores", problems)
-    memory_gb = _number(annotations, MEMORY, MAX_MEMORY_GB, "GiB", problems)
-    if (CPU in annotations) != (MEMORY in annotations):
-        given, missing = (CPU, MEMORY) if CPU in annotations else (MEMORY, CPU)
-        problems.append(f"{given} is set without {missing}: set both, or neither")
-    groups = tuple(part.strip() for part in annotations.get(SECURITY_GROUPS, "").split(",") if part.strip())
-    if SECURITY_GROUPS in annotations and not 1 <= len(groups) <= settings.MAX_SECURITY_GROUPS:
-        problems.append(f"{SECURITY_GROUPS} has {len(groups)} security groups: name 1 to 3")
-    subnet_id = annotations.get(SUBNET, "").strip()
-    if SUBNET in annotations and (not subnet_id or "," in subnet_id):
-        problems.append(f"{SUBNET} must name one subnet")
+class _Reader:
+    """Reads values and collects what is wrong with them."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self.texts = texts
+        self.problems: list[provider.Refusal] = []
+
+    def refuse(self, key: str, problem: str) -> None:
+        field = f"metadata.annotations[{key}]"
+        self.problems.append(provider.Refusal(REASON, f"metadata.annotations: {problem}", field))
+
+    def number(self, key: str, most: float, unit: str) -> float | None:
+        """Rounded up to the API's three decimals."""
+        text = self.texts.get(key)
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value <= most:
+            self.refuse(key, f"{key} is {text!r}: write a number of {unit}, more than 0 and at most {most:g}")
+            return None
+        return math.ceil(round(value * 1000, 6)) / 1000
+
+    def boolean(self, key: str) -> bool | None:
+        text = self.texts.get(key)
+        if text is None:
+            return None
+        if text.strip().lower() not in {"true", "false"}:
+            self.refuse(key, f"{key} is {text!r}: write 'true' or 'false'")
+        return text.strip().lower() == "true"
+
+    def names(self, key: str, most: int, what: str) -> tuple[str, ...]:
+        found = tuple(part.strip() for part in self.texts.get(key, "").split(",") if part.strip())
+        if key in self.texts and not 1 <= len(found) <= most:
+            self.refuse(key, f"{key} has {len(found)} {what}: name 1 to {most}")
+        return found
+
+    def bandwidth(self, key: str) -> int | None:
+        text = self.texts.get(key)
+        if text is None:
+            return None
+        try:
+            return bandwidth.parse(text)
+        except errors.InvalidError:
+            self.refuse(
+                key, f"{key} is {text!r}: write bits per second, such as 100M, 1.5G or 64k (1k to 1P)"
+            )
+            return None
+
+    def host_aliases(self, key: str) -> tuple[groups.HostAlias, ...]:
+        text = self.texts.get(key, "").strip() or "[]"
+        try:
+            aliases = msgspec.json.decode(text, type=tuple[_HostAlias, ...])
+        except msgspec.MsgspecError as error:
+            self.refuse(key, f"{key} cannot be read ({error}): write {_EXAMPLE}")
+            return ()
+        for alias in aliases:
+            if not _is_address(alias.ip):
+                self.refuse(key, f"{key} has the ip {alias.ip!r}, which is no address: write {_EXAMPLE}")
+        return tuple(groups.HostAlias(ip=alias.ip, hostname=alias.hostnames) for alias in aliases)
+
+
+def read(
+    annotations: Mapping[str, str], instance_settings: Mapping[str, str] | None = None
+) -> tuple[Wishes, list[provider.Refusal]]:
+    """The wishes, the pod's before the node's, and what is wrong with them."""
+    texts = _merged(annotations, instance_settings or {})
+    reader = _Reader(texts)
+    cores = reader.number(CPU, MAX_CORES, "cores")
+    memory_gb = reader.number(MEMORY, MAX_MEMORY_GB, "GiB")
+    if (CPU in texts) != (MEMORY in texts):
+        given, missing = (CPU, MEMORY) if CPU in texts else (MEMORY, CPU)
+        reader.refuse(given, f"{given} is set without {missing}: set both, or neither")
+    subnet_id = texts.get(SUBNET, "").strip()
+    if SUBNET in texts and (not subnet_id or "," in subnet_id):
+        reader.refuse(SUBNET, f"{SUBNET} must name one subnet")
     wishes = Wishes(
         cores=cores,
         memory_gb=memory_gb,
         subnet_id=subnet_id,
-        security_group_ids=groups,
-        kube_proxy=_boolean(annotations, KUBE_PROXY, problems),
+        security_group_ids=reader.names(SECURITY_GROUPS, MAX_SECURITY_GROUPS, "security groups"),
+        kube_proxy=reader.boolean(KUBE_PROXY),
+        host_aliases=reader.host_aliases(HOST_ALIASES),
+        ingress_bps=reader.bandwidth(bandwidth.INGRESS),
+        egress_bps=reader.bandwidth(bandwidth.EGRESS),
     )
-    return wishes, [provider.Refusal(REASON, f"metadata.annotations: {problem}") for problem in problems]
+    return wishes, reader.problems
 
 
-def _number(
-    annotations: Mapping[str, str], key: str, most: float, unit: str, problems: list[str]
-) -> float | None:
-    text = annotations.get(key)
-    if text is None:
-        return None
+def unknown(annotations: Mapping[str, str]) -> list[provider.Notice]:
+    """A warning for each annotation of KCI's that nobody reads, with the nearest name that somebody does."""
+    return [
+        provider.Notice(UNKNOWN, f"metadata.annotations: nothing reads {key}{_hint(key)}", is_warning=True)
+        for key in sorted(annotations)
+        if key.startswith(PREFIX) and key not in {*ASKED, *TOLD}
+    ]
+
+
+def nearest(key: str) -> str:
+    """The annotation that was probably meant; empty if none is near."""
+    return next(iter(difflib.get_close_matches(key, ASKED, n=1, cutoff=0.8)), "")
+
+
+def _is_address(text: str) -> bool:
     try:
-        value = float(text)
+        ipaddress.ip_address(text)
     except ValueError:
-        value = math.nan
-    if not 0 < value <= most:
-        problems.append(f"{key} is {text!r}: write a number of {unit}, more than 0 and at most {most:g}")
-        return None
-    return math.ceil(round(value * 1000, 6)) / 1000
+        return False
+    return True
 
 
-def _boolean(annotations: Mapping[str, str], key: str, problems: list[str]) -> bool | None:
-    text = annotations.get(key)
-    if text is None:
-        return None
-    if text.strip().lower() not in {"true", "false"}:
-        problems.append(f"{key} is {text!r}: write 'true' or 'false'")
-    return text.strip().lower() == "true"
+def _hint(key: str) -> str:
+    near = nearest(key)
+    return f"; is {near} meant?" if near else f"; known are {', '.join(ASKED)}"
+
+
+def _merged(annotations: Mapping[str, str], instance_settings: Mapping[str, str]) -> Mapping[str, str]:
+    if not instance_settings:
+        return annotations
+    node = dict(instance_settings)
+    if CPU in annotations or MEMORY in annotations:
+        # They belong together: a pod's half is no half of the node's.
+        node.pop(CPU, None)
+        node.pop(MEMORY, None)
+    return {**node, **annotations}

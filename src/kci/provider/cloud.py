@@ -16,12 +16,13 @@ import structlog
 
 from kci.client import client as clients
 from kci.client import errors
-from kci.contract import capabilities, groups, ids
+from kci.contract import capabilities, groups, ids, packages
 from kci.contract import errors as catalogue
 from kci.kit import backoff as backoffs
 from kci.kit import crashpoints, secret
 from kci.kube import errors as kube_errors
 from kci.kube import models
+from kci.provider import annotations as pod_annotations
 from kci.provider import faults, guarded, streams, watcher
 from kci.provider.plan import group
 from kci.vnode import leadership, provider
@@ -37,6 +38,7 @@ READY_TIMEOUT_S = 5.0
 class _Prepared:
     capabilities: capabilities.Capabilities
     kubeconfig: secret.Secret
+    table: packages.Table
 
 
 class KingsoftCloud:
@@ -70,6 +72,7 @@ class KingsoftCloud:
             try:
                 kubeconfig = await self._find_kubeconfig()
                 offered = await self._api.describe_capabilities()
+                table = await self._find_table()
             except (errors.KciError, provider.ProviderError, kube_errors.KubeError) as error:
                 failures += 1
                 self._trouble = str(error)
@@ -77,10 +80,22 @@ class KingsoftCloud:
                 log.warning("cannot prepare for creates", next_try_s=round(delay_s, 2), error=str(error))
                 await asyncio.sleep(delay_s)
                 continue
-            self._prepared = _Prepared(offered, kubeconfig)
+            self._prepared = _Prepared(offered, kubeconfig, table)
             log.info("ready for creates", capabilities=sorted(offered.names))
             self._ready.set()
         await asyncio.Event().wait()
+
+    async def _find_table(self) -> packages.Table:
+        """The service's sizes; those of the documentation if it does not tell them."""
+        if self._defaults.table is not None:
+            return self._defaults.table
+        try:
+            return await self._api.describe_kci_packages()
+        except (errors.TryLaterError, errors.UnreachableError):
+            raise
+        except errors.KciError as error:
+            log.warning("the service tells no sizes, taking those of the documentation", error=str(error))
+            return packages.STANDARD
 
     # ---- provider.Provider ---------------------------------------------------------------------
 
@@ -90,15 +105,36 @@ class KingsoftCloud:
         return 0.0 if watched else CONSISTENCY_WINDOW_S
 
     def refusals(self, pod: models.Pod) -> Sequence[provider.Refusal]:
-        return group.find_refusals(pod, self._defaults)
+        found = self._decide(pod).refusals
+        if not found:
+            return found
+        # What is missing may well be there, under a name with a slip in it.
+        slips = [notice.message for notice in pod_annotations.unknown(pod.metadata.annotations)]
+        first = dataclasses.replace(found[0], message="; ".join((found[0].message, *slips)))
+        return (first, *found[1:])
+
+    def notices(self, pod: models.Pod) -> Sequence[provider.Notice]:
+        return self._decide(pod).notices
+
+    def _decide(self, pod: models.Pod) -> group.Decision:
+        return group.decide(pod, self._defaults, self._offered())
+
+    def _offered(self) -> packages.Table | None:
+        return None if self._prepared is None else self._prepared.table
 
     async def create_instance(self, pod: models.Pod) -> provider.InstanceId:
         prepared = await self._wait_prepared()
+        refusals = self.refusals(pod)
+        if refusals:
+            # The create was decided on when the sizes were not known yet.
+            raise provider.RefusedError(refusals[0].reason, refusals[0].message)
         request = group.to_group(
             pod,
             self._defaults,
             kubeconfig=prepared.kubeconfig,
             with_pod_uuid=prepared.capabilities.has(capabilities.LABEL_POD_UUID),
+            with_bandwidth=prepared.capabilities.has(capabilities.BANDWIDTH),
+            offered=prepared.table,
             fence=self._fence(),
         )
         self._watcher.expect_change()

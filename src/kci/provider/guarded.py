@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Protocol
 
 from kci.client import errors
-from kci.contract import capabilities, groups, ids
+from kci.contract import capabilities, groups, ids, packages
 from kci.provider import circuit
 from kci.vnode import provider
 
@@ -32,6 +32,8 @@ class Api(Protocol):
     ) -> AsyncGenerator[groups.GroupChange, None]: ...
 
     async def describe_capabilities(self) -> capabilities.Capabilities: ...
+
+    async def describe_kci_packages(self) -> packages.Table: ...
 
 
 class GuardedApi:
@@ -58,6 +60,10 @@ class GuardedApi:
     async def describe_capabilities(self) -> capabilities.Capabilities:
         with self._call():
             return await self._api.describe_capabilities()
+
+    async def describe_kci_packages(self) -> packages.Table:
+        with self._call():
+            return await self._api.describe_kci_packages()
 
     async def watch_container_groups(
         self, *, cluster_id: str = "", node_name: str = ""

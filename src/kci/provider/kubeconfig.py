@@ -1,4 +1,5 @@
-"""The kubeconfig that is handed to instances: the node's own identity, with a server they can reach.
+"""The kubeconfig that is handed to instances: the node's own identity, or the one that
+`kciletKubeconfigPath` names, with a server they can reach.
 
 Never an administrator's: whoever runs in an instance's machine could take it. And never a pod's
 ServiceAccount: its token ends within the hour, and the guide's has all rights.
@@ -22,12 +23,19 @@ from kci.kube import errors, resources
 log = structlog.get_logger(__name__)
 
 _SERVICE_LABEL = "kubernetes.io/service-name=kubernetes"
+_OWN_IDENTITY = (
+    "give --kubeconfig, or kciletKubeconfigPath in the file of --provider-config, with the node's own client "
+    "certificate (user system:node:<nodename>, group system:nodes)"
+)
 _REMEDY = "set KCI_CLUSTER_SERVER to the API server's ip:port"
 
 
-async def find_kubeconfig(client: clients.Client, *, cluster_server: str, service_host: str) -> secret.Secret:
-    """Raises UserError where only a person can help, KubeError where trying again may."""
-    config = client.config
+async def find_kubeconfig(
+    client: clients.Client, config: configs.ClusterConfig, *, cluster_server: str, service_host: str
+) -> secret.Secret:
+    """For the identity `config`. Raises UserError where only a person can help, KubeError where trying again
+    may.
+    """
     server = choose_server(config.server, cluster_server=cluster_server, service_host=service_host)
     if server is None:
         server = await _endpoint_of_service(client)
@@ -46,17 +54,13 @@ def choose_server(own_server: str, *, cluster_server: str, service_host: str) ->
 
 
 def check_identity(config: configs.ClusterConfig) -> None:
-    """UserError if our own identity must not leave this program."""
+    """UserError if this identity must not leave this program."""
     if config.token_file is not None:
-        raise kit_errors.UserError(
-            "cannot hand a ServiceAccount's token to instances: give --kubeconfig with the node's own "
-            "client certificate (user system:node:<nodename>, group system:nodes)"
-        )
+        raise kit_errors.UserError(f"cannot hand a ServiceAccount's token to instances: {_OWN_IDENTITY}")
     organizations = _organizations(config.client_certificate_pem)
     if "system:masters" in organizations:
         raise kit_errors.UserError(
-            "cannot hand an administrator's certificate to instances: give --kubeconfig with the node's own "
-            "client certificate (user system:node:<nodename>, group system:nodes)"
+            f"cannot hand an administrator's certificate to instances: {_OWN_IDENTITY}"
         )
     if "system:nodes" not in organizations:
         log.warning("instances get an identity that is no node's: check that its rights are few")

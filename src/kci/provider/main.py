@@ -16,13 +16,11 @@ import structlog
 
 import kci
 from kci.client import client as kci_clients
-from kci.client import credentials
-from kci.contract import signing
 from kci.kit import crashpoints, environment, errors, logs, tasks
 from kci.kube import client as clients
 from kci.kube import config as configs
 from kci.kube import events, models, reflector, resources
-from kci.provider import cloud, identity, kubeconfig
+from kci.provider import cloud, identity, kubeconfig, signing_keys
 from kci.provider import settings as settings_module
 from kci.provider.plan import group
 from kci.vnode import (
@@ -53,8 +51,11 @@ def main() -> None:
         settings = settings_module.parse(sys.argv[1:], variables)
         logs.configure(settings.log_level)
         crashpoints.arm(variables.get(crashpoints.ENVIRONMENT, ""))
+        for warning in settings.warnings:
+            log.warning("a setting does not do what it may seem to", warning=warning)
         config = _cluster_config(settings)
-        kubeconfig.check_identity(config)
+        # Else a person would learn of it only from the first pod.
+        kubeconfig.check_identity(_instance_config(settings, config))
         sys.exit(tasks.run_program(lambda stop: run(settings, config, stop)))
     except errors.UserError as error:
         sys.exit(f"virtual-kubelet: {error}")
@@ -64,17 +65,24 @@ def _cluster_config(settings: settings_module.Settings) -> configs.ClusterConfig
     return configs.load(settings.kubeconfig) if settings.kubeconfig else configs.in_cluster()
 
 
+def _instance_config(
+    settings: settings_module.Settings, config: configs.ClusterConfig
+) -> configs.ClusterConfig:
+    """The identity that instances are given."""
+    return configs.load(settings.instance_kubeconfig) if settings.instance_kubeconfig else config
+
+
 async def run(settings: settings_module.Settings, config: configs.ClusterConfig, stop: asyncio.Event) -> int:
     """Until `stop` is set."""
-    keys = credentials.Static(signing.Credentials(settings.access_key, settings.secret_key))
+    handed_on = await tasks.in_thread(_instance_config, settings, config)
     with identity.claimed(settings.identity, settings.identity_file) as copy:
-        return await _run(settings, config, keys, copy, stop)
+        return await _run(settings, config, handed_on, copy, stop)
 
 
 async def _run(
     settings: settings_module.Settings,
     config: configs.ClusterConfig,
-    keys: credentials.Static,
+    handed_on: configs.ClusterConfig,
     copy: str,
     stop: asyncio.Event,
 ) -> int:
@@ -82,6 +90,7 @@ async def _run(
         clients.Client(config, user_agent=USER_AGENT) as client,
         # Of its own: no other call may hold up the heartbeat.
         clients.Client(config, user_agent=USER_AGENT, timeout_s=lease.CALL_TIMEOUT_S) as lease_client,
+        signing_keys.followed(settings.keys, client, node_name=settings.node_name) as keys,
         kci_clients.KciClient(
             settings.endpoint,
             region=settings.region,
@@ -90,7 +99,7 @@ async def _run(
             read_attempts=1,
         ) as kci_client,
     ):
-        program = _Program(settings, copy, client, lease_client, kci_client)
+        program = _Program(settings, copy, client, lease_client, kci_client, handed_on)
         async with program.server.running():
             log.info(
                 "started",
@@ -116,9 +125,11 @@ class _Program:
         client: clients.Client,
         lease_client: clients.Client,
         kci_client: kci_clients.KciClient,
+        handed_on: configs.ClusterConfig,
     ) -> None:
         self._settings = settings
         self._client = client
+        self._registered = asyncio.Event()
         # None: no Lease, so there must be no other copy.
         self.lease = (
             lease.LeaseKeeper(lease_client, node_name=settings.node_name, identity=copy)
@@ -132,7 +143,7 @@ class _Program:
             _defaults(settings),
             right=self._right,
             find_kubeconfig=lambda: kubeconfig.find_kubeconfig(
-                client, cluster_server=settings.cluster_server, service_host=settings.service_host
+                client, handed_on, cluster_server=settings.cluster_server, service_host=settings.service_host
             ),
         )
         self.server = server.Server(
@@ -146,6 +157,8 @@ class _Program:
         async with tasks.Tasks() as group_of_tasks:
             spawn = group_of_tasks.run_forever
             spawn("provider", self._cloud.run())
+            if self._settings.startup_timeout_s:
+                spawn("startup", self._limit_start(self._settings.startup_timeout_s))
             if self.lease is None:
                 spawn("term", self._act())
             else:
@@ -154,12 +167,29 @@ class _Program:
 
     async def _act(self) -> None:
         """One term. It begins as a start of the program does: nothing is known, all is looked at."""
-        on_registered = self.lease.hold_for if self.lease is not None else lambda _: None
-        self._term = _Term(self._settings, self._client, self._right, self._cloud, on_registered)
+        self._term = _Term(self._settings, self._client, self._right, self._cloud, self._on_registered)
         try:
             await self._term.work()
         finally:
             self._term = None
+
+    def _on_registered(self, seen: models.Node) -> None:
+        self._registered.set()
+        if self.lease is not None:
+            self.lease.hold_for(seen)
+
+    async def _limit_start(self, timeout_s: float) -> None:
+        """UserError unless the node is registered in time, or another copy acts for it."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._registered.wait()
+        except TimeoutError:
+            if self.lease is None or not self.lease.is_anothers:
+                raise errors.UserError(
+                    f"cannot start the node {self._settings.node_name}: it is not registered within "
+                    f"--startup-timeout ({timeout_s:g} s); the warnings before this say why"
+                ) from None
+        await asyncio.Event().wait()
 
 
 class _Term:
@@ -173,11 +203,14 @@ class _Term:
         pod_provider: provider.Provider,
         on_registered: Callable[[models.Node], None],
     ) -> None:
+        self._name = settings.node_name
         self._recorder = events.EventRecorder(client, component="virtual-kubelet", host=settings.node_name)
         self.controller = pod_controller.PodController(
             pod_provider=pod_provider,
             api=pod_api.ClusterPodApi(client, node_name=settings.node_name, right=right),
             events=pod_api.RecordedEvents(self._recorder),
+            workers=settings.pod_sync_workers,
+            sweep_interval_s=settings.full_resync_s,
         )
         self.reflector = reflector.Reflector(
             client,
@@ -194,7 +227,12 @@ class _Term:
                 node_controller.STATUS_INTERVAL_S if settings.node_lease else STATUS_HEARTBEAT_S
             ),
             on_registered=on_registered,
+            on_trouble=self._tell_of_node,
         )
+
+    def _tell_of_node(self, reason: str, message: str) -> None:
+        about = events.of_node(self._name)
+        self._recorder.record(about, type=events.WARNING, reason=reason, message=message)
 
     async def work(self) -> None:
         async with tasks.Tasks() as group_of_tasks:
@@ -236,6 +274,9 @@ def _defaults(settings: settings_module.Settings) -> group.Defaults:
         subnet_id=settings.subnet_id,
         security_group_ids=settings.security_group_ids,
         kube_proxy=settings.kube_proxy,
+        instance_settings=settings.instance_settings,
+        table=settings.table,
+        strict_sizes=settings.strict_sizes,
     )
 
 
@@ -245,7 +286,9 @@ def _node_settings(settings: settings_module.Settings) -> node.NodeSettings:
         address=settings.node_address,
         kubelet_port=settings.kubelet_port,
         version=kci.__version__,
-        taint=node.DEFAULT_TAINT if settings.taint else None,
+        taints=settings.taints,
+        labels=settings.labels,
+        capacity=settings.capacity,
         architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
     )
 
@@ -257,7 +300,9 @@ def _server_settings(settings: settings_module.Settings) -> server.ServerSetting
         client_ca_file=settings.client_ca_file,
         certificate_file=settings.tls_cert_file,
         private_key_file=settings.tls_private_key_file,
-        streams=handlers.StreamSettings(idle_timeout_s=settings.stream_idle_s),
+        streams=handlers.StreamSettings(
+            creation_timeout_s=settings.stream_creation_s, idle_timeout_s=settings.stream_idle_s
+        ),
     )
 
 

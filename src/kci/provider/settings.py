@@ -1,26 +1,31 @@
 """The program's flags and environment: the vendor guide's by their names, and what more it needs.
 
-Everything that is wrong is named at once. Boolean flags are as Go's: `--flag` or `--flag=false`, never
-`--flag false`. A repeated flag is no error: the guide's own manifest repeats `--cluster-dns`, and a list
-takes what all of them say.
+What there is stands in options.py. Everything that is wrong is named at once. Boolean flags are as Go's:
+`--flag` or `--flag=false`, never `--flag false`. A repeated flag is no error: the guide's own manifest
+repeats `--cluster-dns`, and a list takes what all of them say.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import ipaddress
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from kci.kit import errors, logs, secret, sockets
+from kci.contract import packages
+from kci.kit import durations, errors, logs, sockets
+from kci.kube import models
+from kci.provider import annotations as pod_annotations
+from kci.provider import key_settings, node_config, options
+from kci.vnode import node
 
 PUBLIC_ENDPOINT = "https://kci.api.ksyun.com"
 INTERNAL_ENDPOINT = "http://internal.api.ksyun.com"
-MAX_SECURITY_GROUPS = 3
-_LABEL_VALUE = re.compile(r"[a-zA-Z0-9]([-a-zA-Z0-9._]{0,61}[a-zA-Z0-9])?\Z")
+_DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?\Z")
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -36,22 +41,31 @@ class Settings:
     kubelet_port: int
     # Streams on which nothing moves for so long are closed.
     stream_idle_s: float
+    stream_creation_s: float
     cluster_dns: tuple[str, ...]
     node_dns: tuple[str, ...]
     cluster_domain: str
-    taint: bool
+    taints: tuple[models.Taint, ...]
+    capacity: Mapping[str, str]
+    # Of the node, beside those that it always has.
+    labels: Mapping[str, str]
     node_lease: bool
+    pod_sync_workers: int
+    full_resync_s: float
+    # 0: no limit.
+    startup_timeout_s: float
     # Which copy of the node this is; empty: from the file, or the host's name.
     identity: str
     identity_file: pathlib.Path | None
     # None: the ServiceAccount of the pod that we run in.
     kubeconfig: pathlib.Path | None
+    # None: instances get the node's own identity.
+    instance_kubeconfig: pathlib.Path | None
     client_ca_file: pathlib.Path
     tls_cert_file: pathlib.Path
     tls_private_key_file: pathlib.Path
     log_level: str
-    access_key: str
-    secret_key: secret.Secret
+    keys: key_settings.Keys
     region: str
     endpoint: str
     cluster_id: str
@@ -59,93 +73,36 @@ class Settings:
     subnet_id: str
     security_group_ids: tuple[str, ...]
     kube_proxy: bool
+    # Annotations that stand for what a pod does not say.
+    instance_settings: Mapping[str, str]
+    # None: the sizes that the service offers.
+    table: packages.Table | None
+    strict_sizes: bool
     # host:port of the API server as instances reach it; empty: found out.
     cluster_server: str
     # The address of the kubernetes service, which instances cannot be expected to reach.
     service_host: str
+    # What is no error and yet not what somebody may expect.
+    warnings: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Flag:
-    name: str
-    help: str
-    default: str = ""
-    boolean: bool = False
-    listed: bool = False
-
-
-_FLAGS = (
-    _Flag("provider", "who runs the pods; there is one, kingsoftcloud (the default)", "kingsoftcloud"),
-    _Flag(
-        "nodename",
-        "the node's name in the cluster; default virtual-kubelet, as the guide's",
-        "virtual-kubelet",
-    ),
-    _Flag(
-        "cluster-dns",
-        "DNS servers, comma separated, for pods with dnsPolicy ClusterFirst; default none, such pods "
-        "then get the machine's",
-        listed=True,
-    ),
-    _Flag(
-        "virtual-node-dns",
-        "DNS servers, comma separated, for pods with dnsPolicy Default; default none: the instance's own",
-        listed=True,
-    ),
-    _Flag(
-        "cluster-domain", "the cluster's DNS domain; default cluster.local, as Kubernetes'", "cluster.local"
-    ),
-    _Flag(
-        "disable-taint",
-        "create the node without its taint virtual-kubelet.io/provider=kingsoftcloud:NoSchedule; default "
-        "false, so that only pods that tolerate it come",
-        "false",
-        boolean=True,
-    ),
-    _Flag(
-        "enable-node-lease",
-        "use a Lease as the node's heartbeat; default true, as it costs the cluster least; false renews "
-        "the node's status every 10 seconds instead",
-        "true",
-        boolean=True,
-    ),
-    _Flag("kubeconfig", "file with the node's identity; default $KUBECONFIG, else the pod's ServiceAccount"),
-    _Flag(
-        "client-ca-file",
-        "file with the CA of client certificates of the kubelet API (PEM); needed, or nobody could be "
-        "told apart; default $APISERVER_CA_CERT_LOCATION",
-    ),
-    _Flag(
-        "tls-cert-file",
-        "file with the kubelet API's serving certificate (PEM); needed; default $APISERVER_CERT_LOCATION",
-    ),
-    _Flag(
-        "tls-private-key-file",
-        "file with that certificate's key (PEM); needed; default $APISERVER_KEY_LOCATION",
-    ),
-    _Flag("log-level", f"one of {', '.join(logs.LEVELS)}; default info", "info"),
-)
-
-_EPILOG = """environment:
-  VKUBELET_POD_IP         the node's InternalIP and the address that the kubelet API listens on (needed)
-  KUBELET_PORT            the kubelet API's TCP port; default 10250, as the kubelet's
-  VKUBELET_STREAM_IDLE_S  seconds after which a stream (exec, attach, port-forward) on which nothing moves is
-                          closed; default 14400, as the kubelet's
-  KCI_ACCESS_KEY, KCI_SECRET_KEY   the key pair that signs KCI calls (needed)
-  KCI_REGION              region code (needed)
-  KCI_CLUSTER_ID          the cluster's id (needed); marks the instances of this cluster
-  KCI_SUBNET_ID           default subnet; without it each pod names one by annotation
-  KCI_SECURITY_GROUP_IDS  default security groups, comma separated, at most 3; likewise
-  KCI_KUBE_PROXY          true: pods can reach ClusterIP services; default false, as the guide's
-  KCI_CLUSTER_SERVER      the API server's ip:port as instances reach it; default: found out
-  VKUBELET_IDENTITY       tells copies of this node apart, of which one acts; default: the host's name, which
-                          is the pod's own in a cluster
-  VKUBELET_IDENTITY_FILE  file to keep that in instead: for copies on one machine; each program that runs
-                          gets its own, and the same one after a restart
-  KCI_REQUEST_INTERNAL    present, even empty: use KCI's internal endpoint
-  KCI_ENDPOINT            another KCI endpoint, http(s)://host:port; overrides the above
-  TEMP_AKSK_CM            ConfigMap with temporary keys: comes with a later release
-"""
+_LISTED = frozenset(flag.name for flag in options.FLAGS if flag.listed)
+_BOOLEAN = frozenset(flag.name for flag in options.FLAGS if flag.form == options.BOOLEAN)
+# What a flag that is not given says; empty: nothing, or an environment variable does.
+_NOT_GIVEN = {
+    "provider": "kingsoftcloud",
+    "cluster-domain": "cluster.local",
+    "disable-taint": "false",
+    "enable-node-lease": "true",
+    "strict-sizes": "false",
+    "pod-sync-workers": "32",
+    "full-resync-period": "1m",
+    "startup-timeout": "0",
+    "stream-creation-timeout": "30s",
+    "os": "linux",
+    "log-level": "info",
+}
+_MOST_WORKERS = 1000
 
 
 class _Parser(argparse.ArgumentParser):
@@ -178,6 +135,16 @@ class _Problems(list[str]):
             self.append(f"{name} has {len(parts)} addresses: at most {most} are used")
         return parts
 
+    def duration_s(self, name: str, value: str, *, least_s: float) -> float:
+        try:
+            seconds = durations.to_seconds(value)
+        except ValueError as error:
+            self.append(f"{name}: {error}")
+            return least_s
+        if seconds < least_s:
+            self.append(f"{name} is {value}: at least {least_s:g}s")
+        return seconds
+
     def file(self, name: str, value: str, what: str) -> pathlib.Path:
         if not value:
             self.append(f"{name} is missing: it names the {what}")
@@ -189,36 +156,42 @@ class _Problems(list[str]):
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Raises SettingsError with everything that is wrong; prints help and exits for --help."""
     problems = _Problems()
-    flags = _parse_flags(arguments, problems)
-    if flags["provider"] != "kingsoftcloud":
-        problems.append(f"--provider is {flags['provider']!r}: this program has only kingsoftcloud")
-    if flags["log-level"] not in logs.LEVELS:
-        problems.append(f"--log-level is {flags['log-level']!r}: use one of {', '.join(logs.LEVELS)}")
-    if not _NODE_NAME.match(flags["nodename"]):
-        problems.append(
-            f"--nodename is {flags['nodename']!r}: use at most 63 lower-case letters, digits, '-' and '.'"
-        )
-    access_key, secret_key = _keys(environment, problems)
-    kubeconfig = flags["kubeconfig"] or environment.get("KUBECONFIG", "")
+    warnings: list[str] = []
+    flags = _parse_flags(arguments, problems, warnings)
+    config = (
+        node_config.read(flags["provider-config"], problems)
+        if flags["provider-config"]
+        else node_config.NodeConfig()
+    )
+    _check_fixed(flags, problems)
+    kubeconfig = flags["kubeconfig"] or environment.get("KUBECONFIG", "").strip()
     settings = Settings(
-        node_name=flags["nodename"],
+        node_name=_node_name(flags["nodename"], environment, problems),
         node_address=_node_address(environment, problems),
         kubelet_port=_port(environment, problems),
-        stream_idle_s=_stream_idle_s(environment, problems),
+        stream_idle_s=_stream_idle_s(flags["stream-idle-timeout"], environment, problems),
+        stream_creation_s=problems.duration_s(
+            "--stream-creation-timeout", flags["stream-creation-timeout"], least_s=1
+        ),
         cluster_dns=problems.addresses("--cluster-dns", flags["cluster-dns"], most=3),
         node_dns=problems.addresses("--virtual-node-dns", flags["virtual-node-dns"], most=3),
-        cluster_domain=flags["cluster-domain"].strip("."),
-        taint=not problems.boolean("--disable-taint", flags["disable-taint"]),
+        cluster_domain=_cluster_domain(flags["cluster-domain"], problems),
+        taints=_taints(flags, environment, config, problems),
+        capacity={**node.DEFAULT_CAPACITY, **config.capacity},
+        labels=config.labels,
         node_lease=problems.boolean("--enable-node-lease", flags["enable-node-lease"]),
+        pod_sync_workers=_workers(flags["pod-sync-workers"], problems),
+        full_resync_s=problems.duration_s("--full-resync-period", flags["full-resync-period"], least_s=1),
+        startup_timeout_s=problems.duration_s("--startup-timeout", flags["startup-timeout"], least_s=0),
         identity=environment.get("VKUBELET_IDENTITY", "").strip(),
         identity_file=_identity_file(environment),
         kubeconfig=problems.file("--kubeconfig", kubeconfig, "node's identity") if kubeconfig else None,
+        instance_kubeconfig=config.instance_kubeconfig,
         client_ca_file=_tls_file(problems, flags, environment, "client-ca-file"),
         tls_cert_file=_tls_file(problems, flags, environment, "tls-cert-file"),
         tls_private_key_file=_tls_file(problems, flags, environment, "tls-private-key-file"),
         log_level=flags["log-level"],
-        access_key=access_key,
-        secret_key=secret_key,
+        keys=key_settings.read(environment, problems),
         region=problems.text(environment, "KCI_REGION", "set the region's code"),
         endpoint=_endpoint(environment, problems),
         cluster_id=_cluster_id(environment, problems),
@@ -227,60 +200,152 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         kube_proxy=problems.boolean(
             "KCI_KUBE_PROXY", environment.get("KCI_KUBE_PROXY", "").strip() or "false"
         ),
+        instance_settings=config.instance_settings,
+        table=_table(flags["packages"], problems),
+        strict_sizes=problems.boolean("--strict-sizes", flags["strict-sizes"]),
         cluster_server=_cluster_server(environment, problems),
         service_host=environment.get("KUBERNETES_SERVICE_HOST", ""),
+        warnings=tuple(warnings),
     )
     if problems:
         raise errors.SettingsError(problems)
     return settings
 
 
-def _parse_flags(arguments: Sequence[str], problems: _Problems) -> dict[str, str]:
+def _parse_flags(arguments: Sequence[str], problems: _Problems, warnings: list[str]) -> dict[str, str]:
     parser = _Parser(
         prog="virtual-kubelet",
         description="A Kubernetes node whose pods run on Kingsoft Cloud's container instances.",
-        epilog=_EPILOG,
+        epilog=options.epilog(key_settings.VARIABLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    for flag in _FLAGS:
+    for flag in options.FLAGS:
         parser.add_argument(
             f"--{flag.name}",
             dest=flag.name,
-            metavar="true|false" if flag.boolean else "TEXT",
+            metavar=flag.form,
             action="append",
-            help=flag.help.replace("%", "%%"),
+            help=flag.text.replace("%", "%%"),
         )
-    booleans = {f"--{flag.name}" for flag in _FLAGS if flag.boolean}
     # Go's boolean flags take no separate value.
-    spelled = [f"{word}=true" if word in booleans else word for word in arguments]
+    spelled = [
+        f"{word}=true" if word.removeprefix("--") in _BOOLEAN else word
+        for word in _without_klog(arguments, warnings)
+    ]
     try:
         parsed, unknown = parser.parse_known_args(spelled)
     except errors.SettingsError as error:
         problems += error.problems
         parsed, unknown = parser.parse_known_args([])
-    problems += [f"{word} is unknown: --help lists what there is" for word in unknown]
-    given = vars(parsed)
-    return {
-        flag.name: (",".join(given[flag.name]) if flag.listed else given[flag.name][-1])
-        if given[flag.name]
-        else flag.default
-        for flag in _FLAGS
-    }
+    problems += [f"{word} is unknown: {_hint(word)}" for word in unknown]
+    given: dict[str, list[str] | None] = vars(parsed)
+    _warn(given, warnings)
+    return {name: _told(name, values or []) for name, values in given.items()}
 
 
-def _keys(environment: Mapping[str, str], problems: _Problems) -> tuple[str, secret.Secret]:
-    access_key = environment.get("KCI_ACCESS_KEY", "").strip()
-    secret_key = environment.get("KCI_SECRET_KEY", "").strip()
-    if not (access_key and secret_key):
-        if environment.get("TEMP_AKSK_CM", "").strip():
-            problems.append(
-                "TEMP_AKSK_CM is given, but temporary keys come with a later release: set KCI_ACCESS_KEY "
-                "and KCI_SECRET_KEY"
-            )
+def _without_klog(arguments: Sequence[str], warnings: list[str]) -> list[str]:
+    """Upstream's logger has its own flags: there is no such logger here, and no harm in them."""
+    kept: list[str] = []
+    is_value = False
+    for word in arguments:
+        if word.startswith("--klog."):
+            name, separator, _ = word.partition("=")
+            warnings.append(f"{name} has no effect: --log-level says how much is logged")
+            is_value = not separator
+        elif is_value and not word.startswith("-"):
+            is_value = False
         else:
-            problems.append("the environment variables KCI_ACCESS_KEY and KCI_SECRET_KEY are both needed")
-    return access_key, secret.Secret(secret_key)
+            is_value = False
+            kept.append(word)
+    return kept
+
+
+def _hint(word: str) -> str:
+    name = word.removeprefix("--").partition("=")[0]
+    near = difflib.get_close_matches(name, [flag.name for flag in options.FLAGS], n=1)
+    return f"is --{near[0]} meant? " * bool(near) + "--help lists what there is"
+
+
+def _warn(given: Mapping[str, list[str] | None], warnings: list[str]) -> None:
+    if len(given["cluster-dns"] or ()) > 1:
+        warnings.append(
+            "--cluster-dns is given more than once: all its addresses are for pods with dnsPolicy "
+            "ClusterFirst; those for dnsPolicy Default are given by --virtual-node-dns"
+        )
+    if given["metrics-addr"]:
+        warnings.append("--metrics-addr has no effect in this version: no metrics are served")
+
+
+def _told(name: str, values: list[str]) -> str:
+    if not values:
+        return _NOT_GIVEN.get(name, "")
+    return ",".join(values) if name in _LISTED else values[-1].strip()
+
+
+def _check_fixed(flags: Mapping[str, str], problems: _Problems) -> None:
+    """Flags that choose among what there is, of which some have one value only."""
+    if flags["provider"] != "kingsoftcloud":
+        problems.append(f"--provider is {flags['provider']!r}: this program has only kingsoftcloud")
+    if flags["os"].lower() != "linux":
+        problems.append(f"--os is {flags['os']!r}: instances run linux only")
+    if flags["log-level"] not in logs.LEVELS:
+        problems.append(f"--log-level is {flags['log-level']!r}: use one of {', '.join(logs.LEVELS)}")
+    _, _, port = flags["metrics-addr"].rpartition(":")
+    if flags["metrics-addr"] and not _is_port(port):
+        problems.append(f"--metrics-addr is {flags['metrics-addr']!r}: write [host]:port, such as :10255")
+
+
+def _node_name(flag: str, environment: Mapping[str, str], problems: _Problems) -> str:
+    given = environment.get("DEFAULT_NODE_NAME", "").strip()
+    name = flag or given or "virtual-kubelet"
+    if not _NODE_NAME.match(name):
+        what = "--nodename" if flag else "DEFAULT_NODE_NAME"
+        problems.append(f"{what} is {name!r}: use at most 63 lower-case letters, digits, '-' and '.'")
+    return name
+
+
+def _cluster_domain(value: str, problems: _Problems) -> str:
+    domain = value.strip(".")
+    if not _DOMAIN.match(domain):
+        problems.append(f"--cluster-domain is {value!r}: write a DNS domain such as cluster.local")
+    return domain
+
+
+def _workers(value: str, problems: _Problems) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= _MOST_WORKERS:
+        problems.append(f"--pod-sync-workers is {value!r}: write a number from 1 to {_MOST_WORKERS}")
+        return 1
+    return int(value)
+
+
+def _taints(
+    flags: Mapping[str, str],
+    environment: Mapping[str, str],
+    config: node_config.NodeConfig,
+    problems: _Problems,
+) -> tuple[models.Taint, ...]:
+    """None by --disable-taint, else the file's, else the one that the environment says."""
+    given = {
+        field: environment.get(f"VKUBELET_TAINT_{field.upper()}", "").strip()
+        for field in ("key", "value", "effect")
+    }
+    taint = models.Taint(
+        key=given["key"] or node.DEFAULT_TAINT.key,
+        # It may be empty on purpose.
+        value=given["value"] if "VKUBELET_TAINT_VALUE" in environment else node.DEFAULT_TAINT.value,
+        effect=given["effect"] or node.DEFAULT_TAINT.effect,
+    )
+    for problem in node_config.check_taint(taint):
+        field, _, rest = problem.partition(" ")
+        problems.append(f"VKUBELET_TAINT_{field.upper()} {rest}")
+    if config.taints is not None and any(given.values()):
+        problems.append(
+            "VKUBELET_TAINT_* and taints of --provider-config both say the node's taints: give one of them"
+        )
+    if problems.boolean("--disable-taint", flags["disable-taint"]):
+        return ()
+    return (taint,) if config.taints is None else config.taints
 
 
 def _tls_file(
@@ -311,13 +376,19 @@ def _identity_file(environment: Mapping[str, str]) -> pathlib.Path | None:
 
 def _port(environment: Mapping[str, str], problems: _Problems) -> int:
     value = environment.get("KUBELET_PORT", "").strip() or "10250"
-    if not value.isdecimal() or not 0 < int(value) < 65536:
+    if not _is_port(value):
         problems.append(f"KUBELET_PORT is {value!r}, which is no TCP port")
         return 0
     return int(value)
 
 
-def _stream_idle_s(environment: Mapping[str, str], problems: _Problems) -> float:
+def _is_port(value: str) -> bool:
+    return value.isdecimal() and 0 < int(value) < 65536
+
+
+def _stream_idle_s(flag: str, environment: Mapping[str, str], problems: _Problems) -> float:
+    if flag:
+        return problems.duration_s("--stream-idle-timeout", flag, least_s=1)
     value = environment.get("VKUBELET_STREAM_IDLE_S", "").strip() or f"{sockets.STREAM_IDLE_S:.0f}"
     if not value.isdecimal() or int(value) == 0:
         problems.append(f"VKUBELET_STREAM_IDLE_S is {value!r}, which is no number of seconds")
@@ -327,7 +398,7 @@ def _stream_idle_s(environment: Mapping[str, str], problems: _Problems) -> float
 
 def _cluster_id(environment: Mapping[str, str], problems: _Problems) -> str:
     value = problems.text(environment, "KCI_CLUSTER_ID", "set the cluster's id")
-    if value and not _LABEL_VALUE.match(value):
+    if value and not node_config.LABEL_VALUE.match(value):
         problems.append(
             f"KCI_CLUSTER_ID is {value!r}: use at most 63 letters, digits, '-', '_' and '.', with a letter "
             "or digit at both ends"
@@ -347,9 +418,21 @@ def _endpoint(environment: Mapping[str, str], problems: _Problems) -> str:
 def _security_groups(environment: Mapping[str, str], problems: _Problems) -> tuple[str, ...]:
     value = environment.get("KCI_SECURITY_GROUP_IDS", "")
     groups = tuple(part.strip() for part in value.split(",") if part.strip())
-    if len(groups) > MAX_SECURITY_GROUPS:
-        problems.append(f"KCI_SECURITY_GROUP_IDS has {len(groups)} groups: at most {MAX_SECURITY_GROUPS}")
+    if len(groups) > pod_annotations.MAX_SECURITY_GROUPS:
+        problems.append(
+            f"KCI_SECURITY_GROUP_IDS has {len(groups)} groups: at most {pod_annotations.MAX_SECURITY_GROUPS}"
+        )
     return groups
+
+
+def _table(name: str, problems: _Problems) -> packages.Table | None:
+    if not name:
+        return None
+    try:
+        return packages.read_table(pathlib.Path(name).read_bytes(), name)
+    except (OSError, errors.UserError) as error:
+        problems.append(f"--packages: {error}")
+        return None
 
 
 def _cluster_server(environment: Mapping[str, str], problems: _Problems) -> str:

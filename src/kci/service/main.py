@@ -11,14 +11,15 @@ import structlog
 
 from kci.kit import clock, crashpoints, environment, errors, logs, tasks
 from kci.service import settings
-from kci.service.app import accounts, changes, groups, replays, streams
+from kci.service.app import accounts, changes, credentials, groups, replays, streams
 from kci.service.engines import local
+from kci.service.http import credentials as credential_actions
 from kci.service.http import groups as group_actions
 from kci.service.http import server, verification
 from kci.service.http import streams as stream_actions
 from kci.service.reconcilers import groups as group_reconciler
 from kci.service.reconcilers import reports
-from kci.service.store import database
+from kci.service.store import database, sealing
 
 log = structlog.get_logger(__name__)
 # A kcilet that hangs must not keep the service from taking calls.
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def serve(chosen: settings.Settings, store: database.Database, stop: asyncio.Event) -> int:
     """Run until `stop` is set. What is not done by then goes on after the next start."""
     wall = clock.SystemClock()
+    known = accounts.KnownAccounts([chosen.operator], sealing.Sealer(chosen.encryption_key))
     feed = changes.Feed()
     async with local.LocalEngine(str(chosen.kcilet_socket)) as engine:
         reconciler = group_reconciler.GroupReconciler(engine)
@@ -49,13 +51,14 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
         stream_service = streams.StreamService(service, engine, replays=used)
         application = server.make_application(
             verification.Verifier(
-                accounts.ListedAccounts([chosen.operator]),
+                known,
                 wall,
                 region=chosen.place.region,
                 skew_s=chosen.signature_skew_s,
             ),
             group_actions.GroupActions(service),
             stream_actions.StreamActions(stream_service, idle_s=chosen.stream_idle_s),
+            credential_actions.CredentialActions(credentials.CredentialService(known, wall, replays=used)),
             version=importlib.metadata.version("kci"),
         )
         reader = reports.ReportReader(engine, service, reconciler)

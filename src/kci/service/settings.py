@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from kci.contract import ids, signing
+from kci.contract import ids, packages, signing
 from kci.kit import errors, logs, secret
 from kci.service.app import accounts
 from kci.service.domain import addresses, groups
@@ -51,7 +51,7 @@ def read(arguments: Sequence[str] | None = None) -> Settings:
     def attempt(read_one: Callable[[], T]) -> T | None:
         try:
             return read_one()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, errors.UserError) as error:
             problems.append(str(error))
             return None
 
@@ -63,7 +63,8 @@ def read(arguments: Sequence[str] | None = None) -> Settings:
     operator = attempt(lambda: _read_operator(given.operator_credentials))
     key = attempt(lambda: _read_key(given.encryption_key_file))
     skew_s = attempt(lambda: _read_skew(given.signature_skew_s))
-    if problems or not (skew_s and listen and subnet and security_groups and operator and key):
+    table = attempt(lambda: _read_table(given.packages))
+    if problems or not (skew_s and listen and subnet and security_groups and operator and key and table):
         raise errors.SettingsError(problems)
     return Settings(
         host=listen[0],
@@ -77,6 +78,7 @@ def read(arguments: Sequence[str] | None = None) -> Settings:
             vpc_id=ids.VpcId(str(uuid.uuid5(uuid.NAMESPACE_OID, f"vpc of {subnet.subnet_id}"))),
             subnet=subnet,
             security_group_ids=frozenset(ids.SecurityGroupId(value) for value in security_groups),
+            table=table,
         ),
         operator=operator,
         encryption_key=key,
@@ -109,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="UUID",
         help="one that groups may name; may be repeated",
+    )
+    add(
+        "--packages",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="the sizes that there are, in JSON as DescribeKciPackages answers; default: the table of the"
+        " documentation, which `kci packages` shows",
     )
     add(
         "--operator-credentials",
@@ -178,6 +187,10 @@ def _read_uuid(text: str, name: str) -> str:
         return str(uuid.UUID(text))
     except ValueError as error:
         raise ValueError(f"{name}: {text!r} is no UUID") from error
+
+
+def _read_table(path: pathlib.Path | None) -> packages.Table:
+    return packages.STANDARD if path is None else packages.read_table(path.read_bytes(), str(path))
 
 
 def _read_operator(path: pathlib.Path) -> accounts.Account:

@@ -87,6 +87,12 @@ class LeaseKeeper:
         self._owner = node
         self._hurry.set()
 
+    @property
+    def is_anothers(self) -> bool:
+        """Whether another copy was seen to hold it."""
+        claim = self._standing.claim
+        return claim is not None and claim.holder not in {"", self._standing.identity}
+
     # ---- leadership.Right -----------------------------------------------------------------------
 
     def require(self) -> int:

@@ -86,7 +86,7 @@ def _time(value: str | None) -> str | None:
 def why_no_log(pod: models.Pod, container: str, *, previous: bool) -> str:
     """The kubelet's words for a container that has no log yet."""
     where = f'container "{container}" in pod "{pod.metadata.name}"'
-    statuses = (*pod.status.container_statuses, *pod.status.init_container_statuses)
+    statuses = pod.status.all_containers
     status = next((status for status in statuses if status.name == container), None)
     if previous:
         return f'previous terminated container "{container}" in pod "{pod.metadata.name}" not found'

@@ -13,11 +13,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from kci.kit import clock
-from kci.kube import models
+from kci.kube import models, tolerations
 
 TYPE_LABEL = "type"
 TYPE = "virtual-kubelet"
 DEFAULT_TAINT = models.Taint(key="virtual-kubelet.io/provider", value="kingsoftcloud", effect="NoSchedule")
+# Keys that virtual nodes of this kind have had: a taint of one of them comes from such a node's settings.
+TAINT_KEYS = frozenset({DEFAULT_TAINT.key, "rbkci-virtual-kubelet.io/provider"})
+OWN_LABELS = frozenset({TYPE_LABEL, "kubernetes.io/hostname", "kubernetes.io/os", "kubernetes.io/arch"})
 DEFAULT_CAPACITY: Mapping[str, str] = {
     "cpu": "1000",
     "memory": "4Ti",
@@ -43,7 +46,9 @@ class NodeSettings:
     kubelet_port: int
     # Ours, without a leading "v".
     version: str
-    taint: models.Taint | None = DEFAULT_TAINT
+    taints: tuple[models.Taint, ...] = (DEFAULT_TAINT,)
+    # More labels than `to_labels` gives by itself.
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     capacity: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(DEFAULT_CAPACITY))
     operating_system: str = "linux"
     architecture: str = "amd64"
@@ -56,13 +61,14 @@ def to_node(settings: NodeSettings, cluster_version: str, now: datetime.datetime
         "spec": {},
         "status": to_status(settings, cluster_version, now, seen=None),
     }
-    if settings.taint is not None:
-        node["spec"]["taints"] = [models.to_json_types(settings.taint)]
+    if settings.taints:
+        node["spec"]["taints"] = [models.to_json_types(taint) for taint in settings.taints]
     return node
 
 
 def to_labels(settings: NodeSettings) -> dict[str, str]:
     return {
+        **settings.labels,
         TYPE_LABEL: TYPE,
         "kubernetes.io/hostname": settings.name,
         "kubernetes.io/os": settings.operating_system,
@@ -152,21 +158,52 @@ def missing_labels(settings: NodeSettings, node: models.Node) -> dict[str, str]:
 
 
 def taint_warning(settings: NodeSettings, node: models.Node) -> str | None:
-    """What a person should do if the existing node's taint is not the configured one: a node may not
-    change its own taints.
+    """What a person should do if the existing node's taints are not the configured ones: a node may not
+    change its own. Taints of keys that are not ours, nor configured, are others' business.
     """
-    name, taints = settings.name, node.spec.taints
-    if settings.taint is None:
-        if DEFAULT_TAINT not in taints:
-            return None
-        return (
-            f"the node {name} still has the taint {DEFAULT_TAINT.key} though --disable-taint is given; "
-            f"an administrator removes it with: kubectl taint node {name} {DEFAULT_TAINT.key}-"
-        )
-    if settings.taint in taints:
+    has, wants = node.spec.taints, settings.taints
+    places = {(taint.key, taint.effect) for taint in wants}
+    stale = [taint for taint in has if taint.key in TAINT_KEYS and (taint.key, taint.effect) not in places]
+    missing = [taint for taint in wants if taint not in has]
+    if not (stale or missing):
         return None
-    wanted = f"{settings.taint.key}={settings.taint.value}:{settings.taint.effect}"
+    changes = [*map(tolerations.to_text, missing), *(f"{taint.key}:{taint.effect}-" for taint in stale)]
     return (
-        f"the node {name} lacks the taint {wanted}; "
-        f"an administrator adds it with: kubectl taint node {name} {wanted}"
+        f"the node {settings.name} was created with other taints than it should have now, "
+        f"{', '.join(map(tolerations.to_text, wants)) or 'none'}, and may not change its own; an "
+        f"administrator does it with: kubectl taint node {settings.name} --overwrite {' '.join(changes)}"
     )
+
+
+# Ported from k8s.io/kubelet v0.36 pkg/apis/well_known_labels.go.
+_ALLOWED_LABELS = frozenset(
+    {
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "failure-domain.beta.kubernetes.io/region",
+        "beta.kubernetes.io/instance-type",
+        "node.kubernetes.io/instance-type",
+        "kubernetes.io/os",
+        "kubernetes.io/arch",
+        "beta.kubernetes.io/os",
+        "beta.kubernetes.io/arch",
+    }
+)
+_ALLOWED_PREFIXES = ("kubelet.kubernetes.io", "node.kubernetes.io")
+_KUBERNETES = ("kubernetes.io", "k8s.io")
+
+
+def may_set_label(key: str) -> bool:
+    """Whether NodeRestriction lets a node give itself this label
+    (plugin/pkg/admission/noderestriction v1.36.3).
+    """
+    prefix = key.rpartition("/")[0]
+    return (
+        not _is_under(prefix, _KUBERNETES) or key in _ALLOWED_LABELS or _is_under(prefix, _ALLOWED_PREFIXES)
+    )
+
+
+def _is_under(prefix: str, domains: tuple[str, ...]) -> bool:
+    return any(prefix == domain or prefix.endswith(f".{domain}") for domain in domains)

@@ -28,6 +28,7 @@ FIELD_MANAGER = "virtual-kubelet"
 # The kubelet's nodeStatusReportFrequency: between them the Lease is the heartbeat.
 STATUS_INTERVAL_S = 290.0
 MIN_INTERVAL_S = 1.0
+TAINTS_DIFFER = "TaintsDiffer"
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -35,7 +36,9 @@ class _Version(msgspec.Struct, frozen=True):
 
 
 class NodeController:
-    """`on_registered` is told of the node object whenever it was created or adopted."""
+    """`on_registered` is told of the node object whenever it was created or adopted, `on_trouble` (reason,
+    message) of what an administrator should mend.
+    """
 
     def __init__(
         self,
@@ -45,12 +48,14 @@ class NodeController:
         right: leadership.Right,
         status_interval_s: float = STATUS_INTERVAL_S,
         on_registered: Callable[[models.Node], None],
+        on_trouble: Callable[[str, str], None],
     ) -> None:
         self._client = client
         self._settings = settings
         self._right = right
         self._status_interval_s = status_interval_s
         self._on_registered = on_registered
+        self._on_trouble = on_trouble
         self._clock = clocks.SystemClock()
         self._backoff = backoffs.Backoff(initial_s=0.2, cap_s=10.0)
         self._wake = asyncio.Event()
@@ -90,12 +95,14 @@ class NodeController:
             await asyncio.sleep(MIN_INTERVAL_S)
 
     async def _refresh(self) -> None:
-        if self._node is None:
+        seen = self._node
+        if seen is None:
             log.warning("the node object was deleted, creating it again", node=self._settings.name)
             await self._register()
             return
         try:
-            await self._patch_status(self._node)
+            await self._add_labels(seen)
+            await self._patch_status(seen)
         except errors.NotFoundError:
             self._node = None
             await self._register()
@@ -131,7 +138,13 @@ class NodeController:
             )
         warning = node.taint_warning(self._settings, seen)
         if warning is not None:
-            log.warning("the node's taint differs from the settings", remedy=warning)
+            log.warning("the node's taints differ from the settings", remedy=warning)
+            self._on_trouble(TAINTS_DIFFER, warning)
+        await self._add_labels(seen)
+        log.info("node adopted", node=self._settings.name)
+        return await self._patch_status(seen)
+
+    async def _add_labels(self, seen: models.Node) -> None:
         labels = node.missing_labels(self._settings, seen)
         if labels:
             self._right.require()
@@ -143,8 +156,6 @@ class NodeController:
                 field_manager=FIELD_MANAGER,
             )
             crashpoints.reached("vnode.patch_node_labels.after")
-        log.info("node adopted", node=self._settings.name)
-        return await self._patch_status(seen)
 
     async def _patch_status(self, seen: models.Node) -> models.Node:
         status = node.to_status(self._settings, self._cluster_version, self._clock.now(), seen=seen)

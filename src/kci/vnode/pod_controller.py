@@ -44,6 +44,7 @@ class _History:
     """What was tried for one UID."""
 
     failures: int = 0
+    removal_failures: int = 0
     retry_at_s: float = 0.0
     refused: provider.Refusal | None = None
     refused_fingerprint: bytes = b""
@@ -60,11 +61,15 @@ class PodController:
         events: pod_api.EventSink,
         backoff: backoffs.Backoff | None = None,
         clock: clocks.Clock | None = None,
+        workers: int = WORKERS,
+        sweep_interval_s: float = SWEEP_INTERVAL_S,
     ) -> None:
         self._provider = pod_provider
         self._api = api
         self._events = events
         self._clock = clock or clocks.SystemClock()
+        self._workers = workers
+        self._sweep_interval_s = sweep_interval_s
         self._backoff = backoff or backoffs.Backoff(initial_s=0.5, jitter=0.9)
         self._knowledge = knowledge.Knowledge()
         self._pods: Mapping[str, models.Pod] = {}
@@ -101,7 +106,7 @@ class PodController:
 
     async def run(self) -> None:
         async with tasks.Tasks() as group:
-            group.run_forever("pod workers", self._queue.run(self._reconcile, workers=WORKERS))
+            group.run_forever("pod workers", self._queue.run(self._reconcile, workers=self._workers))
             group.run_forever("instance changes", self._follow_changes())
             group.run_forever("instance looks", self._look_forever())
             group.run_forever("instance sweeps", self._sweep_forever())
@@ -116,7 +121,7 @@ class PodController:
         failures = 0
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SWEEP_INTERVAL_S):
+                async with asyncio.timeout(self._sweep_interval_s):
                     await self._look.wait()
             self._look.clear()
             try:
@@ -220,7 +225,10 @@ class PodController:
         )
 
     def _refusals(self, pod: models.Pod, history: _History) -> list[provider.Refusal]:
-        found = [provider.Refusal(refusal.reason, refusal.message) for refusal in admission.refusals(pod)]
+        found = [
+            provider.Refusal(refusal.reason, refusal.message, refusal.field)
+            for refusal in admission.refusals(pod)
+        ]
         found += self._provider.refusals(pod)
         if not found and history.refused and history.refused_fingerprint == pods.fingerprint(pod):
             found = [history.refused]
@@ -270,6 +278,9 @@ class PodController:
             self._knowledge.acknowledge(pod.uid, instance_id, self._now_s())
             self._history.pop(pod.uid, None)
             log.info("instance created", pod=pod.key, pod_uid=pod.uid, instance=instance_id)
+            for notice in self._provider.notices(pod):
+                emit = self._events.warn if notice.is_warning else self._events.tell
+                emit(pod, notice.reason, notice.message)
             self._events.tell(pod, "InstanceCreated", f"Created instance {instance_id}")
             self._queue.add(pod.uid)
 
@@ -307,8 +318,8 @@ class PodController:
                 await self._provider.remove_instance(instance_id)
             except provider.ProviderError as error:
                 history = self._history.setdefault(uid, _History())
-                history.failures += 1
-                delay_s = self._delay_s(history.failures, error)
+                history.removal_failures += 1
+                delay_s = self._delay_s(history.removal_failures, error)
                 log.warning(
                     "cannot remove an instance",
                     pod_uid=uid,
@@ -316,6 +327,13 @@ class PodController:
                     next_try_s=round(delay_s, 2),
                     error=str(error),
                 )
+                pod = self._pods.get(uid)
+                if pod is not None and history.removal_failures == FAILURES_TO_SHOW:
+                    self._events.warn(
+                        pod,
+                        "InstanceNotRemoved",
+                        f"Cannot remove instance {instance_id} yet, trying again: {error}",
+                    )
                 self._queue.add_after(uid, delay_s)
                 return
             self._knowledge.removal_sent(uid, instance_id, self._now_s())

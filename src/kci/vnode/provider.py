@@ -99,10 +99,21 @@ Change = Listing | Seen | Gone
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """Why a pod cannot run as asked: the field, and what to do about it."""
+    """Why a pod cannot run as asked: the message names the field, and what to do about it."""
 
     reason: str
     message: str
+    # Where it is in the pod, or what of the node; empty if it is no single one.
+    field: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Notice:
+    """What its owner should know of a pod that runs: how large it is, what was changed."""
+
+    reason: str
+    message: str
+    is_warning: bool = False
 
 
 class Provider(Protocol):
@@ -115,6 +126,10 @@ class Provider(Protocol):
 
     def refusals(self, pod: models.Pod) -> Sequence[Refusal]:
         """What is wrong with the pod, found without asking anyone; empty if it can be tried."""
+        ...
+
+    def notices(self, pod: models.Pod) -> Sequence[Notice]:
+        """What to tell of a pod without refusals, once it has its instance."""
         ...
 
     async def create_instance(self, pod: models.Pod) -> InstanceId:

@@ -13,11 +13,12 @@ import pytest
 from drivers import machine as machines
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.streams import connections, sessions
-from kci.kit import channels, tasks
+from kci.kcilet.drivers.streams import sessions
+from kci.kit import channels, netns, tasks
 from kci.link import types as link
 
 STDIN = channels.Channel.STDIN
+SOCKETS = netns.SocketMaker()
 BIG = 20 << 20
 FORWARDED = 100 << 20
 MANY_CONNECTIONS = 100
@@ -63,7 +64,7 @@ async def sleeps(machine, started):
 async def listening(started, family, serve):
     """A server on the pod's loopback."""
     namespace = f"/proc/{sessions.first_process(started.sandbox_id)}/ns/net"
-    server_socket = connections.socket_within(namespace, family)
+    server_socket = SOCKETS.make(netns.Namespace(namespace), family)
     server_socket.bind(("127.0.0.1" if family is socket.AF_INET else "::1", 8080))
     async with await asyncio.start_server(serve, sock=server_socket, backlog=256):
         yield

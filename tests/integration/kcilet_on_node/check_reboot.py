@@ -33,9 +33,11 @@ async def test_before(node):
             "on-failure": node.add(FOREVER, policy="OnFailure"),
             "never": node.add(FOREVER, policy="Never"),
             "done": node.add("exit 0", policy="OnFailure"),
+            "with-init": node.add(FOREVER, init={"one": "true", "two": "true"}),
         }
         node.agent.sync(tuple(groups.values()))
-        await until(lambda: all(node.is_ready(groups[name]) for name in ("always", "on-failure", "never")))
+        forever = ("always", "on-failure", "never", "with-init")
+        await until(lambda: all(node.is_ready(groups[name]) for name in forever))
         await until(lambda: node.status(groups["done"]).phase == "Succeeded")
     save((node.cluster.pods, groups))
 
@@ -45,7 +47,7 @@ async def test_after(node):
     done = node.status(groups["done"])
     async with node.kcilet():
         node.agent.sync(tuple(groups.values()))
-        for name in ("always", "on-failure"):
+        for name in ("always", "on-failure", "with-init"):
             group = groups[name]
             await until(lambda group=group: node.is_ready(group) and node.app(group).restart_count == 1)
             ended = node.app(group).last_state.terminated
@@ -56,4 +58,10 @@ async def test_after(node):
         assert (never.state.terminated.exit_code, never.state.terminated.reason) == (255, "Unknown")
         assert never.restart_count == 0
         assert node.status(groups["done"]) == done
+        # In its new sandbox all begins anew.
+        again = node.status(groups["with-init"]).init_container_statuses
+        assert [(one.name, one.restart_count, one.ready) for one in again] == [
+            ("one", 1, True),
+            ("two", 1, True),
+        ]
     await node_world.remove_all(node)

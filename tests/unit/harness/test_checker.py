@@ -66,12 +66,14 @@ def away(begun_s, ended_s):
     ]
 
 
+INIT = {"name": "init", "state": {"running": {}}}
 RIGHT = histories.History(
     writes=[
         write(1, "create", user="admin", subresource="", body={}, status={"phase": "Pending"}),
         write(2, meta={"annotations": {checker.INSTANCE_ID: "g1"}}, status={"phase": "Pending"}),
         status(3, phase="Running", podIP="10.0.0.2", startTime="t", containerStatuses=[container()]),
         status(4, phase="Running", podIP="10.0.0.2", startTime="t", containerStatuses=[container(1, "c2")]),
+        status(5, phase="Pending", podIP="10.0.0.2", startTime="t", initContainerStatuses=[INIT]),
         asked_to_delete(10),
         removed(12),
     ],

@@ -17,7 +17,9 @@ KINDLY = {"Pulling", "Pulled", "Created", "Started", "Killing", "BackOff"}
 
 
 class Life:
-    """A pod that starts, crashes twice, and is deleted, beside one that runs all the time."""
+    """A pod that has an init container, starts, crashes twice, and is deleted, beside one that runs all the
+    time.
+    """
 
     def __init__(self, it):
         self.it = it
@@ -27,7 +29,7 @@ class Life:
         self.groups = (self.other, machine_world.group())
         it.cluster.config_maps["settings"] = models.ConfigMap(data={"a": "1"})
         it.cluster.put(machine_world.pod("other", "uid-2", volumes=(VOLUME,)))
-        it.runtime.registry |= {"new:1"}
+        it.runtime.registry |= {"new:1", "setup:1"}
 
     async def begin(self):
         await self.it.start(self.other)
@@ -67,6 +69,9 @@ class Life:
 
         await self.until(is_so)
         assert kcilet_world.app(self.it).restart_count == restarts
+        # It ran once, to its success.
+        setup = self.it.cluster.status("uid-1").init_container_statuses[0]
+        assert (setup.restart_count, setup.ready) == (0, True)
 
     async def until(self, holds):
         """The kcilet that dies on the way is started again, as the stack does it."""
@@ -83,8 +88,9 @@ class Life:
 
 @contextlib.asynccontextmanager
 async def life():
-    image = {"containers": ("main",), "image": "new:1", "volumes": (VOLUME,)}
+    image = {"containers": ("main",), "image": "new:1", "init": ("setup",), "volumes": (VOLUME,)}
     async with kcilet_world.world(**image) as it:
+        it.runtime.programs["setup:1"] = machine_world.Program(runs_s=0.5)
         yield Life(it)
 
 

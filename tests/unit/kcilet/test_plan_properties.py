@@ -24,9 +24,14 @@ class PodMachine(stateful.RuleBasedStateMachine):
     Actions that the plan asked for are carried out later, in any order, or fail.
     """
 
-    @stateful.initialize(policy=st.sampled_from(["Always", "OnFailure", "Never"]), two=st.booleans())
-    def begin(self, policy, two):
-        self.pod = machine_world.pod(policy=policy, containers=("a", "b") if two else ("a",))
+    @stateful.initialize(
+        policy=st.sampled_from(["Always", "OnFailure", "Never"]),
+        two=st.booleans(),
+        init=st.sampled_from([(), (), ("i",), ("i", "j"), ("i", "s", "j"), ("s", "t")]),
+    )
+    def begin(self, policy, two, init):
+        containers = ("a", "b") if two else ("a",)
+        self.pod = machine_world.pod(policy=policy, containers=containers, init=init, sidecars=("s", "t"))
         self.now_s = 1_000_000.0
         self.sandboxes = {}
         self.containers = {}
@@ -37,7 +42,8 @@ class PodMachine(stateful.RuleBasedStateMachine):
         self.history = histories.History(first_seen_s=self.now_s)
         self.stage = None
         self.restart_counts = {}
-        self.phases = []
+        # The init containers that succeeded and the sidecars that were started, by sandbox.
+        self.turns = set()
 
     # ---- what happens -------------------------------------------------------------------------
 
@@ -53,7 +59,8 @@ class PodMachine(stateful.RuleBasedStateMachine):
             self.history = histories.begin(self.history, action)
         self.publish()
         again = steps.plan(self.world(), self.history)
-        assert not again.asked, "an action that is under way was asked for again"
+        # What waited for an action that is given up is asked for next.
+        assert decision.cancel or not again.asked, "an action that is under way was asked for again"
         assert not again.told, "an event was told twice"
         assert again.stage is decision.stage
 
@@ -78,11 +85,29 @@ class PodMachine(stateful.RuleBasedStateMachine):
             while self.doing:
                 self.carry_out(0, "done")
 
+    @stateful.precondition(lambda self: self.pod.spec.init_containers)
+    @stateful.rule()
+    def the_init_containers_succeed(self):
+        for _ in range(8):
+            self.all_goes_well_for_a_while()
+            for one in [c for c in self.containers.values() if c.phase is Phase.RUNNING]:
+                if one.name in {"i", "j"}:
+                    self.exit(one, 0)
+
     @stateful.precondition(lambda self: any(c.phase is Phase.RUNNING for c in self.containers.values()))
-    @stateful.rule(code=st.sampled_from([0, 1]))
-    def a_container_exits(self, code):
+    @stateful.rule(code=st.sampled_from([0, 0, 1]), pick=st.integers(0, 3))
+    def a_container_exits(self, code, pick):
         running = [c for c in self.containers.values() if c.phase is Phase.RUNNING]
-        self.exit(running[0], code)
+        self.exit(running[pick % len(running)], code)
+
+    @stateful.precondition(lambda self: not self.late and not self.doing)
+    @stateful.rule()
+    def the_runtime_forgets_init_containers_that_ended(self):
+        self.containers = {
+            key: one
+            for key, one in self.containers.items()
+            if one.phase is not Phase.EXITED or one.name not in {"i", "j"}
+        }
 
     @stateful.rule()
     def the_sandbox_dies(self):
@@ -126,6 +151,21 @@ class PodMachine(stateful.RuleBasedStateMachine):
         running = [c.name for c in getattr(self, "containers", {}).values() if c.phase is Phase.RUNNING]
         assert len(running) == len(set(running))
 
+    @stateful.invariant()
+    def init_containers_run_one_by_one_before_all_others(self):
+        running = [c for c in getattr(self, "containers", {}).values() if c.phase is Phase.RUNNING]
+        steps = [c.name for c in running if c.name in {"i", "j"}]
+        assert len(steps) <= 1
+        assert not steps or all(c.name in {*steps, "s", "t"} for c in running)
+
+    def check_turn(self, name, box):
+        """All init containers before it have had their turn in this sandbox."""
+        before = [one.name for one in self.pod.spec.init_containers]
+        for one in before[: before.index(name)] if name in before else before:
+            assert (box.id, one) in self.turns, f"{name} was started before {one}"
+        if name in {"s", "t"}:
+            self.turns.add((box.id, name))
+
     def teardown(self):
         """A deletion ends, whatever was before, once things stop failing."""
         if not hasattr(self, "pod"):
@@ -166,7 +206,7 @@ class PodMachine(stateful.RuleBasedStateMachine):
         assert patches.to_patch(self.pod, statuses.to_status(facts), {}) is None, "a status was told twice"
         if before.phase in {"Succeeded", "Failed"}:
             assert self.pod.status.phase == before.phase
-        for one in self.pod.status.container_statuses:
+        for one in self.pod.status.all_containers:
             assert one.restart_count >= self.restart_counts.get(one.name, 0)
             self.restart_counts[one.name] = one.restart_count
 
@@ -207,6 +247,10 @@ class PodMachine(stateful.RuleBasedStateMachine):
             return False
         if action.created is None and (action.container, action.attempt) in names:
             return False
+        if action.created is not None:
+            made = self.containers.get(action.created)
+            if made is None or made.phase is not Phase.CREATED:
+                return False
         if action.created is None:
             key = f"c{self.count}"
             self.containers[key] = ports.SeenContainer(
@@ -214,6 +258,7 @@ class PodMachine(stateful.RuleBasedStateMachine):
             )
         else:
             key = action.created
+        self.check_turn(action.container, box)
         started = int(self.now_s * NS)
         self.containers[key] = dataclasses.replace(
             self.containers[key], phase=Phase.RUNNING, started_at_ns=started
@@ -229,6 +274,8 @@ class PodMachine(stateful.RuleBasedStateMachine):
 
     def exit(self, one, code):
         ended = int(self.now_s * NS)
+        if code == 0:
+            self.turns.add((one.sandbox_id, one.name))
         self.containers[one.id] = dataclasses.replace(
             one, phase=Phase.EXITED, exit_code=code, finished_at_ns=ended
         )

@@ -16,6 +16,7 @@ on_virtual_time, world = kcilet_world.on_virtual_time, kcilet_world.world
 app, ready = kcilet_world.app, kcilet_world.ready
 
 
+@pytest.mark.guide("annotation kci-instance-id", "annotation kci-instance-spec")
 @on_virtual_time
 async def test_a_pod_becomes_ready_with_one_status_write():
     async with world() as it:
@@ -30,6 +31,8 @@ async def test_a_pod_becomes_ready_with_one_status_write():
         assert app(it).container_id.startswith("containerd://")
         annotations = it.cluster.pods["uid-1"].metadata.annotations
         assert annotations["k8s.ksyun.com/kci-instance-id"] == "g-1"
+        assert annotations["k8s.ksyun.com/kci-instance-spec"] == "1-0.5Gi"
+        assert annotations["k8s.ksyun.com/kci-instance-spec"] == "1-0.5Gi"
         assert it.cluster.reasons() == ["Pulled", "Created", "Started"]
         # What it does not know any better, it does not say again.
         await asyncio.sleep(300)
@@ -361,16 +364,16 @@ async def test_a_group_without_a_uid_keeps_the_first_pod_of_its_name():
 
 @on_virtual_time
 async def test_a_pod_that_cannot_run_as_asked_says_so_and_starts_nothing():
-    probed = machine_world.pod()
-    container = msgspec.structs.replace(probed.spec.containers[0], liveness_probe={"exec": {}})
+    hooked = machine_world.pod()
+    container = msgspec.structs.replace(hooked.spec.containers[0], lifecycle={"preStop": {}})
     async with world() as it:
-        spec = msgspec.structs.replace(probed.spec, containers=(container,))
-        it.cluster.put(msgspec.structs.replace(probed, spec=spec))
+        spec = msgspec.structs.replace(hooked.spec, containers=(container,))
+        it.cluster.put(msgspec.structs.replace(hooked, spec=spec))
         await it.start(machine_world.group())
         await it.until(lambda: it.cluster.patches)
         status = it.cluster.status("uid-1")
         assert status.phase == "Pending"
-        assert "livenessProbe" in status.message
+        assert "lifecycle" in status.message
         assert it.runtime.calls == []
         it.cluster.delete("uid-1", grace_s=0)
         await it.until_phase(link.Phase.GONE)

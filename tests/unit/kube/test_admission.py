@@ -18,9 +18,13 @@ ORDINARY = {
                 "ports": [{"containerPort": 80}],
                 "resources": {"limits": {"cpu": "1", "memory": "1Gi"}},
                 "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, "runAsNonRoot": True},
+                "livenessProbe": {"exec": {"command": ["true"]}},
+                "readinessProbe": {"httpGet": {"port": 80}},
+                "startupProbe": {"grpc": {"port": 80}},
                 "volumeMounts": [{"name": "v", "mountPath": "/v", "mountPropagation": "HostToContainer"}],
             }
         ],
+        "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}],
         "volumes": [
             {"name": "v", "emptyDir": {"medium": "Memory"}},
             {"name": "c", "configMap": {"name": "c"}},
@@ -60,7 +64,16 @@ def test_an_ordinary_pod_is_not_refused():
         ({"spec": {"hostPID": True}}, "spec.hostPID", "HostPidNotSupported"),
         ({"spec": {"hostIPC": True}}, "spec.hostIPC", "HostIpcNotSupported"),
         ({"spec": {"hostUsers": False}}, "spec.hostUsers", "UserNamespaceNotSupported"),
-        ({"spec": {"initContainers": [{"name": "i"}]}}, "spec.initContainers", "InitContainersNotSupported"),
+        (
+            {"spec": {"initContainers": [{"name": "i", "restartPolicy": "Never"}]}},
+            "spec.initContainers[0].restartPolicy",
+            "ContainerRestartPolicyNotSupported",
+        ),
+        (
+            {"spec": {"initContainers": [{"name": "i"}, {"name": "j", "lifecycle": {"preStop": {}}}]}},
+            "spec.initContainers[1].lifecycle",
+            "LifecycleHooksNotSupported",
+        ),
         (
             {"spec": {"ephemeralContainers": [{"name": "e"}]}},
             "spec.ephemeralContainers",
@@ -102,7 +115,7 @@ def test_an_ordinary_pod_is_not_refused():
             "spec.volumes[0].projected.sources[0]",
             "VolumeKindNotSupported",
         ),
-        (container(livenessProbe={"exec": {}}), "spec.containers[0].livenessProbe", "ProbesNotSupported"),
+        (container(volumeDevices=[{}]), "spec.containers[0].volumeDevices", "BlockVolumesNotSupported"),
         (container(lifecycle={"preStop": {}}), "spec.containers[0].lifecycle", "LifecycleHooksNotSupported"),
         (
             container(securityContext={"privileged": True}),
@@ -146,7 +159,7 @@ def test_what_cannot_be_granted_is_refused_by_field(body, field, reason):
 
 
 def test_everything_is_said_at_once_with_the_remedy():
-    body = {"spec": {"hostNetwork": True, "hostPID": True, **container(livenessProbe={"a": 1})["spec"]}}
+    body = {"spec": {"hostNetwork": True, "hostPID": True, **container(lifecycle={"a": 1})["spec"]}}
     found = admission.refusals(read(body))
     assert len(found) == 3
-    assert found[2].message == "spec.containers[0].livenessProbe: it is not supported yet; remove it"
+    assert found[2].message == "spec.containers[0].lifecycle: it is not supported yet; remove it"

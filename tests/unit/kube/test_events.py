@@ -55,8 +55,15 @@ def test_an_object_that_never_ceases_is_heard_less_often():
 
 
 def test_references_are_written_as_a_kubelet_writes_them():
-    pod = models.Pod(metadata=models.ObjectMeta(name="p", namespace="ns", uid="u"))
+    meta = models.ObjectMeta(name="p", namespace="ns", uid="u")
+    pod = models.Pod(
+        metadata=meta,
+        spec=models.PodSpec(
+            containers=(models.Container(name="c"),), init_containers=(models.Container(name="i"),)
+        ),
+    )
     assert events.of_pod(pod, container="c").field_path == "spec.containers{c}"
+    assert events.of_pod(pod, container="i").field_path == "spec.initContainers{i}"
     assert events.of_pod(pod).field_path == ""
     assert (events.of_node("n1").uid, events.of_node("n1").namespace) == ("n1", "")
 

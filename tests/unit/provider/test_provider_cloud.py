@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 
+import msgspec
 import pytest
 from fakes import kubelet_peers, virtual_time, vnode_world
 
 from kci.client import errors
-from kci.contract import capabilities, groups
+from kci.contract import capabilities, groups, packages
 from kci.kit import errors as kit_errors
 from kci.kit import secret, tasks
 from kci.kube import config as configs
@@ -188,6 +189,9 @@ async def test_a_log_stream_that_nobody_reads_is_closed_at_once():
 
 def test_a_create_that_has_to_wait_says_for_what(jump):
     class Refusing(Kci):
+        async def describe_kci_packages(self):
+            return packages.STANDARD
+
         async def describe_capabilities(self):
             raise errors.RefusedError("cannot DescribeCapabilities: no such key (InvalidAccessKey)")
 
@@ -208,12 +212,33 @@ def test_a_create_that_has_to_wait_says_for_what(jump):
         jump(main())
 
 
+async def test_a_slip_in_an_annotation_is_told_with_what_is_missing_for_it():
+    async def find_kubeconfig():
+        return secret.Secret("k")
+
+    defaults = group.Defaults(cluster_id="c1", node_name="vn", security_group_ids=("g",))
+    made = cloud.KingsoftCloud(
+        Kci(watches=[]), defaults, right=leadership.Always(), find_kubeconfig=find_kubeconfig
+    )
+    body = vnode_world.pod(UID)
+    notes = {"k8s.ksyun.com/kci-subnet": "s-1"}
+    slipped = msgspec.structs.replace(
+        body, metadata=msgspec.structs.replace(body.metadata, annotations=notes)
+    )
+    (refusal,) = made.refusals(slipped)
+    assert refusal.reason == "MissingSubnet"
+    assert "is k8s.ksyun.com/kci-subnet-id meant?" in refusal.message
+
+
 class Fenced(Kci):
     """A service that knows epochs."""
 
     def __init__(self, *, names=capabilities.ALL, refuses=False):
         super().__init__(watches=[])
         self._names, self._refuses, self.fences = names, refuses, []
+
+    async def describe_kci_packages(self):
+        return packages.STANDARD
 
     async def describe_capabilities(self):
         return capabilities.Capabilities(frozenset(self._names))
@@ -244,6 +269,62 @@ class Right:
 
     def refused(self, epoch):
         self.was_refused.append(epoch)
+
+
+class Offering(Fenced):
+    """A service that has other sizes than the documentation's."""
+
+    def __init__(self, packages_offered):
+        super().__init__()
+        self._offered, self.created = packages_offered, []
+
+    async def describe_kci_packages(self):
+        if isinstance(self._offered, Exception):
+            raise self._offered
+        return packages.to_table(self._offered)
+
+    async def create_container_group(self, request):
+        self.created.append(request)
+        return "g1"
+
+
+async def create_on(kci, target, *, table=None):
+    """What was asked for, and what the provider says of the pod before and after it knows the sizes."""
+
+    async def find_kubeconfig():
+        return secret.Secret("k")
+
+    defaults = group.Defaults(
+        cluster_id="c1", node_name="vn", subnet_id="s", security_group_ids=("g",), table=table
+    )
+    made = cloud.KingsoftCloud(kci, defaults, right=Right(), find_kubeconfig=find_kubeconfig)
+    assert made.refusals(target) == ()
+    async with tasks.background("provider", made.run()):
+        try:
+            await made.create_instance(target)
+        except provider.RefusedError as error:
+            return error.reason, [refusal.reason for refusal in made.refusals(target)]
+    (request,) = kci.created
+    return request.cpu, request.memory
+
+
+async def test_the_services_own_sizes_count():
+    odd = (packages.Package(3, (7,)),)
+    assert await create_on(Offering(odd), vnode_world.pod(UID)) == (3, 7)
+    silent = Offering(errors.InvalidError("no such action", code="InvalidAction"))
+    assert await create_on(silent, vnode_world.pod(UID)) == (2, 4)
+    small = packages.to_table([packages.Package(1, (1,))])
+    assert await create_on(Offering(odd), vnode_world.pod(UID), table=small) == (1, 1)
+    # Who has a table of its own need not ask.
+    away = Offering(errors.UnreachableError("no answer in time"))
+    assert await create_on(away, vnode_world.pod(UID), table=small) == (1, 1)
+
+
+async def test_a_pod_for_which_the_service_has_no_size_is_refused_once_that_is_known():
+    body = vnode_world.pod(UID)
+    asking = models.Container(name="c", resources=models.ResourceRequirements(limits={"cpu": "4"}))
+    target = msgspec.structs.replace(body, spec=msgspec.structs.replace(body.spec, containers=(asking,)))
+    assert await create_on(Offering((packages.Package(3, (7,)),)), target) == ("TooLarge", ["TooLarge"])
 
 
 async def write_both(kci, right):

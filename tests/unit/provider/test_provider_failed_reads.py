@@ -26,7 +26,7 @@ from kci.vnode import leadership, node, node_controller, pod_api, pod_controller
 UID = "6f0c1a2b-0000-4000-8000-123456789abc"
 LIMIT_S, LONG_ENOUGH_S = 0.3, 1.2
 SOON = backoff.Backoff(initial_s=0.05, cap_s=0.1)
-READS = ("capabilities", "watch groups", "list groups", "list pods", "watch pods", "version")
+READS = ("capabilities", "packages", "watch groups", "list groups", "list pods", "watch pods", "version")
 
 
 async def _stalled(_request):
@@ -94,6 +94,7 @@ class World:
         action = form["Action"]
         name = {
             "DescribeCapabilities": "capabilities",
+            "DescribeKciPackages": "packages",
             "WatchContainerGroups": "watch groups",
             "DescribeContainerGroup": "list groups",
         }.get(action)
@@ -109,6 +110,8 @@ class World:
         match name:
             case "capabilities":
                 body = {"RequestId": "r", "Capabilities": list(capabilities.ALL)}
+            case "packages":
+                body = {"RequestId": "r", "Packages": [{"Cpu": 2, "Mem": [4]}]}
             case "list groups":
                 body = {"RequestId": "r", "ContainerGroups": [found], "TotalCount": 1, "Marker": 0}
             case _:
@@ -178,7 +181,9 @@ class World:
         pods = reflector.Reflector(kube, resources.PODS, on_change=controller.on_change, backoff=SOON)
         controller.watch(pods.objects, pods.synced)
         settings = node.NodeSettings(name="vn", address="127.0.0.1", kubelet_port=1, version="0")
-        nodes = node_controller.NodeController(kube, settings, right=right, on_registered=lambda _: None)
+        nodes = node_controller.NodeController(
+            kube, settings, right=right, on_registered=lambda _: None, on_trouble=lambda *_: None
+        )
         async with contextlib.AsyncExitStack() as stack:
             work = {"provider": made.run(), "pods": controller.run(), "pod watch": pods.run()}
             if self._read == "version":

@@ -8,7 +8,7 @@ import pytest
 from fakes import virtual_time, vnode_world
 
 from kci.client import errors
-from kci.contract import capabilities, groups
+from kci.contract import capabilities, groups, packages
 from kci.kit import secret, tasks
 from kci.provider import circuit, cloud
 from kci.provider.plan import group
@@ -48,6 +48,9 @@ class Kci:
 
     def uids(self):
         return sorted(found.label(groups.POD_UUID) for found in self._groups.values())
+
+    async def describe_kci_packages(self):
+        return packages.STANDARD
 
     async def describe_capabilities(self):
         await self._call("capabilities")

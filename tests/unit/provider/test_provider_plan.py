@@ -1,12 +1,14 @@
 """From a pod to the request that creates its group, or to the reasons why it cannot be."""
 
+import dataclasses
+
 import msgspec
 import pytest
 from fakes import vnode_world
 
-from kci.contract import groups
+from kci.contract import groups, packages
 from kci.kit import secret
-from kci.kube import models
+from kci.kube import bandwidth, models
 from kci.provider import annotations, instances
 from kci.provider.plan import group, names, size
 from kci.vnode import provider
@@ -38,7 +40,7 @@ def pod(*, name="web", notes=None, resources=(), namespace="default"):
 
 
 def planned(target, defaults=DEFAULTS, *, with_pod_uuid=True):
-    assert group.find_refusals(target, defaults) == []
+    assert group.decide(target, defaults).refusals == ()
     return group.to_group(target, defaults, kubeconfig=secret.Secret("kube"), with_pod_uuid=with_pod_uuid)
 
 
@@ -62,6 +64,9 @@ def test_a_service_that_does_not_know_the_uid_label_is_not_sent_it():
     assert "pod-uuid" not in {label.key for label in planned(pod(), with_pod_uuid=False).label}
 
 
+@pytest.mark.guide(
+    "annotation kci-subnet-id", "annotation kci-security-group-id", "annotation kci-kube-proxy-enabled"
+)
 def test_annotations_win_over_the_nodes_defaults():
     other, one, two = ("3" * 8 + "-3333-4333-8333-" + "3" * 11 + end for end in "123")
     request = planned(
@@ -78,29 +83,208 @@ def test_annotations_win_over_the_nodes_defaults():
 
 
 @pytest.mark.parametrize(
-    ("notes", "resources", "expected"),
+    ("notes", "resources", "asked", "granted"),
     [
-        ({}, [{}], (2.0, 4.0)),
-        # What was named in an annotation is taken as it is, whatever the containers say.
+        ({}, [{}], (0, 0), (2, 4)),
+        # What is named in an annotation counts, whatever the containers say.
         (
             {annotations.CPU: "4", annotations.MEMORY: "8"},
             [{"limits": {"cpu": "1", "memory": "1Gi"}}],
-            (4.0, 8.0),
+            (4, 8),
+            (4, 8),
         ),
-        ({}, [{"limits": {"cpu": "500m", "memory": "1Gi"}, "requests": {"cpu": "100m"}}], (0.5, 1.0)),
-        ({}, [{"requests": {"cpu": "250m", "memory": "512Mi"}}] * 3, (0.75, 1.5)),
-        ({}, [{"limits": {"cpu": "100m"}}, {"limits": {"cpu": "200m"}}], (0.3, 4.0)),
-        ({}, [{"limits": {"memory": "100M"}}], (2.0, 0.094)),
-        ({}, [{"limits": {"cpu": "1", "memory": "1"}}], (1.0, 0.001)),
-        ({}, [{"limits": {"cpu": "0.0001", "memory": "1Gi"}}], (0.001, 1.0)),
+        ({annotations.CPU: "3", annotations.MEMORY: "5"}, [{}], (3, 5), (4, 8)),
+        ({}, [{"limits": {"cpu": "500m", "memory": "1Gi"}, "requests": {"cpu": "100m"}}], (0.5, 1), (1, 1)),
+        ({}, [{"requests": {"cpu": "250m", "memory": "512Mi"}}] * 3, (0.75, 1.5), (1, 2)),
+        ({}, [{"limits": {"cpu": "100m"}}, {"limits": {"cpu": "200m"}}], (0.3, 0), (1, 1)),
+        # In decimal units, 4 GB are less than 4 GiB; one byte more than 4 GiB is more.
+        ({}, [{"limits": {"memory": "4G"}}], (0, 3.726), (1, 4)),
+        ({}, [{"limits": {"memory": "4294967297"}}], (0, 4.001), (2, 8)),
+        ({}, [{"limits": {"cpu": "0.0001", "memory": "1Gi"}}], (0.001, 1), (1, 1)),
+        # Summed before it is rounded: four times a third of 3 GiB.
+        ({}, [{"limits": {"cpu": "1", "memory": "341Mi"}}] * 3, (3, 1), (4, 4)),
     ],
 )
-def test_the_size_is_what_was_asked_for_rounded_up(notes, resources, expected):
-    target = pod(notes=notes, resources=resources)
+@pytest.mark.guide("annotation kci-instance-cpu", "annotation kci-instance-memory")
+def test_the_size_is_the_smallest_that_has_what_is_asked_for(notes, resources, asked, granted):
     wishes, _ = annotations.read(notes)
-    assert size.choose_size(target, wishes) == size.Size(*expected)
+    choice = size.choose(pod(notes=notes, resources=resources), wishes, packages.STANDARD)
+    assert choice.asked == packages.Size(*asked)
+    assert choice.grant.size == packages.Size(*granted)
+    assert choice.is_off_table == (bool(notes) and asked != granted)
 
 
+def _container(cpu, *, is_sidecar=False):
+    return models.Container(
+        name=f"c{cpu}",
+        resources=models.ResourceRequirements(requests={"cpu": cpu, "memory": "1Gi"}),
+        restart_policy="Always" if is_sidecar else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "cores"),
+    [
+        ([], 2),
+        # One after the other, before the others begin.
+        ([_container("1"), _container("5"), _container("3")], 5),
+        ([_container("1"), _container("1")], 2),
+        # A sidecar runs beside all that follows it.
+        ([_container("3", is_sidecar=True)], 5),
+        ([_container("5"), _container("3", is_sidecar=True)], 5),
+        ([_container("3", is_sidecar=True), _container("5")], 8),
+    ],
+)
+def test_init_containers_count_as_the_scheduler_counts(steps, cores):
+    spec = models.PodSpec(containers=(_container("2"),), init_containers=tuple(steps))
+    assert size.demand(spec).cores == cores
+
+
+def test_a_pod_that_says_what_it_needs_as_a_whole_gets_that():
+    whole = models.ResourceRequirements(limits={"cpu": "6"}, requests={"cpu": "5", "memory": "3Gi"})
+    spec = models.PodSpec(containers=(_container("1"), _container("2")), resources=whole)
+    assert size.demand(spec) == packages.Size(6, 3)
+    # Only of one of the two: the other is what its containers need.
+    spec = models.PodSpec(
+        containers=spec.containers, resources=models.ResourceRequirements(requests={"cpu": "5"})
+    )
+    assert size.demand(spec) == packages.Size(5, 2)
+
+
+@pytest.mark.guide("limit sizes")
+def test_a_size_that_there_is_not_is_rounded_with_a_warning_or_refused():
+    target = pod(notes={annotations.CPU: "3", annotations.MEMORY: "5"})
+    lenient = group.decide(target, DEFAULTS)
+    assert lenient.refusals == ()
+    (warning,) = [notice for notice in lenient.notices if notice.is_warning]
+    assert warning.reason == "InstanceSizeRounded"
+    assert "no size of 3 cores and 5 GiB" in warning.message
+    assert "4 cores and 8 GiB" in warning.message
+    (refusal,) = group.decide(target, dataclasses.replace(DEFAULTS, strict_sizes=True)).refusals
+    assert (refusal.reason, refusal.field) == ("SizeNotOffered", f"metadata.annotations[{annotations.CPU}]")
+    assert "ask for 4 cores and 8 GiB" in refusal.message
+
+
+def test_what_is_granted_is_told_and_why():
+    (notice,) = group.decide(pod(resources=[{"limits": {"cpu": "3", "memory": "1Gi"}}]), DEFAULTS).notices
+    assert (notice.reason, notice.is_warning) == ("Accepted", False)
+    assert notice.message == "Granted 4 cores and 4 GiB: 4 cores come with 4 GiB at least"
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"cpu": "2", "memory": "2Gi"}, "Container c0 has a cpu limit of 2,"),
+        ({"cpu": "1", "memory": "2049Mi"}, "Container c0 has a memory limit of 2049Mi,"),
+    ],
+)
+def test_a_limit_above_the_instance_is_told(limits, words):
+    notes = {annotations.CPU: "1", annotations.MEMORY: "2"}
+    target = pod(notes=notes, resources=[{"limits": limits}])
+    (warning,) = [notice for notice in group.decide(target, DEFAULTS).notices if notice.is_warning]
+    assert warning.reason == "LimitAboveInstance"
+    assert words in warning.message
+
+
+def test_while_the_sizes_are_not_known_nothing_is_said_of_them():
+    target = pod(resources=[{"limits": {"cpu": "65"}}])
+    decision = group.decide(target, DEFAULTS, None)
+    assert (decision.choice, decision.notices, decision.refusals) == (None, (), ())
+    missing = group.decide(target, dataclasses.replace(DEFAULTS, subnet_id=""), None)
+    assert [refusal.reason for refusal in missing.refusals] == ["MissingSubnet"]
+
+
+def test_a_nodes_own_table_counts():
+    table = packages.to_table([packages.Package(3, (5,))])
+    decision = group.decide(
+        pod(resources=[{"limits": {"cpu": "1"}}]), dataclasses.replace(DEFAULTS, table=table)
+    )
+    assert decision.choice.grant.size == packages.Size(3, 5)
+
+
+@pytest.mark.guide("config instanceSettings")
+def test_the_nodes_instance_settings_stand_for_what_a_pod_does_not_say():
+    node = dataclasses.replace(
+        DEFAULTS,
+        instance_settings={
+            annotations.CPU: "4",
+            annotations.MEMORY: "8",
+            annotations.SUBNET: "node-subnet",
+            annotations.KUBE_PROXY: "true",
+        },
+    )
+    silent = group.decide(pod(), node)
+    assert (silent.subnet_id, silent.kube_proxy) == ("node-subnet", True)
+    assert silent.choice.grant.size == packages.Size(4, 8)
+    own = group.decide(pod(notes={annotations.SUBNET: "own", annotations.KUBE_PROXY: "false"}), node)
+    assert (own.subnet_id, own.kube_proxy) == ("own", False)
+    # Half of the pair is refused, whatever the node says of the other half.
+    for one, other in ((annotations.CPU, annotations.MEMORY), (annotations.MEMORY, annotations.CPU)):
+        (refusal,) = group.decide(pod(notes={one: "2"}), node).refusals
+        assert f"{one} is set without {other}" in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("k8s.ksyun.com/kci-instance-cpus", "is k8s.ksyun.com/kci-instance-cpu meant?"),
+        ("k8s.ksyun.com/kci-subnet", "is k8s.ksyun.com/kci-subnet-id meant?"),
+        ("k8s.ksyun.com/colour", "known are k8s.ksyun.com/kci-instance-cpu"),
+    ],
+)
+def test_an_annotation_that_nobody_reads_is_told_with_the_nearest_name(key, hint):
+    decision = group.decide(pod(notes={key: "1", "example.com/kci": "2"}), DEFAULTS)
+    assert decision.refusals == ()
+    (warning,) = [notice for notice in decision.notices if notice.is_warning]
+    assert warning.reason == "UnknownAnnotation"
+    assert key in warning.message
+    assert hint in warning.message
+
+
+@pytest.mark.guide("annotation ingress-bandwidth", "annotation egress-bandwidth")
+@pytest.mark.parametrize(
+    ("text", "bps"),
+    [
+        ("100M", 100_000_000),
+        ("1G", 10**9),
+        ("64k", 64_000),
+        ("1.5M", 1_500_000),
+        ("9600", 9600),
+        ("1P", 10**15),
+    ],
+)
+def test_bandwidths_are_bits_per_second(text, bps):
+    wishes, refusals = annotations.read({bandwidth.INGRESS: text, bandwidth.EGRESS: text})
+    assert refusals == []
+    assert (wishes.ingress_bps, wishes.egress_bps) == (bps, bps)
+
+
+@pytest.mark.guide("annotation ingress-bandwidth", "annotation egress-bandwidth")
+def test_bandwidths_are_handed_on_to_a_service_that_takes_them():
+    target = pod(notes={bandwidth.EGRESS: "100M"})
+
+    def handed_on(with_bandwidth):
+        return group.to_group(
+            target,
+            DEFAULTS,
+            kubeconfig=secret.Secret("kube"),
+            with_pod_uuid=True,
+            with_bandwidth=with_bandwidth,
+        ).bandwidth
+
+    assert handed_on(with_bandwidth=True) == groups.Bandwidth(ingress=0, egress=100_000_000)
+    assert handed_on(with_bandwidth=False) is None
+
+
+@pytest.mark.guide("annotation kci-host-aliases")
+def test_host_aliases_are_handed_on():
+    text = '[{"ip": "10.0.0.9", "hostnames": ["registry.local", "r"]}]'
+    (alias,) = planned(pod(notes={annotations.HOST_ALIASES: text})).machine_host_aliase
+    assert (alias.ip, alias.hostname) == ("10.0.0.9", ("registry.local", "r"))
+    assert planned(pod(notes={annotations.HOST_ALIASES: "[ ]"})).machine_host_aliase == ()
+
+
+@pytest.mark.guide("limit securityGroups", "limit sizes")
 @pytest.mark.parametrize(
     ("target", "defaults", "reason", "words"),
     [
@@ -133,12 +317,34 @@ def test_the_size_is_what_was_asked_for_rounded_up(notes, resources, expected):
             "KCI_SECURITY_GROUP_IDS",
         ),
         (pod(name="n" * 64), DEFAULTS, "NameTooLong", "64 characters"),
-        (pod(resources=[{"limits": {"cpu": "300"}}]), DEFAULTS, "TooLarge", "300 cores"),
+        (
+            pod(resources=[{"limits": {"cpu": "65"}}]),
+            DEFAULTS,
+            "TooLarge",
+            "65 cores or more: the largest is 64",
+        ),
+        (
+            pod(notes={annotations.CPU: "65", annotations.MEMORY: "4"}),
+            DEFAULTS,
+            "TooLarge",
+            "the pod's annotations: no size has 65 cores",
+        ),
+        (pod(notes={bandwidth.INGRESS: "much"}), DEFAULTS, "InvalidAnnotation", "write bits per second"),
+        (pod(notes={bandwidth.EGRESS: "12"}), DEFAULTS, "InvalidAnnotation", "1k to 1P"),
+        (pod(notes={annotations.HOST_ALIASES: "{}"}), DEFAULTS, "InvalidAnnotation", "hostnames"),
+        (
+            pod(notes={annotations.HOST_ALIASES: '[{"ip": "here", "hostnames": ["a"]}]'}),
+            DEFAULTS,
+            "InvalidAnnotation",
+            "'here', which is no address",
+        ),
+        (pod(notes={annotations.SUBNET: "a,b"}), DEFAULTS, "InvalidAnnotation", "one subnet"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_field_and_the_remedy(target, defaults, reason, words):
-    (refusal,) = group.find_refusals(target, defaults)
+    (refusal,) = group.decide(target, defaults).refusals
     assert refusal.reason == reason
+    assert refusal.field
     assert words in refusal.message
 
 

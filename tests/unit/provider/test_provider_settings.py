@@ -2,6 +2,7 @@
 
 import pytest
 
+from kci.contract import packages
 from kci.kit import errors
 from kci.provider import settings
 
@@ -74,10 +75,19 @@ def test_the_internal_endpoint_is_chosen_by_presence_and_any_by_name(parse, envi
     assert parse(**environment).endpoint == endpoint
 
 
-def test_temporary_keys_are_refused_in_words_unless_static_ones_are_there(parse):
-    with pytest.raises(errors.SettingsError, match="later release"):
-        parse(KCI_ACCESS_KEY=None, KCI_SECRET_KEY=None, TEMP_AKSK_CM="user-temp-aksk")
-    assert parse(TEMP_AKSK_CM="user-temp-aksk").access_key == "AK"
+@pytest.mark.guide("limit sizes")
+def test_sizes_are_the_services_unless_a_file_says_which(parse, tmp_path):
+    assert (parse().table, parse().strict_sizes) == (None, False)
+    file = tmp_path / "sizes.json"
+    file.write_text('{"Packages": [{"Cpu": 2, "Mem": [4]}]}')
+    found = parse(f"--packages={file}", "--strict-sizes")
+    assert list(found.table.sizes) == [packages.Size(2, 4)]
+    assert found.strict_sizes
+    file.write_text('{"Packages": []}')
+    with pytest.raises(errors.SettingsError, match=r"--packages: .*sizes\.json: there is no package in it"):
+        parse(f"--packages={file}")
+    with pytest.raises(errors.SettingsError, match=r"--packages: .*no-file"):
+        parse("--packages=no-file")
 
 
 def test_everything_wrong_is_named_together():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kci.contract import groups, ids
+from kci.contract import errors, groups, ids, packages
 from kci.service.domain import addresses, sizes, states
 
 
@@ -47,8 +47,8 @@ def test_a_mac_is_local_and_follows_from_the_address():
     ("asked", "cores", "gib"),
     [
         ({}, "2", "4"),
-        ({"cpu": 0.25, "memory": 0.5}, "0.25", "0.5"),
-        ({"memory": 7.8}, "2", "7.8"),
+        ({"cpu": 0.25, "memory": 0.5}, "1", "1"),
+        ({"memory": 7.8}, "2", "8"),
         (
             {
                 "container_spec": (
@@ -56,22 +56,29 @@ def test_a_mac_is_local_and_follows_from_the_address():
                     groups.ContainerSpec(request_cpu=0.5),
                 )
             },
-            "1.5",
-            "4",
+            "2",
+            "2",
         ),
-        ({"cpu": 3, "container_spec": (groups.ContainerSpec(limit_cpu=1),)}, "3", "4"),
+        ({"cpu": 3, "container_spec": (groups.ContainerSpec(limit_cpu=1),)}, "4", "4"),
     ],
 )
-def test_a_size_is_what_was_asked_for_else_2c4g(asked, cores, gib):
+def test_a_size_is_the_smallest_that_has_what_was_asked_for(asked, cores, gib):
     size = sizes.choose_size(groups.CreateContainerGroup(**asked))
     assert (repr(size.cores), repr(size.gib)) == (cores, gib)
 
 
-@given(st.integers(1, 512_000))
-def test_a_size_of_three_decimals_comes_back_as_it_was_given(thousandths):
-    request = groups.CreateContainerGroup(memory=thousandths / 1000, cpu=min(thousandths, 256_000) / 1000)
-    size = sizes.choose_size(request)
-    assert (size.gib, size.cores) == (request.memory, request.cpu)
+@given(st.integers(1, 9_999))
+def test_a_size_of_the_table_is_never_less_than_it_says(thousandths):
+    table = packages.to_table([packages.Package(thousandths / 1000, (thousandths / 1000,))])
+    size = sizes.choose_size(groups.CreateContainerGroup(), table)
+    assert size.cpu_milli == thousandths
+    assert thousandths * 1024 <= 1000 * size.memory_mib < (thousandths + 1) * 1024 + 1000
+
+
+def test_a_size_above_every_package_is_refused_with_the_parameter():
+    with pytest.raises(errors.ApiError, match="no size has 65 cores or more: the largest is 64") as told:
+        sizes.choose_size(groups.CreateContainerGroup(cpu=65))
+    assert (told.value.entry, told.value.parameter) == (errors.INVALID_PARAMETER_VALUE, "Cpu")
 
 
 def test_deletion_only_goes_forward():

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from kci.contract import packages
 from kci.kit import errors
 from kci.service import settings
 
@@ -51,6 +52,17 @@ def test_flags_and_files_become_settings(files):
     )
     assert "s=k" not in repr(read)
     assert "\\x01\\x02" not in repr(read)
+
+
+@pytest.mark.guide("limit sizes")
+def test_a_file_replaces_the_sizes_that_there_are(files):
+    assert settings.read(arguments(files)).place.table == packages.STANDARD
+    (files / "sizes.json").write_text('{"Packages": [{"Cpu": 2, "Mem": [4]}]}')
+    read = settings.read(arguments(files, packages=files / "sizes.json"))
+    assert list(read.place.table.sizes) == [packages.Size(2, 4)]
+    (files / "sizes.json").write_text('{"Packages": [{"Cpu": 2, "Mem": []}]}')
+    with pytest.raises(errors.SettingsError, match=r"sizes\.json: the package with Cpu 2 needs"):
+        settings.read(arguments(files, packages=files / "sizes.json"))
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,14 @@ def test_a_bound_pod_is_created_and_a_deleted_one_is_gone_without_any_wait(world
     assert world.cloud.live() == []
 
 
+def test_what_a_pod_gets_is_told_once_it_has_its_instance(world):
+    world.cloud.outcomes = ["later", "lost before"]
+    world.cluster.bind("a")
+    world.cluster.annotate("a", note="4 cores")
+    world.pass_time(300)
+    assert world.cluster.events == [("a", "Accepted"), ("a", "InstanceCreated")]
+
+
 def test_a_refused_pod_stays_pending_with_one_event_and_is_tried_again_when_it_changes(world):
     world.cluster.bind("a")
     world.cluster.annotate("a", refuse="no")

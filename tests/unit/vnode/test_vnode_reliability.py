@@ -164,6 +164,22 @@ def test_a_create_that_failed_five_times_is_told_on_the_pod_and_a_blip_is_not(fa
         assert made.cloud.live() == ["a"]
 
 
+@pytest.mark.requirement("R12")
+def test_an_instance_that_cannot_be_removed_is_told_once_and_removed_in_the_end():
+    with world() as made:
+        made.cluster.bind("a")
+        made.pass_time(10)
+        made.cloud.removal_fails = True
+        made.cluster.ask_deletion("a")
+        made.pass_time(3600)
+        assert made.cluster.events.count(("a", "InstanceNotRemoved")) == 1
+        assert made.cloud.live() == ["a"]
+        made.cloud.removal_fails = False
+        made.pass_time(600)
+        assert made.cloud.live() == []
+        assert made.cluster.pods == {}
+
+
 EVENTS = ("delete", "force", "restart", "lost after", "lost before", "lose", "end", "list fails")
 
 

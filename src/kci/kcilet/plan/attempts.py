@@ -16,7 +16,7 @@ from kci.kube import models
 
 def void(pod: models.Pod, seen: ports.SeenPod, history: histories.History) -> list[ports.SeenContainer]:
     """The newest records of containers, where they tell of no attempt."""
-    newest = [records.newest_of(seen, container.name) for container in pod.spec.containers]
+    newest = [records.newest_of(seen, container.name) for container in pod.spec.all_containers]
     return [record for record in newest if record is not None and _is_void(pod, record, seen, history)]
 
 

@@ -25,7 +25,7 @@ def kept_objects(pod: models.Pod, history: histories.History) -> tuple[frozenset
     """
     volumes = volume_files.needs(pod)
     config_maps, secrets = volumes.config_maps, volumes.secrets
-    for container in pod.spec.containers:
+    for container in pod.spec.all_containers:
         failure = history.failures.get(actions.container_subject(container.name))
         if failure is not None and failure.reason == actions.CONFIG_ERROR:
             needs = environment.needs(container)

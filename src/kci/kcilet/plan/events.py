@@ -58,6 +58,24 @@ def killing(action: actions.StopContainer) -> Event:
     return normal("Killing", action.message, action.container)
 
 
+def probe_failed(kind: str, output: str, container: str) -> Event:
+    return warning("Unhealthy", f"{kind} probe failed: {output}", container)
+
+
+def failed_probe(container: str, kind: str, *, will_restart: bool) -> str:
+    """The text of the Killing event."""
+    following = ", will be restarted" if will_restart else ""
+    return f"Container {container} failed {kind.lower()} probe{following}"
+
+
+def probe_errored(kind: str, error: str, container: str) -> Event:
+    return warning("Unhealthy", f"{kind} probe errored and resulted in unknown state: {error}", container)
+
+
+def probe_warning(kind: str, output: str, container: str) -> Event:
+    return warning("ProbeWarning", f"{kind} probe warning: {output}", container)
+
+
 def not_served(pod: models.Pod, *, kube_proxy: bool) -> list[Event]:
     """What the pod asks of its network and does not get from this kcilet: told, never dropped silently."""
     told = [

@@ -29,6 +29,7 @@ class Ending:
     grace_s: int
     reason: str = ""
     message: str = ""
+    since_s: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ _FIELDS = (
     "podIP",
     "podIPs",
     "startTime",
+    "initContainerStatuses",
     "containerStatuses",
 )
 

@@ -1,9 +1,14 @@
-"""Reading what the runtime holds of a pod: which attempt counts, and whether it should run again.
+"""Reading what the runtime holds of a pod: which attempt counts, whose turn it is, and what should run again.
 
-Ported from pkg/kubelet/container/helpers.go (ShouldContainerBeRestarted) and
-pkg/kubelet/kuberuntime/util/util.go (PodSandboxChanged), Kubernetes 1.36. Differs: a container that was
-created and never started is started as it is, so that a crash of ours in between counts as no restart
-(attempts.py has the rest of it).
+Init containers run one after another, each to its success; those that are sidecars run on from their turn
+until all others have ended. What a record tells of the order holds for the sandbox that it was made in: in a
+new one everything begins anew.
+
+Ported from pkg/kubelet/container/helpers.go (ShouldContainerBeRestarted) and pkg/kubelet/kuberuntime
+(kuberuntime_container.go, computeInitContainerActions; kuberuntime_termination_order.go; util/util.go,
+PodSandboxChanged), Kubernetes 1.36. Differs: a container that was created and never started is started as it
+is, so that a crash of ours in between counts as no restart (attempts.py has the rest of it), and records of
+init containers need not be removed with their sandbox.
 """
 
 from __future__ import annotations
@@ -89,25 +94,92 @@ def restart_policy(pod: models.Pod, container: models.Container) -> str:
     return container.restart_policy or pod.spec.restart_policy
 
 
+def is_init(pod: models.Pod, container: models.Container) -> bool:
+    """Whether the container is to run to its success before the next one's turn."""
+    return container in pod.spec.init_containers and not container.is_sidecar
+
+
+def initialized(pod: models.Pod, seen: ports.SeenPod) -> int:
+    """How many of the init containers have had their turn in the newest sandbox: they succeeded or, sidecars,
+    run. Counted from the last one, because records of earlier ones may be gone.
+    """
+    steps, sandbox = pod.spec.init_containers, newest_sandbox(seen)
+    if not steps or sandbox is None:
+        return 0
+    own = tuple(record for record in seen.containers if record.sandbox_id == sandbox.id)
+    here = dataclasses.replace(seen, containers=own)
+    if any(newest_of(here, container.name) is not None for container in pod.spec.containers):
+        return len(steps)
+    for number in range(len(steps), 0, -1):
+        newest = newest_of(here, steps[number - 1].name)
+        if newest is not None:
+            return number if _has_had_its_turn(steps[number - 1], newest) else number - 1
+    return 0
+
+
+def _has_had_its_turn(container: models.Container, newest: ports.SeenContainer) -> bool:
+    if container.is_sidecar:
+        return newest.phase is Phase.RUNNING and newest.health.started
+    return newest.phase is Phase.EXITED and newest.exit_code == 0
+
+
+def having_turn(pod: models.Pod, seen: ports.SeenPod) -> tuple[models.Container, ...]:
+    """The containers that may run now: the next init container or, after the last, all that are none; and the
+    sidecars before.
+    """
+    steps = pod.spec.init_containers
+    done = initialized(pod, seen) if current_sandbox(seen) is not None else 0
+    sidecars = (one for one in steps[:done] if one.is_sidecar)
+    following = steps[done : done + 1] if done < len(steps) else pod.spec.containers
+    return (*sidecars, *following)
+
+
 def should_run(pod: models.Pod, container: models.Container, seen: ports.SeenPod) -> bool:
-    """Whether the container should be running (again), back-off aside."""
+    """Whether the container should be running (again), now or when it is its turn, back-off aside."""
     newest = newest_of(seen, container.name)
+    if is_init(pod, container):
+        if container in pod.spec.init_containers[: initialized(pod, seen)]:
+            return False
+        has_failed = newest is not None and newest.phase is Phase.EXITED and newest.exit_code != 0
+        return not has_failed or pod.spec.restart_policy != "Never"
     if newest is None or newest.phase is not Phase.EXITED:
         return True
     policy = restart_policy(pod, container)
-    return policy == "Always" or (policy == "OnFailure" and newest.exit_code != 0)
+    # Whatever it ended with: what a probe has stopped did not succeed.
+    has_failed = newest.exit_code != 0 or bool(newest.health.failed)
+    return policy == "Always" or (policy == "OnFailure" and has_failed)
 
 
 def is_over(pod: models.Pod, seen: ports.SeenPod) -> bool:
-    """Whether the pod has run to its end by its restart policy: nothing of it will start any more."""
+    """Whether the pod has run to its end by its restart policy: nothing of it will start any more but, if
+    they were left alone, sidecars.
+    """
     lost_sandbox = bool(seen.sandboxes) and current_sandbox(seen) is None
     if lost_sandbox and seen.containers and pod.spec.restart_policy == "Never":
+        return True
+    to_do = pod.spec.init_containers[initialized(pod, seen) :]
+    if any(is_init(pod, container) and not should_run(pod, container, seen) for container in to_do):
         return True
     return all(not should_run(pod, container, seen) for container in pod.spec.containers)
 
 
+def to_stop(pod: models.Pod | None, seen: ports.SeenPod) -> list[ports.SeenContainer]:
+    """The live containers that may be stopped now, if the pod is to end: sidecars only after all others, and
+    the last one first.
+    """
+    live, running = live_containers(seen), {one.name for one in seen.containers if one.phase is Phase.RUNNING}
+    sidecars = sidecar_names(pod)
+    may_end = running - set(sidecars) or {*[name for name in sidecars if name in running][-1:]}
+    # What is in an unknown state may be without an end: nothing waits for it.
+    return [record for record in live if record.phase is Phase.UNKNOWN or record.name in may_end]
+
+
+def sidecar_names(pod: models.Pod | None) -> list[str]:
+    return [] if pod is None else [one.name for one in pod.spec.init_containers if one.is_sidecar]
+
+
 def server_status(pod: models.Pod, name: str) -> models.ContainerStatus | None:
-    return next((one for one in pod.status.container_statuses if one.name == name), None)
+    return next((one for one in pod.status.all_containers if one.name == name), None)
 
 
 def logged_attempt(

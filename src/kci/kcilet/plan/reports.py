@@ -57,8 +57,8 @@ def _to_phase(
 
 def _waiting(status: models.PodStatus) -> tuple[str, str]:
     """The first container's trouble, if there is any."""
-    for one in status.container_statuses:
+    for one in status.all_containers:
         waiting = one.state.waiting
-        if waiting is not None and waiting.reason != "ContainerCreating":
+        if waiting is not None and waiting.reason not in {"ContainerCreating", "PodInitializing"}:
             return waiting.reason, waiting.message
     return "", ""

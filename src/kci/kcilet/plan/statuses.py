@@ -6,7 +6,6 @@ the status again, or after a restart of ours, changes nothing.
 
 Ported from pkg/kubelet/kubelet_pods.go (generateAPIPodStatus, convertToAPIContainerStatuses) and
 pkg/kubelet/status/status_manager.go (TerminatePod), Kubernetes 1.36; phase and conditions: kube/status.py.
-Differs: no init containers yet (kube/admission.py refuses them) and no probes: what runs is ready.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from kci.kube import models
 from kci.kube import status as kube_status
 
 TERMINAL_PHASES = kube_status.TERMINAL_PHASES
+INITIALIZED = "Nothing is left of this init container, and the containers after it have begun: it succeeded"
 NOT_LOCATED = "The container could not be located when the pod was terminated"
 LOST = "The container could not be located when the pod was deleted.  The container used to be Running"
 UNKNOWN_EXIT_CODE = 137
@@ -51,9 +51,8 @@ class Facts:
 def to_status(facts: Facts) -> models.PodStatus:
     """The whole status; conditions of others are not in it."""
     pod, server = facts.pod, facts.pod.status
-    containers = tuple(
-        _to_container(facts, container) for container in sorted(pod.spec.containers, key=lambda one: one.name)
-    )
+    ordered = (*pod.spec.init_containers, *sorted(pod.spec.containers, key=lambda one: one.name))
+    containers = _with_ends(facts, tuple(_to_container(facts, container) for container in ordered))
     phase = _to_phase(facts, containers)
     reason, message = _to_reason(facts, phase)
     address = server.pod_ip or _address(facts)
@@ -67,8 +66,8 @@ def to_status(facts: Facts) -> models.PodStatus:
         pod_ip=address,
         pod_ips=server.pod_ips or ((models.PodIP(ip=address),) if address else ()),
         start_time=server.start_time or moments.text(facts.history.first_seen_s),
-        init_container_statuses=server.init_container_statuses,
-        container_statuses=containers,
+        init_container_statuses=containers[: len(pod.spec.init_containers)],
+        container_statuses=containers[len(pod.spec.init_containers) :],
         qos_class=kube_status.qos_class(pod),
     )
 
@@ -82,16 +81,15 @@ def is_start_under_way(facts: Facts, status: models.PodStatus) -> bool:
         and status.phase == "Pending"
         and not any(failure.reason for failure in facts.history.failures.values())
         and not facts.refusal
-        and all(
-            one.restart_count == 0 and one.last_state.terminated is None for one in status.container_statuses
-        )
         and all(one.state.terminated is None for one in status.container_statuses)
+        and all(_is_without_trouble(one) for one in status.all_containers)
     )
 
 
-def _is_first_start(status: models.ContainerStatus) -> bool:
-    ends = (status.state.terminated, status.last_state.terminated)
-    return status.restart_count == 0 and ends == (None, None)
+def _is_without_trouble(status: models.ContainerStatus) -> bool:
+    end = status.state.terminated
+    is_first = status.restart_count == 0 and status.last_state.terminated is None
+    return is_first and (end is None or end.exit_code == 0)
 
 
 def _address(facts: Facts) -> str:
@@ -106,10 +104,8 @@ def _to_container(facts: Facts, container: models.Container) -> models.Container
     known = records.server_status(facts.pod, container.name)
     attempts = records.attempts_of(facts.seen, container.name)
     status = _of_record(facts, container, attempts, known) if attempts else _unseen(facts, container, known)
-    if facts.has_ended:
-        if status.state.terminated is None:
-            status = _with_state(status, models.ContainerState(terminated=_unknown_end(NOT_LOCATED)))
-    elif facts.history.ending is None and records.should_run(facts.pod, container, facts.seen):
+    is_ending = facts.has_ended or facts.history.ending is not None
+    if not is_ending and records.should_run(facts.pod, container, facts.seen):
         waiting = _to_waiting(facts, container)
         if waiting is not None and status.state.running is None:
             status = _waiting(status, waiting)
@@ -120,25 +116,31 @@ def _unseen(
     facts: Facts, container: models.Container, known: models.ContainerStatus | None
 ) -> models.ContainerStatus:
     """The runtime holds nothing of the container: not started yet, or its records are lost."""
-    creating = models.ContainerState(waiting=models.ContainerStateWaiting(reason="ContainerCreating"))
-    if known is None:
-        return models.ContainerStatus(
-            name=container.name, image=container.image, state=creating, started=False
-        )
-    if known.state.terminated is not None:
+    if known is not None and known.state.terminated is not None:
         return known
-    fresh = models.ContainerStatus(
-        name=container.name,
-        image=container.image,
-        state=creating,
-        last_state=known.last_state,
-        restart_count=known.restart_count,
+    has_had_turn = not records.should_run(facts.pod, container, facts.seen)
+    before = models.ContainerStatus(name=container.name, image=container.image) if known is None else known
+    fresh = _replaced(
+        before,
+        state=_succeeded_unseen() if has_had_turn else _before_start(facts),
+        ready=has_had_turn,
         started=False,
     )
-    if known.state.running is None or facts.history.ending is not None:
+    was_running = known is not None and known.state.running is not None
+    if known is None or not was_running or facts.history.ending is not None or has_had_turn:
         return fresh
     lost = models.ContainerState(terminated=known.last_state.terminated or _unknown_end(LOST))
     return _replaced(fresh, last_state=lost, restart_count=known.restart_count + 1)
+
+
+def _before_start(facts: Facts) -> models.ContainerState:
+    reason = "PodInitializing" if facts.pod.spec.init_containers else "ContainerCreating"
+    return models.ContainerState(waiting=models.ContainerStateWaiting(reason=reason))
+
+
+def _succeeded_unseen() -> models.ContainerState:
+    end = models.ContainerStateTerminated(exit_code=0, reason="Completed", message=INITIALIZED)
+    return models.ContainerState(terminated=end)
 
 
 def _of_record(
@@ -150,12 +152,13 @@ def _of_record(
     newest = attempts[0]
     identifier = f"{facts.runtime_name}://{newest.id}"
     is_running = newest.phase is records.Phase.RUNNING
+    has_succeeded = newest.phase is records.Phase.EXITED and newest.exit_code == 0
     return models.ContainerStatus(
         name=container.name,
         state=_to_state(facts, newest, known),
         last_state=_to_last_state(facts, attempts, identifier, known),
-        ready=is_running,
-        started=is_running,
+        ready=has_succeeded if records.is_init(facts.pod, container) else is_running and newest.health.ready,
+        started=is_running and newest.health.started,
         restart_count=max(newest.attempt, known.restart_count if known else 0),
         image=newest.image or container.image,
         image_id=newest.image_id,
@@ -178,7 +181,7 @@ def _to_state(
             # Its end was told; the next start has not begun.
             return known.state
         case records.Phase.CREATED | records.Phase.UNKNOWN:
-            return models.ContainerState(waiting=models.ContainerStateWaiting(reason="ContainerCreating"))
+            return _before_start(facts)
 
 
 def _to_last_state(
@@ -255,6 +258,25 @@ def _waiting(status: models.ContainerStatus, waiting: models.ContainerStateWaiti
     return _with_state(status, models.ContainerState(waiting=waiting))
 
 
+def _with_ends(
+    facts: Facts, statuses: tuple[models.ContainerStatus, ...]
+) -> tuple[models.ContainerStatus, ...]:
+    """Once nothing runs any more, what had its turn has ended, seen or not. Later ones wait for ever."""
+    if not facts.has_ended:
+        return statuses
+    steps = len(facts.pod.spec.init_containers)
+    begun = [number for number, status in enumerate(statuses) if _has_begun(status)]
+    is_initialized = records.initialized(facts.pod, facts.seen) == steps or max(begun, default=0) >= steps
+    turns = len(statuses) if is_initialized else max(begun, default=0) + 1
+    end = models.ContainerState(terminated=_unknown_end(NOT_LOCATED))
+    ended = (one if one.state.terminated is not None else _with_state(one, end) for one in statuses[:turns])
+    return (*ended, *statuses[turns:])
+
+
+def _has_begun(status: models.ContainerStatus) -> bool:
+    return status.state.waiting is None or status.last_state.terminated is not None
+
+
 def _with_state(status: models.ContainerStatus, state: models.ContainerState) -> models.ContainerStatus:
     return _replaced(status, state=state, ready=False, started=False)
 
@@ -271,7 +293,26 @@ def _to_phase(facts: Facts, containers: tuple[models.ContainerStatus, ...]) -> s
     is_cut_short = facts.has_ended and ending is not None and bool(ending.reason)
     if is_cut_short and facts.pod.status.phase not in TERMINAL_PHASES:
         return "Failed"
-    return kube_status.pod_phase(facts.pod, containers, is_terminal=facts.has_ended)
+    phase = kube_status.pod_phase(facts.pod, containers, is_terminal=facts.has_ended)
+    if phase in TERMINAL_PHASES and _will_run_again(facts):
+        # A probe stopped what may end with any exit code.
+        return "Running"
+    if facts.has_ended and phase not in TERMINAL_PHASES:
+        # Its init containers were cut off.
+        return "Failed"
+    is_early = phase in TERMINAL_PHASES and any(one.state.running is not None for one in containers)
+    # An init container failed for good: not final before its sidecars have ended.
+    return facts.pod.status.phase or "Pending" if is_early else phase
+
+
+def _will_run_again(facts: Facts) -> bool:
+    if facts.history.ending is not None or facts.pod.status.phase in TERMINAL_PHASES:
+        return False
+    return any(
+        record.health.failed and records.should_run(facts.pod, container, facts.seen)
+        for container in facts.pod.spec.containers
+        if (record := records.newest_of(facts.seen, container.name)) is not None
+    )
 
 
 def _to_reason(facts: Facts, phase: str) -> tuple[str, str]:

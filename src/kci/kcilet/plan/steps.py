@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 
 from kci.kcilet import ports
-from kci.kcilet.plan import actions, attempts, backoff, events, histories, moments, records
+from kci.kcilet.plan import actions, attempts, backoff, events, histories, moments, probes, records
 from kci.kube import models
 from kci.kube import status as kube_status
 
@@ -179,19 +180,22 @@ def _run(pod: models.Pod, seen: ports.SeenPod, draft: _Draft) -> None:
     sandbox = records.current_sandbox(seen)
     if sandbox is None:
         _replace_sandbox(pod, seen, draft)
+    having_turn = records.having_turn(pod, seen)
     due = [
         container
-        for container in pod.spec.containers
+        for container in having_turn
         if not records.is_kept_running(seen, container.name)
         # The name of the attempt is free again once its record is removed.
         and container.name not in {record.name for record in void}
         and records.should_run(pod, container, seen)
         and not _waits_for_restart(pod, container, seen, draft)
     ]
-    is_running = any(records.is_kept_running(seen, container.name) for container in pod.spec.containers)
+    is_running = any(records.is_kept_running(seen, container.name) for container in having_turn)
     if (due or is_running) and draft.history.laid_out != draft.content:
         ask = draft.ask if sandbox is not None else draft.ask_to_start
         ask(actions.PrepareVolumes(draft.content))
+    for container in having_turn:
+        _stop_if_unhealthy(pod, container, seen, draft)
     for container in due:
         _start(pod, container, sandbox, seen, draft)
     if not draft.is_busy(actions.RunSandbox, actions.StartContainer):
@@ -203,17 +207,32 @@ def _replace_sandbox(pod: models.Pod, seen: ports.SeenPod, draft: _Draft) -> Non
     newest = records.newest_sandbox(seen)
     if newest is not None:
         draft.announce_once("sandbox", newest.id, events.sandbox_changed())
-    live = records.live_containers(seen)
-    for record in live:
+    for record in records.to_stop(pod, seen):
         message = f"Stopping container {record.name}"
         draft.ask_to_stop(actions.StopContainer(record.id, record.name, _spec_grace_s(pod), message))
-    if any(record.phase is records.Phase.RUNNING for record in live) or draft.is_busy(actions.StartContainer):
+    if any(one.phase is records.Phase.RUNNING for one in seen.containers) or draft.is_busy(
+        actions.StartContainer
+    ):
         return
     ready = records.ready_sandboxes(seen)
     for sandbox in ready:
         draft.ask(actions.StopSandbox(sandbox.id))
     if not ready:
         draft.ask_to_start(actions.RunSandbox(0 if newest is None else newest.attempt + 1))
+
+
+def _stop_if_unhealthy(
+    pod: models.Pod, container: models.Container, seen: ports.SeenPod, draft: _Draft
+) -> None:
+    """Stop what a probe has found to be beyond hope; its restart follows from its exit."""
+    record = records.newest_of(seen, container.name)
+    if record is None or record.phase is not records.Phase.RUNNING or not record.health.failed:
+        return
+    own_grace_s = probes.grace_s(container, record.health.failed)
+    grace_s = _spec_grace_s(pod) if own_grace_s is None else max(2, own_grace_s)
+    will_restart = records.restart_policy(pod, container) != "Never"
+    message = events.failed_probe(container.name, record.health.failed, will_restart=will_restart)
+    draft.ask_to_stop(actions.StopContainer(record.id, container.name, grace_s, message))
 
 
 def _waits_for_restart(
@@ -329,7 +348,7 @@ def _decide_ending(world: World, draft: _Draft) -> None:
         return
     grace_s = to_grace_s(world)
     if ending is None:
-        ending = histories.Ending(wish, grace_s, reason, message)
+        ending = histories.Ending(wish, grace_s, reason, message, since_s=draft.now_s)
         if reason:
             draft.announce_once("ending", reason, events.deadline_exceeded(message))
     else:
@@ -367,12 +386,16 @@ def _spec_grace_s(pod: models.Pod) -> int:
 
 
 def _end(world: World, draft: _Draft, ending: histories.Ending) -> Stage:
-    """All containers at once, then the sandbox, then (to remove) all that is left."""
+    """All containers at once, but sidecars after the others, then the sandbox, then (to remove) all that is
+    left.
+    """
     seen = world.seen
     draft.cancel(actions.EnsureImage, actions.PrepareVolumes)
-    for record in records.live_containers(seen):
+    sidecars = records.sidecar_names(world.pod)
+    for record in records.to_stop(world.pod, seen):
+        grace_s = _left_grace_s(ending, seen) if record.name in sidecars else ending.grace_s
         message = f"Stopping container {record.name}"
-        draft.ask_to_stop(actions.StopContainer(record.id, record.name, ending.grace_s, message))
+        draft.ask_to_stop(actions.StopContainer(record.id, record.name, grace_s, message))
     if draft.is_busy(actions.RunSandbox, actions.StartContainer):
         return Stage.ENDING
     if any(record.phase is records.Phase.RUNNING for record in seen.containers):
@@ -382,6 +405,13 @@ def _end(world: World, draft: _Draft, ending: histories.Ending) -> Stage:
     if ending.wish is Wish.REMOVE and world.status_settled and records.is_all_dead(seen):
         return _remove(seen, draft)
     return Stage.ENDED
+
+
+def _left_grace_s(ending: histories.Ending, seen: ports.SeenPod) -> int:
+    """What those that ended since have left of the grace period: it is the whole pod's."""
+    ends_s = [moments.seconds(one.finished_at_ns) for one in seen.containers]
+    used_s = max((at_s - ending.since_s for at_s in ends_s if at_s > ending.since_s), default=0.0)
+    return max(2, math.ceil(ending.grace_s - used_s))
 
 
 def _remove(seen: ports.SeenPod, draft: _Draft) -> Stage:

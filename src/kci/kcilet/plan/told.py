@@ -31,13 +31,18 @@ def over(pod: models.Pod, told: models.PodStatus | None) -> models.Pod:
     if server.phase in kube_status.TERMINAL_PHASES and told.phase not in kube_status.TERMINAL_PHASES:
         # Somebody ended the pod, such as the virtual node: that is final.
         containers = server.container_statuses or told.container_statuses
-        status = msgspec.structs.replace(server, container_statuses=_with_counts(containers, told))
+        steps = server.init_container_statuses or told.init_container_statuses
+        status = msgspec.structs.replace(
+            server,
+            container_statuses=_with_counts(containers, told),
+            init_container_statuses=_with_counts(steps, told),
+        )
         return msgspec.structs.replace(pod, status=status)
     status = msgspec.structs.replace(
         told,
         container_statuses=_with_counts(told.container_statuses, server),
+        init_container_statuses=_with_counts(told.init_container_statuses, server),
         conditions=_conditions(server, told),
-        init_container_statuses=server.init_container_statuses,
         qos_class=server.qos_class,
     )
     if told.phase == "Pending":
@@ -50,7 +55,7 @@ def _with_counts(
     containers: tuple[models.ContainerStatus, ...], others: models.PodStatus
 ) -> tuple[models.ContainerStatus, ...]:
     """Restart counts at least as high as the others: they never fall, whoever wrote them."""
-    counts = {one.name: one.restart_count for one in others.container_statuses}
+    counts = {one.name: one.restart_count for one in others.all_containers}
     return tuple(
         msgspec.structs.replace(one, restart_count=max(one.restart_count, counts.get(one.name, 0)))
         for one in containers

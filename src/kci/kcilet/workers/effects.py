@@ -210,7 +210,7 @@ async def _remove_leftovers(machine: machine.Machine, uid: models.PodUid) -> Non
 
 async def read_message(machine: machine.Machine, pod: models.Pod, record: ports.SeenContainer) -> str:
     """What a container left as its last words (terminationMessagePath and -Policy); empty if nothing."""
-    container = next((one for one in pod.spec.containers if one.name == record.name), None)
+    container = next((one for one in pod.spec.all_containers if one.name == record.name), None)
     if container is None:
         return ""
     try:

@@ -115,7 +115,7 @@ async def container_spec(
 ) -> ports.ContainerSpec:
     """Everything of a container resolved; raises ConfigError."""
     pod, group = wanted.pod, wanted.group
-    container = next(one for one in pod.spec.containers if one.name == action.container)
+    container = next(one for one in pod.spec.all_containers if one.name == action.container)
     try:
         env = await _environment(wanted, container)
         mounts = await _mounts(volumes, wanted, container, env, action.attempt)

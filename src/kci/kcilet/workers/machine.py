@@ -18,6 +18,7 @@ class Drivers:
     cgroups: ports.Cgroups
     logs: ports.LogFolders
     streams: ports.Streams
+    probes: ports.Probes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,10 @@ class Limits:
     quiet_start_s: float = 2.0
     # Once told, a start without trouble is not told again before this: its next steps mostly are its last.
     told_start_s: float = 30.0
+    # Probes run at once, beside commands: each waits for its answer for as long as its timeout.
+    checks: int = 2048
+    # Commands of probes run at once: each is a process that the runtime starts.
+    commands: int = 64
     # How often everything is looked at again, should an event have been lost.
     relist_s: float = 30.0
     # How often it is looked whether what should run has processes: at two looks without any it is lost.
@@ -63,6 +68,8 @@ class Machine:
         self.runtime_name = runtime_name
         self.places = places.Places(self.limits.starts, counts_for_s=self.limits.start_place_s)
         self.pulls = asyncio.Semaphore(self.limits.pulls)
+        self.checks = asyncio.Semaphore(self.limits.checks)
+        self.commands = asyncio.Semaphore(self.limits.commands)
         self._clock = clock
 
     @property

@@ -33,6 +33,8 @@ class Publisher:
         self._source: port.PodSource | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_final = False
+        # The server said so.
+        self._is_gone = False
         self._accepted: told.Accepted | None = None
 
     @property
@@ -42,8 +44,19 @@ class Publisher:
 
     @property
     def is_final_written(self) -> bool:
-        """Whether the final status has arrived, or there is no pod left to carry it."""
-        return self._is_final and (self._task is None or self._task.done())
+        """Whether the final status has arrived, or there is no pod left to carry it. While the source does not
+        know the pod, nobody can tell whether a status that was not written has to be.
+        """
+        if not self._is_final or (self._task is not None and not self._task.done()):
+            return False
+        is_accepted = self._accepted is not None and self._accepted.wanted == self._wanted
+        return self._is_gone or is_accepted or self._is_shown()
+
+    def _is_shown(self) -> bool:
+        """Whether the source says that the status stands there, or that there is no pod."""
+        if self._source is None or self._source.view.sight is port.Sight.UNKNOWN:
+            return False
+        return self._next_patch() is None
 
     def publish(
         self,
@@ -103,6 +116,7 @@ class Publisher:
                     is_repair=told.is_repair(self._accepted, wanted),
                 )
             except errors.GoneError:
+                self._is_gone = True
                 log.info("status not written, the pod is gone", pod=pod.key, uid=pod.uid)
                 break
             except Exception as error:

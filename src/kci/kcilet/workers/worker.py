@@ -30,7 +30,7 @@ from kci.kcilet.plan import (
     steps,
     told,
 )
-from kci.kcilet.workers import effects, machine, publisher
+from kci.kcilet.workers import effects, machine, prober, publisher
 from kci.kit import backoff as backoffs
 from kci.kit import tasks
 from kci.kube import admission, models
@@ -40,6 +40,8 @@ from kci.source import port
 
 log = structlog.get_logger(__name__)
 INSTANCE_ID = "k8s.ksyun.com/kci-instance-id"
+# Cores and memory: 2-4Gi.
+INSTANCE_SPEC = "k8s.ksyun.com/kci-instance-spec"
 TURN_BACKOFF = backoffs.Backoff(initial_s=0.2, cap_s=10.0)
 LOOK_BACKOFF = backoffs.Backoff(initial_s=0.1, cap_s=15.0)
 
@@ -83,6 +85,7 @@ class Worker:
         # Containers that the runtime shows as running and that have no process any more.
         self._lost: frozenset[ports.ContainerId] = frozenset()
         self._ended_at_s: float | None = None
+        self._initialized = 0
         # A start that goes well is not told before.
         self._quiet_until_s = machine.now_s() + machine.limits.quiet_start_s
         self._log = log.bind(uid=uid, group=charge.group.group_id if charge.group else None)
@@ -119,6 +122,7 @@ class Worker:
         async with tasks.Tasks() as group:
             self._group = group
             self._publisher = publisher.Publisher(group, self.uid, self.wake)
+            self._prober = prober.Prober(group, self._machine, on_change=self.wake, tell=self._tell)
             try:
                 while True:
                     _ = await self._awake.wait()
@@ -147,6 +151,7 @@ class Worker:
                     _ = self._confirming.cancel()
                 self._machine.places.give_back(self.uid)
                 self._publisher.close()
+                self._prober.close()
 
     # ---- a turn ---------------------------------------------------------------------------------
 
@@ -157,6 +162,7 @@ class Worker:
             seen = await self._machine.drivers.runtime.observe_pod(self.uid)
             self.seen = records.with_lost(seen, self._lost)
             await self._read_messages()
+        self._probe()
         world = self._world()
         before = self._history.ending
         decision = self._plan(world)
@@ -240,13 +246,11 @@ class Worker:
             self.wake()
 
     def _world(self) -> steps.World:
-        pod, wish = self.pod, self._charge.wish
-        if self._is_absent or (pod is not None and pod.metadata.deletion_timestamp is not None):
-            wish = histories.Wish.REMOVE
+        pod = self.pod
         return steps.World(
-            wish=wish,
+            wish=self._wish(),
             pod=pod,
-            seen=self.seen,
+            seen=self._prober.over(pod, self.seen),
             now_s=self._machine.now_s(),
             content=self._content(),
             absent=self._is_absent and (pod is None or pod.metadata.deletion_timestamp is None),
@@ -254,6 +258,15 @@ class Worker:
             status_settled=self._is_settled(),
             has_place=self._machine.places.is_held(self.uid),
         )
+
+    def _probe(self) -> None:
+        address = "" if self._charge.group is None else self._charge.group.interface.address
+        is_ending = self._wish() is not histories.Wish.RUN or self._history.ending is not None
+        self._prober.follow(self.pod, self.seen, address, is_ending=is_ending)
+
+    def _wish(self) -> histories.Wish:
+        is_deleted = self.pod is not None and self.pod.metadata.deletion_timestamp is not None
+        return histories.Wish.REMOVE if self._is_absent or is_deleted else self._charge.wish
 
     def _content(self) -> str:
         source = self._charge.source
@@ -290,6 +303,7 @@ class Worker:
         status = None
         if group is not None and source is not None and pod is not None:
             facts = self._facts(pod, group, source, stage, world)
+            self._note_progress(facts)
             status = statuses.to_status(facts)
             is_under_way = statuses.is_start_under_way(facts, status)
             if is_under_way and world.now_s < self._quiet_until_s:
@@ -297,7 +311,8 @@ class Worker:
             else:
                 if is_under_way:
                     self._quiet_until_s = world.now_s + self._machine.limits.told_start_s
-                annotations = {INSTANCE_ID: group.group_id}
+                size = f"{group.cpu_milli / 1000:g}-{group.memory_mib / 1024:g}Gi"
+                annotations = {INSTANCE_ID: group.group_id, INSTANCE_SPEC: size}
                 wait_s = self._publisher.publish(source, status, annotations, is_final=is_final)
                 if wait_s is not None:
                     self._wake_after(wait_s)
@@ -306,6 +321,14 @@ class Worker:
                 reports.to_report(group, stage=stage, history=self._history, seen=self.seen, status=status)
             )
         return wake_at_s
+
+    def _note_progress(self, facts: statuses.Facts) -> None:
+        """That one more init container is done is told soon: somebody may be waiting to see it."""
+        done = records.initialized(facts.pod, facts.seen)
+        if done != self._initialized:
+            self._initialized = done
+            soon_s = facts.now_s + self._machine.limits.quiet_start_s
+            self._quiet_until_s = min(self._quiet_until_s, soon_s)
 
     def _facts(
         self,
@@ -317,7 +340,7 @@ class Worker:
     ) -> statuses.Facts:
         return statuses.Facts(
             pod=pod,
-            seen=attempts.without_void(pod, self.seen, self._history),
+            seen=attempts.without_void(pod, world.seen, self._history),
             history=self._history,
             stage=stage,
             now_s=world.now_s,

@@ -1,15 +1,22 @@
-"""The whole request, from its parts; and everything that keeps a pod from becoming one."""
+"""What becomes of a pod on KCI: the decision, which `kci plan` shows as well, and the request for it."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 
-from kci.contract import groups
+from kci.contract import groups, packages
 from kci.kit import secret
 from kci.kube import models
 from kci.provider import annotations as pod_annotations
 from kci.provider.plan import names, size
 from kci.vnode import provider
+
+ACCEPTED = "Accepted"
+SIZE_ROUNDED = "InstanceSizeRounded"
+LIMIT_CLAMPED = "LimitAboveInstance"
+_RESOURCES = "spec.containers[*].resources"
+_SIZE_FIELD = f"metadata.annotations[{pod_annotations.CPU}]"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,46 +31,121 @@ class Defaults:
     subnet_id: str = ""
     security_group_ids: tuple[str, ...] = ()
     kube_proxy: bool = False
+    # Annotations that stand for what a pod does not say.
+    instance_settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # None: as the service says.
+    table: packages.Table | None = None
+    # Refuse annotations that name a size which there is not, rather than round it up.
+    strict_sizes: bool = False
 
 
-def find_refusals(pod: models.Pod, defaults: Defaults) -> list[provider.Refusal]:
-    """Why KCI could not take the pod; each names the field and the remedy."""
-    wishes, found = pod_annotations.read(pod.metadata.annotations)
-    if not (wishes.subnet_id or defaults.subnet_id):
-        found.append(
-            provider.Refusal(
-                "MissingSubnet",
-                f"no subnet: set the annotation {pod_annotations.SUBNET} on the pod, or "
-                "KCI_SUBNET_ID on the node",
-            )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a pod gets, what is changed for it, and what stands against it. No size: none is large enough,
+    or which there are is not known yet.
+    """
+
+    wishes: pod_annotations.Wishes
+    subnet_id: str
+    security_group_ids: tuple[str, ...]
+    kube_proxy: bool
+    choice: size.Choice | None
+    notices: tuple[provider.Notice, ...]
+    refusals: tuple[provider.Refusal, ...]
+
+
+def decide(
+    pod: models.Pod, defaults: Defaults, offered: packages.Table | None = packages.STANDARD
+) -> Decision:
+    """The same whoever asks: the node before it creates, the user before the pod exists. `offered` are the
+    service's sizes, where the node has no table of its own; None: not known yet, nor then is the pod's.
+    """
+    wishes, refusals = pod_annotations.read(pod.metadata.annotations, defaults.instance_settings)
+    subnet_id = wishes.subnet_id or defaults.subnet_id
+    security_group_ids = wishes.security_group_ids or defaults.security_group_ids
+    refusals += _of_place(subnet_id, security_group_ids)
+    refusals += _of_name(pod.metadata.name)
+    choice: size.Choice | None = None
+    table = defaults.table or offered
+    try:
+        choice = size.choose(pod, wishes, table) if table else None
+    except packages.TooLargeError as error:
+        refusals.append(_too_large(str(error), by_annotation=wishes.cores is not None))
+    if choice is not None and choice.is_off_table and defaults.strict_sizes:
+        refusals.append(_not_offered(choice))
+    return Decision(
+        wishes=wishes,
+        subnet_id=subnet_id,
+        security_group_ids=security_group_ids,
+        kube_proxy=defaults.kube_proxy if wishes.kube_proxy is None else wishes.kube_proxy,
+        choice=choice,
+        notices=tuple(_notices(pod, choice)),
+        refusals=tuple(refusals),
+    )
+
+
+def _of_place(subnet_id: str, security_group_ids: tuple[str, ...]) -> Iterator[provider.Refusal]:
+    if not subnet_id:
+        yield provider.Refusal(
+            "MissingSubnet",
+            f"no subnet: set the annotation {pod_annotations.SUBNET} on the pod, or KCI_SUBNET_ID on the "
+            "node",
+            f"metadata.annotations[{pod_annotations.SUBNET}]",
         )
-    if not (wishes.security_group_ids or defaults.security_group_ids):
-        found.append(
-            provider.Refusal(
-                "MissingSecurityGroup",
-                f"no security group: set the annotation {pod_annotations.SECURITY_GROUPS} on the pod, or "
-                "KCI_SECURITY_GROUP_IDS on the node",
-            )
+    if not security_group_ids:
+        yield provider.Refusal(
+            "MissingSecurityGroup",
+            f"no security group: set the annotation {pod_annotations.SECURITY_GROUPS} on the pod, or "
+            "KCI_SECURITY_GROUP_IDS on the node",
+            f"metadata.annotations[{pod_annotations.SECURITY_GROUPS}]",
         )
-    if len(pod.metadata.name) > groups.MAX_LABEL_LENGTH:
-        found.append(
-            provider.Refusal(
-                "NameTooLong",
-                f"metadata.name has {len(pod.metadata.name)} characters: KCI finds a pod by a label of at "
-                f"most {groups.MAX_LABEL_LENGTH}, use a shorter name",
-            )
+
+
+def _of_name(name: str) -> Iterator[provider.Refusal]:
+    if len(name) > groups.MAX_LABEL_LENGTH:
+        yield provider.Refusal(
+            "NameTooLong",
+            f"metadata.name has {len(name)} characters: KCI finds a pod by a label of at most "
+            f"{groups.MAX_LABEL_LENGTH}, use a shorter name",
+            "metadata.name",
         )
-    granted = size.choose_size(pod, wishes)
-    if granted.cores > pod_annotations.MAX_CORES or granted.memory_gb > pod_annotations.MAX_MEMORY_GB:
-        found.append(
-            provider.Refusal(
-                "TooLarge",
-                f"spec.containers[*].resources add up to {granted.cores:g} cores and "
-                f"{granted.memory_gb:g} GiB: an instance has at most {pod_annotations.MAX_CORES:g} and "
-                f"{pod_annotations.MAX_MEMORY_GB:g}",
-            )
+
+
+def _too_large(why: str, *, by_annotation: bool) -> provider.Refusal:
+    field = _SIZE_FIELD if by_annotation else _RESOURCES
+    subject = "the pod's annotations" if by_annotation else _RESOURCES
+    return provider.Refusal("TooLarge", f"{subject}: {why}; ask for less", field)
+
+
+def _not_offered(choice: size.Choice) -> provider.Refusal:
+    return provider.Refusal(
+        "SizeNotOffered",
+        f"the pod's annotations: there is no size of {choice.asked}, and this node rounds none (it runs with "
+        f"--strict-sizes); ask for {choice.grant.size}",
+        _SIZE_FIELD,
+    )
+
+
+def _notices(pod: models.Pod, choice: size.Choice | None) -> Iterator[provider.Notice]:
+    yield from pod_annotations.unknown(pod.metadata.annotations)
+    if choice is None:
+        return
+    granted = choice.grant.size
+    if choice.is_off_table:
+        yield provider.Notice(
+            SIZE_ROUNDED,
+            f"There is no size of {choice.asked}, for which the annotations ask: rounded up to {granted}",
+            is_warning=True,
         )
-    return found
+    yield provider.Notice(ACCEPTED, f"Granted {granted}: {choice.grant.rule}")
+    for container in (*pod.spec.init_containers, *pod.spec.containers):
+        for what, limit in size.limits_above(container, granted):
+            yield provider.Notice(
+                LIMIT_CLAMPED,
+                f"Container {container.name} has a {what} limit of {limit}, and the instance {granted}: it "
+                "cannot use more than the instance has",
+                is_warning=True,
+            )
 
 
 def to_group(
@@ -72,27 +154,39 @@ def to_group(
     *,
     kubeconfig: secret.Secret,
     with_pod_uuid: bool,
+    with_bandwidth: bool = False,
+    offered: packages.Table = packages.STANDARD,
     fence: groups.Fence | None = None,
 ) -> groups.CreateContainerGroup:
-    """The request for a pod that has no refusals. `with_pod_uuid`: the service takes the UID as a label."""
-    wishes, _ = pod_annotations.read(pod.metadata.annotations)
-    granted = size.choose_size(pod, wishes)
-    kube_proxy = defaults.kube_proxy if wishes.kube_proxy is None else wishes.kube_proxy
+    """The request for a pod that has no refusals. `with_pod_uuid`: the service takes the UID as a label;
+    `with_bandwidth`: it takes limits of the traffic.
+    """
+    decision = decide(pod, defaults, offered)
+    assert decision.choice is not None, f"pod {pod.key} has refusals"
+    granted = decision.choice.grant.size
     node_dns = groups.MachineDnsConfig(name_server=defaults.node_dns) if defaults.node_dns else None
     return groups.CreateContainerGroup(
         container_group_name=names.to_name(pod),
-        subnet_id=wishes.subnet_id or defaults.subnet_id,
-        security_group_id=wishes.security_group_ids or defaults.security_group_ids,
+        subnet_id=decision.subnet_id,
+        security_group_id=decision.security_group_ids,
         cpu=granted.cores,
-        memory=granted.memory_gb,
+        memory=granted.gib,
         kube_config=kubeconfig.reveal(),
         label=_labels(pod, defaults, with_pod_uuid=with_pod_uuid),
         cluster_dns=",".join(defaults.cluster_dns),
         cluster_domain=defaults.cluster_domain,
         machine_dns_config=node_dns,
-        kube_proxy=groups.KubeProxy(enabled=kube_proxy),
+        machine_host_aliase=decision.wishes.host_aliases,
+        kube_proxy=groups.KubeProxy(enabled=decision.kube_proxy),
+        bandwidth=_to_bandwidth(decision.wishes) if with_bandwidth else None,
         fence=fence,
     )
+
+
+def _to_bandwidth(wishes: pod_annotations.Wishes) -> groups.Bandwidth | None:
+    if wishes.ingress_bps is None and wishes.egress_bps is None:
+        return None
+    return groups.Bandwidth(ingress=wishes.ingress_bps or 0, egress=wishes.egress_bps or 0)
 
 
 def _labels(pod: models.Pod, defaults: Defaults, *, with_pod_uuid: bool) -> tuple[groups.Label, ...]:

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import structlog
 
-from kci.contract import errors, ids
+from kci.contract import errors, ids, packages
 from kci.contract import groups as api
 from kci.kit import clock, crashpoints, secret
 from kci.link import types as link
@@ -52,6 +52,11 @@ class GroupService:
         self._clock = clock
         self._replays = replays
         self._on_work = on_work
+
+    @property
+    def offered(self) -> packages.Table:
+        """The sizes that there are."""
+        return self._place.table
 
     async def create(self, tenant_id: ids.TenantId, request: api.CreateContainerGroup) -> ids.GroupId:
         """The new group's id, or that of the group which the same call made before."""
@@ -324,7 +329,7 @@ class GroupService:
             group_id=group_id,
             tenant_id=tenant_id,
             request=request,
-            size=sizes.choose_size(request),
+            size=sizes.choose_size(request, self._place.table),
             interface=_new_interface(subnet, address),
             created_at=self._clock.now(),
         )

@@ -6,9 +6,10 @@ import dataclasses
 import datetime
 
 from kci.contract import groups as api
+from kci.contract import packages
 from kci.kit import secret
 from kci.link import types as link
-from kci.service.domain import groups, sizes, states
+from kci.service.domain import groups, states
 
 # Kingsoft shows Beijing time without saying so (kci-reference 12, row 15).
 _BEIJING = datetime.timezone(datetime.timedelta(hours=8))
@@ -29,7 +30,7 @@ def to_answer(group: groups.Group, place: groups.Place) -> api.ContainerGroup:
         create_time=group.created_at.astimezone(_BEIJING).strftime("%Y-%m-%d %H:%M:%S"),
         cpu=group.size.cores,
         memory=group.size.gib,
-        gpu=sizes.whole(request.gpu),
+        gpu=packages.whole(request.gpu),
         retain_ip=request.retain_ip,
         retain_ip_hours=request.retain_ip_hours if request.retain_ip else 0,
         network_interface_attributes=(_to_interface(group, place),),

@@ -8,19 +8,20 @@ import hashlib
 
 import msgspec
 
-from kci.contract import groups, ids
+from kci.contract import groups, ids, packages
 from kci.service.domain import addresses, sizes, states
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """What this service offers: one zone, one subnet, its security groups."""
+    """What this service offers: one zone, one subnet, its security groups, and the sizes that there are."""
 
     region: str
     zone: str
     vpc_id: ids.VpcId
     subnet: addresses.Subnet
     security_group_ids: frozenset[ids.SecurityGroupId]
+    table: packages.Table = packages.STANDARD
 
 
 @dataclasses.dataclass(frozen=True)

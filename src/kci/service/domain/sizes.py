@@ -1,13 +1,11 @@
-"""How large a group is. Sizes are taken as given; the rounding table is not applied yet."""
+"""How large a group is: by the package table, whoever asks and however (kci-reference 4)."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
-from kci.contract import groups
-
-DEFAULT_CORES = 2.0
-DEFAULT_GIB = 4.0
+from kci.contract import errors, groups, packages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,24 +17,23 @@ class Size:
 
     @property
     def cores(self) -> float:
-        return whole(self.cpu_milli / 1000)
+        return packages.whole(self.cpu_milli / 1000)
 
     @property
     def gib(self) -> float:
-        return whole(round(self.memory_mib / 1024, 3))
+        return packages.whole(round(self.memory_mib / 1024, 3))
 
 
-def choose_size(request: groups.CreateContainerGroup) -> Size:
-    """Cpu and Memory as given, else the sum over the containers (limit, else request), else 2 cores, 4 GiB.
-
-    To the nearest MiB: three decimals of a GiB then come back as they were given.
-    """
+def choose_size(request: groups.CreateContainerGroup, table: packages.Table = packages.STANDARD) -> Size:
+    """The smallest for Cpu and Memory as given, else for the sum of the containers (limit, else request)."""
     specs = request.container_spec
-    cores = request.cpu or sum(spec.limit_cpu or spec.request_cpu for spec in specs) or DEFAULT_CORES
-    gib = request.memory or sum(spec.limit_mem or spec.request_mem for spec in specs) or DEFAULT_GIB
-    return Size(cpu_milli=max(1, round(cores * 1000)), memory_mib=max(1, round(gib * 1024)))
-
-
-def whole(number: float) -> float:
-    """An int where the number is whole: Kingsoft's Go SDK cannot read `2.0` as a size."""
-    return int(number) if number == int(number) else number
+    # Summed as whole numbers of the API's three decimals: 0.1 + 0.2 is not 0.3.
+    cores = request.cpu or sum(round(1000 * (spec.limit_cpu or spec.request_cpu)) for spec in specs) / 1000
+    gib = request.memory or sum(round(1000 * (spec.limit_mem or spec.request_mem)) for spec in specs) / 1000
+    try:
+        granted = table.grant(cores, gib).size
+    except packages.TooLargeError as error:
+        parameter = "Cpu" if request.cpu or request.memory else "ContainerSpec"
+        raise errors.ApiError(errors.INVALID_PARAMETER_VALUE, str(error), parameter=parameter) from error
+    # Never below what is granted, also where a table has fractions.
+    return Size(math.ceil(round(granted.cores * 1000, 6)), math.ceil(round(granted.gib * 1024, 6)))

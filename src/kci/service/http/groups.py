@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from kci.contract import groups as api
+from kci.contract import packages
 from kci.service.app import changes, groups
 from kci.service.http import answers, verification
 
@@ -33,6 +34,11 @@ class GroupActions:
         group_id = api.check_group_id(request.container_group_id)
         await self._service.delete(caller.identity, group_id, fence=request.fence)
         return api.Done()
+
+    async def describe_packages(
+        self, _caller: verification.Verified, _request: packages.DescribeKciPackages
+    ) -> packages.PackageList:
+        return packages.PackageList(packages=self._service.offered.packages)
 
     async def watch(
         self, http: web.Request, caller: verification.Verified, request: api.WatchContainerGroups

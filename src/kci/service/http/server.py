@@ -14,6 +14,7 @@ from aiohttp import web
 from kci.contract import capabilities, errors, groups, operations, wire
 from kci.kit import errors as kit_errors
 from kci.service.http import answers, parameters, verification
+from kci.service.http import credentials as credential_actions
 from kci.service.http import groups as group_actions
 from kci.service.http import streams as stream_actions
 from kci.service.store import errors as store_errors
@@ -35,6 +36,7 @@ def make_application(
     verifier: verification.Verifier,
     group_edge: group_actions.GroupActions,
     stream_edge: stream_actions.StreamActions,
+    credential_edge: credential_actions.CredentialActions,
     *,
     version: str,
 ) -> web.Application:
@@ -42,7 +44,7 @@ def make_application(
     application = web.Application(
         client_max_size=wire.MAX_BODY_BYTES, middlewares=[_answer_errors, _verify_first(verifier)]
     )
-    dispatch = _Dispatcher(group_edge, stream_edge, version).dispatch
+    dispatch = _Dispatcher(group_edge, stream_edge, credential_edge, version).dispatch
     application.router.add_get("/", dispatch, allow_head=False)
     application.router.add_post("/", dispatch)
     application.router.add_get("/healthz", _say_healthy, allow_head=False)
@@ -125,6 +127,7 @@ class _Dispatcher:
         self,
         group_edge: group_actions.GroupActions,
         stream_edge: stream_actions.StreamActions,
+        credential_edge: credential_actions.CredentialActions,
         version: str,
     ) -> None:
         self._version = version
@@ -132,10 +135,12 @@ class _Dispatcher:
             operations.CREATE_CONTAINER_GROUP: group_edge.create,
             operations.DESCRIBE_CONTAINER_GROUP: group_edge.describe,
             operations.DELETE_CONTAINER_GROUP: group_edge.delete,
+            operations.DESCRIBE_KCI_PACKAGES: group_edge.describe_packages,
             operations.DESCRIBE_CONTAINER_LOG: stream_edge.read_log,
             operations.EXEC_CONTAINER_COMMAND: stream_edge.start_command,
             operations.ATTACH_CONTAINER: stream_edge.attach,
             operations.PORT_FORWARD_CONTAINER_GROUP: stream_edge.forward_port,
+            operations.ISSUE_CREDENTIALS: credential_edge.issue,
             operations.DESCRIBE_CAPABILITIES: self._describe_capabilities,
         }
         self._streams: dict[operations.Operation, StreamAction] = {

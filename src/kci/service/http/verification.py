@@ -49,13 +49,17 @@ class Verifier:
         )
         claim = signing.read_claim(head, region=self._region, now=self._clock.now(), skew_s=self._skew_s)
         whole = dataclasses.replace(head, body=await _read_body(request))
-        account = await self._accounts.find(claim.access_key)
+        account = await self._accounts.find(claim.access_key, secret.Secret(claim.security_token))
         signing.check_signature(whole, claim, account.secret_key if account else None)
-        if account is None or not _has_its_token(account, claim):
-            raise errors.ApiError(errors.SECURITY_TOKEN_INVALID)
+        assert account is not None, "an unknown key has no signature that is right"
+        if account.expires_at is not None and self._clock.now() >= account.expires_at:
+            raise errors.ApiError(errors.SECURITY_TOKEN_EXPIRED)
         return Verified(
             identity=accounts.Identity(
-                tenant_id=account.tenant_id, access_key=account.access_key, signature=claim.signature
+                tenant_id=account.tenant_id,
+                access_key=account.access_key,
+                signature=claim.signature,
+                is_temporary=account.is_temporary,
             ),
             region=self._region,
             socket_base=f"{'wss' if request.secure else 'ws'}://{request.headers['Host']}",
@@ -78,10 +82,3 @@ async def _read_body(request: web.Request) -> bytes:
         ) from error
     except TimeoutError as error:
         raise errors.ApiError(errors.MALFORMED_REQUEST, "cannot wait longer for the body") from error
-
-
-def _has_its_token(account: accounts.Account, claim: signing.Claim) -> bool:
-    """A key without a token needs none; one that is sent along all the same proves and harms nothing."""
-    if account.security_token is None:
-        return True
-    return account.security_token == secret.Secret(claim.security_token)

@@ -17,7 +17,7 @@ _MAX_MESSAGE_BYTES = 16 << 20
 # What a runtime says may hold a whole command line; an event or status takes about this much.
 _MAX_DETAILS = 1024
 # A call whose caller died is undone by the runtime, which keeps the name until then. It has no code for that.
-_IS_RESERVED = "is reserved for"
+_UNDER_WAY = ("is reserved for", "is already in starting state")
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     # A runtime that was restarted is back within a second; gRPC's own delays grow to two minutes.
@@ -39,6 +39,10 @@ class Deadlines:
     remove_s: float = 60.0
     # The runtime itself ends a pull that stands still.
     pull_s: float = 3600.0
+
+
+class DeadlineError(ports.UnavailableError):
+    """No answer in time."""
 
 
 class UnimplementedError(ports.DriverError):
@@ -82,16 +86,14 @@ class Connection:
             case grpc.StatusCode.NOT_FOUND:
                 return ports.NotFoundError(f"cannot {what}: {details}")
             case grpc.StatusCode.DEADLINE_EXCEEDED:
-                return ports.UnavailableError(
-                    f"cannot {what} within {timeout_s:g} s: the runtime does not answer"
-                )
+                return DeadlineError(f"cannot {what} within {timeout_s:g} s: the runtime does not answer")
             case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED | grpc.StatusCode.ABORTED:
                 return ports.UnavailableError(
                     f"cannot {what}: the runtime at {self._socket_path} does not answer; is it running?"
                 )
             case grpc.StatusCode.UNIMPLEMENTED:
                 return UnimplementedError(f"cannot {what}: this runtime does not support it")
-            case _ if _IS_RESERVED in details:
+            case _ if any(words in details for words in _UNDER_WAY):
                 return ports.UnavailableError(
                     f"cannot {what} yet: the runtime has not done with an earlier try"
                 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import pathlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 # Only for runtimes without events.
 _POLL_S = 0.5
 _PARALLEL_LOOKS = 16
+# What is kept of a command's output.
+_OUTPUT_BYTES = 10 << 10
 
 
 @contextlib.asynccontextmanager
@@ -385,6 +388,24 @@ class CriRuntime:
             f"remove container {container_id}",
         )
         self._forget([container_id])
+
+    async def run_command(
+        self, container_id: ports.ContainerId, command: tuple[str, ...], *, timeout_s: float
+    ) -> ports.CommandResult:
+        """Run a command in a running container to its end, which the runtime brings about after that time:
+        TimeoutError.
+        """
+        what = f"run a command in container {container_id}"
+        try:
+            answer = await self._connection.ask(
+                self._connection.runtime.ExecSync,
+                api_pb2.ExecSyncRequest(container_id=container_id, cmd=command, timeout=math.ceil(timeout_s)),
+                what=what,
+                timeout_s=timeout_s + self._deadlines.look_s,
+            )
+        except connections.DeadlineError as error:
+            raise TimeoutError(f"cannot {what} within {timeout_s:g} s") from error
+        return ports.CommandResult(answer.exit_code, (answer.stdout + answer.stderr)[:_OUTPUT_BYTES])
 
     async def exec_url(self, container_id: ports.ContainerId, options: link.ExecOptions) -> str:
         """Where the streams of a command in a running container are to be had, once, for a minute."""

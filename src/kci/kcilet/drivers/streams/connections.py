@@ -10,31 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import socket
-import threading
 
 import structlog
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.streams import sessions
-from kci.kit import channels, tasks
+from kci.kcilet.drivers.streams import namespaces
+from kci.kit import channels, netns, tasks
 
 log = structlog.get_logger(__name__)
 
 _CONNECT_S = 10.0
 _READ_BYTES = 128 << 10
 _LOOPBACKS = {socket.AF_INET: ("4", "127.0.0.1"), socket.AF_INET6: ("6", "::1")}
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Connections:
-    """Remembers by which process a pod's namespace is found."""
+    """From inside the namespaces of pods."""
 
-    def __init__(self) -> None:
-        self._pids: dict[ports.SandboxId, int] = {}
+    def __init__(self, namespaces: namespaces.Namespaces) -> None:
+        self._namespaces = namespaces
+        self._maker = netns.SocketMaker()
 
     async def run(self, sandbox_id: ports.SandboxId, port: int, peer: ports.StreamPeer) -> None:
         """Returns when both directions have ended, or when the peer is gone."""
@@ -79,29 +76,12 @@ class Connections:
 
     def _sockets(self, sandbox_id: ports.SandboxId) -> list[socket.socket]:
         """One for each family, in the order of trying. Blocking."""
-        pid = self._pids.pop(sandbox_id, None)
-        if pid is None or not sessions.is_in(pid, sandbox_id):
-            self._forget_ended()
-            pid = sessions.first_process(sandbox_id)
-        if pid is not None:
-            made = [socket_within(f"/proc/{pid}/ns/net", socket.AF_INET)]
-            # A kernel may do without.
-            with contextlib.suppress(OSError):
-                made.append(socket_within(f"/proc/{pid}/ns/net", socket.AF_INET6))
-            # Looked at afterwards: had the process ended before, its number and so the sockets could be those
-            # of any other process of the machine.
-            if sessions.is_in(pid, sandbox_id):
-                self._pids[sandbox_id] = pid
-                return made
-            for one in made:
-                one.close()
-        raise ports.NotFoundError(f"cannot find the network of sandbox {sandbox_id}: it has no process")
-
-    def _forget_ended(self) -> None:
-        """At each look for another: else every sandbox that there ever was stays known."""
-        for sandbox_id, pid in list(self._pids.items()):
-            if not sessions.is_in(pid, sandbox_id):
-                self._pids.pop(sandbox_id, None)
+        namespace = self._namespaces.open(sandbox_id)
+        made = [self._maker.make(namespace, socket.AF_INET)]
+        # A kernel may do without.
+        with contextlib.suppress(OSError):
+            made.append(self._maker.make(namespace, socket.AF_INET6))
+        return made
 
 
 class _Relay:
@@ -142,36 +122,6 @@ class _Relay:
                 self._connection.shutdown(socket.SHUT_WR)
                 return
         self._peer_is_gone.set()
-
-
-def socket_within(namespace: str, family: socket.AddressFamily) -> socket.socket:
-    """A socket of another network namespace. It is made by a thread that enters that namespace and ends:
-    no thread of ours ever has to find its way back. That takes some ten microseconds, so it is waited for.
-    """
-    made: list[socket.socket] = []
-    failed: list[OSError] = []
-
-    def work() -> None:
-        try:
-            descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
-                    number = ctypes.get_errno()
-                    raise OSError(number, os.strerror(number))
-                made.append(socket.socket(family, socket.SOCK_STREAM))
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=work, name="netns")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    made[0].setblocking(False)
-    made[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return made[0]
 
 
 def _words(error: OSError) -> str:

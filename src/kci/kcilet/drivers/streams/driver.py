@@ -6,9 +6,10 @@ import pathlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.streams import connections, inotify, journal, logs, sessions
+from kci.kcilet.drivers.streams import connections, inotify, journal, logs, namespaces, sessions
 from kci.kcilet.drivers.streams import exec as execs
 from kci.kit import clock as clocks
+from kci.kit import netns, tasks
 from kci.link import types as link
 
 
@@ -32,7 +33,8 @@ class MachineStreams:
         self._is_written = is_written
         self._clock = clock
         self._sessions = sessions.Sessions(journal.Journal(commands_dir))
-        self._connections = connections.Connections()
+        self._namespaces = namespaces.Namespaces()
+        self._connections = connections.Connections(self._namespaces)
         self._watcher = inotify.Watcher()
 
     async def exec(
@@ -52,6 +54,10 @@ class MachineStreams:
 
     async def forward(self, sandbox_id: ports.SandboxId, port: int, peer: ports.StreamPeer) -> None:
         await self._connections.run(sandbox_id, port, peer)
+
+    async def open_network(self, sandbox_id: ports.SandboxId) -> netns.Namespace:
+        """The network namespace of a sandbox; NotFoundError if it has no process."""
+        return await tasks.in_thread(self._namespaces.open, sandbox_id)
 
     def log(
         self,

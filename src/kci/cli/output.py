@@ -1,0 +1,28 @@
+"""The forms in which a command answers: for people, or for programs."""
+
+from __future__ import annotations
+
+import enum
+import json
+from typing import Annotated, Any
+
+import typer
+
+
+class Form(enum.StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+FormOption = Annotated[Form, typer.Option("--output", "-o", help="Form of the answer.")]
+
+
+def show(value: Any, form: Form) -> None:
+    """Plain values in JSON or YAML."""
+    if form is Form.YAML:
+        import yaml  # only who asks for it waits for it
+
+        typer.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
+    else:
+        typer.echo(json.dumps(value, indent=1, ensure_ascii=False))

@@ -1,0 +1,132 @@
+"""The user's command against a real service, with the simulated kcilet behind it."""
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import pytest
+import service_world
+
+ACCOUNT = service_world.ALICE
+
+
+@pytest.fixture
+async def world(tmp_path):
+    async with service_world.running(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def group_id(world):
+    made = await world.alice.create_container_group(service_world.create_request())
+    async with service_world.watching(world.alice) as watch:
+        await service_world.until(watch, lambda change: change.group and change.group.status == "Running")
+    return made
+
+
+async def kci(world, *words, given=b""):
+    """The command as a program of its own, with the guide's variables."""
+    environment = {
+        "KCI_ACCESS_KEY": ACCOUNT.access_key,
+        "KCI_SECRET_KEY": ACCOUNT.secret_key.reveal(),
+        "KCI_REGION": service_world.REGION,
+        "KCI_ENDPOINT": f"http://{world.endpoint}",
+        "PATH": "/usr/bin:/bin",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "kci.cli.main", *words,
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(60):
+        out, complaint = await process.communicate(given)
+    return process.returncode, out, complaint.decode()
+
+
+@pytest.mark.guide("form console")
+async def test_groups_are_listed_and_shown_in_all_forms(world, group_id):
+    code, out, _ = await kci(world, "groups")
+    heading, row = out.decode().splitlines()
+    assert (code, heading.split()) == (0, ["ID", "POD", "SIZE", "STATUS", "ADDRESS", "AGE"])
+    assert row.split()[:2] == [group_id, "default/web-0"]
+
+    _, out, _ = await kci(world, "groups", "-o", "json")
+    assert [group["ContainerGroupId"] for group in json.loads(out)] == [group_id]
+
+    for name in (group_id, "web-0", "default/web-0"):
+        code, out, _ = await kci(world, "group", name)
+        assert code == 0
+        assert f"id              {group_id}" in out.decode()
+
+    _, out, _ = await kci(world, "events", group_id, "-o", "json")
+    assert json.loads(out)[0]["reason"] == "Created"
+    _, out, _ = await kci(world, "subnets", "-o", "json")
+    assert json.loads(out) == [{"id": service_world.SUBNET_ID, "groups": 1}]
+    _, out, _ = await kci(world, "security-groups", "-o", "yaml")
+    assert service_world.SECURITY_GROUP_ID in out.decode()
+    _, out, _ = await kci(world, "packages", "-o", "json")
+    assert {"cpu": 2, "memory": [2, 4, 8, 16]} in json.loads(out)
+
+
+async def test_a_missing_group_and_a_service_that_is_not_there_are_told_in_words(world):
+    code, _, complaint = await kci(world, "group", "nobody")
+    assert (code, complaint) == (1, "cannot find a group 'nobody': `kci groups` lists what there is\n")
+
+
+async def test_a_log_is_printed_as_it_is(world, group_id):
+    world.kcilet.logs[group_id, "web"] = b"one\ntwo \xff\n"
+    assert await kci(world, "logs", "web-0", "-c", "web") == (0, b"one\ntwo \xff\n", "")
+    code, _, complaint = await kci(world, "logs", "web-0", "-c", "other")
+    assert code == 1
+    assert complaint.startswith("cannot ")
+
+
+async def test_a_command_gets_its_input_and_gives_its_output_and_code(world, group_id):
+    sent = bytes(range(256)) * 4096
+    code, out, _ = await kci(world, "exec", group_id, "-c", "web", "-i", "--", "cat", "-", given=sent)
+    assert (code, out) == (0, sent)
+
+
+async def test_the_shell_completes_ids(world, group_id):
+    environment = {
+        "_KCI_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"kci group {group_id[:4]}",
+        "COMP_CWORD": "2",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "import kci.cli.main as m; m.app(prog_name='kci')",
+        env={
+            **environment,
+            "KCI_ACCESS_KEY": ACCOUNT.access_key,
+            "KCI_SECRET_KEY": ACCOUNT.secret_key.reveal(),
+            "KCI_REGION": service_world.REGION,
+            "KCI_ENDPOINT": f"http://{world.endpoint}",
+        },
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(60):
+        out, _ = await process.communicate()
+    assert out.decode().split() == [group_id]
+
+
+async def test_the_list_goes_on_with_each_change(world, group_id):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "kci.cli.main", "groups", "-w",
+        env={
+            "KCI_ACCESS_KEY": ACCOUNT.access_key,
+            "KCI_SECRET_KEY": ACCOUNT.secret_key.reveal(),
+            "KCI_REGION": service_world.REGION,
+            "KCI_ENDPOINT": f"http://{world.endpoint}",
+        },
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(30):
+            assert (await process.stdout.readline()).split()[0] == b"ID"
+            assert b"Running" in await process.stdout.readline()
+            await world.alice.delete_container_group(group_id)
+            while b"gone" not in await process.stdout.readline():
+                pass
+    finally:
+        process.kill()
+        await process.wait()

@@ -1,0 +1,185 @@
+"""`kci plan`: manifests as users write them, and what they are told."""
+
+import json
+
+import pytest
+import typer.testing
+
+from kci.cli import main, manifests
+from kci.provider.plan import preview
+
+POD = """
+kind: Pod
+metadata: {name: p, annotations: {%s}}
+spec: {containers: [{name: c, resources: {limits: {%s}}}]}
+"""
+TEMPLATE = "template: {metadata: {creationTimestamp: null}, spec: {containers: [{name: c}]}}"
+NODE = ("--subnet-id", "s-1", "--security-group-ids", "g-1", "--disable-taint")
+
+
+def run(text, *options):
+    # Nothing of the caller's own environment counts.
+    environment = {"KCI_SUBNET_ID": "", "KCI_SECURITY_GROUP_IDS": "", "KCI_KUBE_PROXY": ""}
+    return typer.testing.CliRunner().invoke(
+        main.app, ["plan", "-f", "-", "-o", "json", *options], input=text, env=environment
+    )
+
+
+def plan(text, *options):
+    return json.loads(run(text, *options).stdout)
+
+
+@pytest.mark.parametrize(
+    ("limits", "cpu", "memory"),
+    [("", 2, 4), ("memory: 8178892k", 2, 8), ("cpu: 3", 4, 4), ("cpu: 1500m, memory: 3Gi", 2, 4)],
+)
+def test_a_pod_is_granted_the_size_that_the_node_would_ask_for(limits, cpu, memory):
+    (found,) = plan(POD % ("", limits), *NODE)
+    assert found["granted"] == {"cpu": cpu, "memory": memory}
+    assert found["rule"]
+    assert (found["changes"], found["notes"][:0], found["refused"]) == ([], [], [])
+
+
+def test_who_says_nothing_of_the_node_gets_notes_and_no_refusal():
+    result = run(POD % ("", ""))
+    (found,) = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert found["granted"] == {"cpu": 2, "memory": 4}
+    assert (found["subnet"], found["securityGroups"]) == (None, None)
+    assert [note["reason"] for note in found["notes"]] == [
+        "SubnetNotTold",
+        "SecurityGroupNotTold",
+        preview.UNTOLERATED,
+    ]
+
+
+def test_a_node_that_is_said_to_have_no_subnet_refuses():
+    result = run(POD % ("", ""), *NODE, "--subnet-id", "")
+    (found,) = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert found["granted"] is None
+    assert [one["reason"] for one in found["refused"]] == ["MissingSubnet"]
+    assert found["refused"][0]["field"] == "metadata.annotations[k8s.ksyun.com/kci-subnet-id]"
+
+
+@pytest.mark.guide("form tolerations")
+def test_the_guides_two_tolerations_under_the_default_taint():
+    text = "kind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c}], tolerations: [%s]}"
+    other = "{key: rbkci-virtual-kubelet.io/provider, value: kingsoftcloud, effect: NoSchedule}"
+    right = '{key: virtual-kubelet.io/provider, operator: Equal, value: "kingsoftcloud", effect: NoSchedule}'
+    told = ("--subnet-id", "s-1", "--security-group-ids", "g-1")
+    (missing,) = plan(text % other, *told)[0]["notes"]
+    assert missing["reason"] == preview.UNTOLERATED
+    assert "virtual-kubelet.io/provider=kingsoftcloud:NoSchedule" in missing["message"]
+    for toleration in (right, "{operator: Exists}", "{key: virtual-kubelet.io/provider, operator: Exists}"):
+        assert plan(text % toleration, *told)[0]["notes"] == []
+    assert plan(text % other, *NODE)[0]["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("Deployment", f"{{replicas: 3, {TEMPLATE}}}"),
+        ("StatefulSet", f"{{replicas: 3, {TEMPLATE}}}"),
+        ("ReplicaSet", f"{{replicas: 3, {TEMPLATE}}}"),
+        ("Job", f"{{{TEMPLATE}}}"),
+        ("CronJob", f"{{jobTemplate: {{spec: {{{TEMPLATE}}}}}}}"),
+    ],
+)
+def test_every_kind_that_makes_pods(kind, spec):
+    (found,) = plan(f"kind: {kind}\nmetadata: {{name: w, namespace: n}}\nspec: {spec}", *NODE)
+    assert (found["kind"], found["namespace"], found["name"]) == (kind, "n", "w")
+    assert found["replicas"] == (3 if "replicas" in spec else 1)
+    assert found["granted"] == {"cpu": 2, "memory": 4}
+
+
+@pytest.mark.guide("limit DaemonSet")
+def test_a_daemon_set_is_refused_in_the_nodes_own_words():
+    result = run(f"kind: DaemonSet\nmetadata: {{name: d}}\nspec: {{{TEMPLATE}}}", *NODE)
+    assert result.exit_code == 1
+    (found,) = json.loads(result.stdout)
+    assert [one["reason"] for one in found["refused"]] == ["DaemonSetNotSupported"]
+
+
+def test_lists_and_several_documents_in_their_order_and_others_passed_over():
+    text = f"""
+---
+kind: Service
+metadata: {{name: s}}
+---
+kind: List
+items:
+- {{kind: Pod, metadata: {{name: a}}, spec: {{containers: [{{name: c}}]}}}}
+- {{kind: ConfigMap, metadata: {{name: m}}}}
+- kind: PodList
+  items: [{{metadata: {{name: b}}, spec: {{containers: [{{name: c}}]}}}}]
+---
+kind: Deployment
+metadata: {{name: c}}
+spec: {{{TEMPLATE}}}
+"""
+    assert [found["name"] for found in plan(text, *NODE)] == ["a", "b", "c"]
+
+
+def test_an_annotation_of_the_deployment_reaches_no_pod_and_is_named():
+    text = (
+        "kind: Deployment\nmetadata: {name: d, annotations: {k8s.ksyun.com/kci-subnet-id: x, a: b}}\nspec: "
+    )
+    (found,) = plan(f"{text}{{{TEMPLATE}}}", *NODE)
+    assert found["subnet"] == "s-1"
+    (change,) = found["changes"]
+    assert change["reason"] == preview.MISPLACED
+    assert "k8s.ksyun.com/kci-subnet-id" in change["message"]
+
+
+def test_a_size_that_there_is_not_is_rounded_or_refused():
+    odd = 'k8s.ksyun.com/kci-instance-cpu: "3", k8s.ksyun.com/kci-instance-memory: "7"'
+    (rounded,) = plan(POD % (odd, ""), *NODE)
+    assert rounded["granted"] == {"cpu": 4, "memory": 8}
+    assert [change["reason"] for change in rounded["changes"]] == ["InstanceSizeRounded"]
+    (refused,) = plan(POD % (odd, ""), *NODE, "--strict-sizes")
+    assert refused["granted"] is None
+
+
+def test_sizes_of_a_file(tmp_path):
+    file = tmp_path / "packages.json"
+    file.write_text('{"Packages": [{"Cpu": 3, "Mem": [5]}]}')
+    (found,) = plan(POD % ("", "cpu: 1"), *NODE, "--packages", str(file))
+    assert found["granted"] == {"cpu": 3, "memory": 5}
+
+
+def test_a_value_that_the_api_server_would_not_take_hides_nothing_of_the_others():
+    number = "k8s.ksyun.com/kci-instance-cpu: 4"
+    bad, good = plan(f"{POD % (number, '')}\n---{POD % ('', '')}", *NODE)
+    assert bad["refused"][0]["reason"] == preview.INVALID
+    assert "quotes" in bad["refused"][0]["message"]
+    assert good["granted"]
+
+
+def test_resolver_and_bandwidth():
+    limit = 'kubernetes.io/ingress-bandwidth: "100M"'
+    (found,) = plan(POD % (limit, ""), *NODE, "--cluster-dns", "10.0.0.10", "--cluster-dns", "10.0.0.11")
+    assert found["bandwidth"] == {"ingress": 100_000_000, "egress": None}
+    assert found["dns"]["servers"] == ["10.0.0.10", "10.0.0.11"]
+    assert found["dns"]["searches"][0] == "default.svc.cluster.local"
+    (unknown,) = plan(POD % ("", ""), *NODE)
+    assert unknown["dns"]["ofNode"]
+    assert unknown["dns"]["servers"] == []
+
+
+@pytest.mark.parametrize("text", ["a: [", "just words", "metadata: {}"])
+def test_what_is_no_manifest_ends_with_2_and_a_sentence(text):
+    result = run(text)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("cannot ")
+
+
+def test_a_date_in_an_annotation_is_a_string():
+    (subject,) = manifests.read(POD % ("made: 2024-01-02", ""), "x")
+    assert subject.pod.metadata.annotations == {"made": "2024-01-02"}
+
+
+def test_for_people():
+    result = typer.testing.CliRunner().invoke(main.app, ["plan", "-f", "-", *NODE], input=POD % ("", ""))
+    assert "2 cores and 4 GiB" in result.stdout
+    assert "Pod default/p" in result.stdout

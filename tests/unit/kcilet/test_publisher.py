@@ -1,0 +1,81 @@
+"""When a final status counts as written: only if somebody has said so."""
+
+import asyncio
+
+import msgspec
+import pytest
+from fakes import machine_world
+
+from kci.kcilet.workers import publisher
+from kci.kit import tasks
+from kci.kube import models
+from kci.source import errors, port
+
+PRESENT, ABSENT, UNKNOWN = port.Sight.PRESENT, port.Sight.ABSENT, port.Sight.UNKNOWN
+FINAL = models.PodStatus(phase="Succeeded")
+
+
+def pod(status=None):
+    made = machine_world.pod(uid="uid-1", name="web")
+    return made if status is None else msgspec.structs.replace(made, status=status)
+
+
+class Source:
+    """Takes patches, or says that the pod is gone."""
+
+    def __init__(self, sight, known, *, is_gone=False):
+        self.view = port.View(sight, known)
+        self.is_gone = is_gone
+        self.patches = []
+
+    async def patch_status(self, known, patch):
+        if self.is_gone:
+            raise errors.GoneError("it is gone")
+        self.patches.append(patch)
+
+
+async def is_final_written(source):
+    """After everything that can be done was done."""
+    settled = asyncio.Event()
+    async with tasks.Tasks() as group:
+        made = publisher.Publisher(group, "web", settled.set)
+        made.publish(source, FINAL, {}, is_final=True)
+        if source.view.sight is PRESENT and (source.is_gone or source.view.pod.status != FINAL):
+            await settled.wait()
+        return made.is_final_written
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        # Written now, or it stood there already.
+        (Source(PRESENT, pod()), True),
+        (Source(PRESENT, pod(FINAL)), True),
+        # There is nothing to write it to.
+        (Source(ABSENT, None), True),
+        (Source(ABSENT, pod()), True),
+        (Source(PRESENT, pod(), is_gone=True), True),
+        # Nobody knows.
+        (Source(UNKNOWN, None), False),
+        (Source(UNKNOWN, pod()), False),
+    ],
+)
+async def test_a_final_status_is_written_only_if_somebody_said_so(source, expected):
+    assert await is_final_written(source) is expected
+
+
+async def test_what_was_accepted_counts_also_while_the_source_is_away():
+    source, settled = Source(PRESENT, pod()), asyncio.Event()
+    async with tasks.Tasks() as group:
+        made = publisher.Publisher(group, "web", settled.set)
+        made.publish(source, FINAL, {}, is_final=True)
+        await settled.wait()
+        source.view = port.View(UNKNOWN, pod())
+        assert made.is_final_written
+
+
+async def test_a_status_that_is_not_final_never_counts():
+    async with tasks.Tasks() as group:
+        made = publisher.Publisher(group, "web", lambda: None)
+        made.publish(Source(PRESENT, pod(FINAL)), FINAL, {}, is_final=False)
+        assert not made.is_final_written
