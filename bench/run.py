@@ -11,7 +11,8 @@ One run starts a stack of its own in a network namespace of its own, and measure
     streams       kubectl exec, cp both ways and port-forward (bench/streams.py)
     probes        1000 probes a second, HTTP and TCP: how late, and what one costs (bench/probes.py)
     sizes         what it costs to choose a pod's size, in microseconds (bench/sizes.py)
-    running       memory with many pods, and their adoption by a restarted kcilet (bench/restart.py)
+    running       memory with 200 pods, their adoption by a restarted kcilet, and how soon a restarted node is
+                  Ready (bench/restart.py)
     memory        resident memory and CPU of our own programs, idle
     kubelet       with --kubelet: start to streams again, on a node with a real one (bench/kubelet.py)
 
@@ -319,7 +320,7 @@ async def measure(stack: lines.Line, count: int) -> dict:
         await bench_start(client, watcher, count=3, pod=on_floor, prefix="warm")
         floor, _ = await bench_start(client, watcher, count=count // 2, pod=on_floor, prefix="floor")
         ours = await measure_node(stack, client, watcher, count=count, pod=lines.pod)
-        running = await restart.measure(stack, client, watcher, count=100, container=PROMPT)
+        running = await restart.measure(stack, client, watcher, count=200, container=PROMPT)
         await client.delete(resources.NODES, FLOOR_NODE)
     floor_ms = percentiles(floor)
     return {

@@ -31,7 +31,11 @@ FLAGS = (
     Row("flag --enable-node-lease", "a Lease as the node's heartbeat"),
     Row("flag --pod-sync-workers", "upstream's: how many pods are worked on at once"),
     Row("flag --full-resync-period", "upstream's: how often everything is looked at again"),
-    Row("flag --metrics-addr", "upstream's: where the metrics are served"),
+    Row(
+        "flag --metrics-addr",
+        "upstream's: where the metrics are served",
+        "checked; the metrics themselves come with those of all programs",
+    ),
     Row("flag --startup-timeout", "upstream's: how long the node may take to start"),
     Row("flag --os", "upstream's: the node's operating system"),
     Row("flag --provider-config", "upstream's: the file with the provider's configuration"),

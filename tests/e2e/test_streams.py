@@ -162,7 +162,7 @@ def _echo(stack, port, content):
 def test_an_upload_that_the_pod_reads_slowly_arrives_whole(pods, way):
     """The client is done, half-closed, long before the pod has read all."""
     port = FIRST_PORT + PORTS
-    pods.apply(pod("slow", f"nc -l -p {port} | (sleep 3; sha256sum) > /tmp/sum; {IDLE}"))
+    pods.apply(pod("slow", f"nc -l -p {port} -e sh -c 'sleep 3; sha256sum > /tmp/sum'; {IDLE}"))
     pods.wait_ready("pod/slow")
     content = os.urandom(20_000_000)
     with _port_forward(pods, "slow", [port]) as (local_port,):

@@ -8,12 +8,13 @@ pytestmark = pytest.mark.e2e
 
 SIZE, LARGER = {"rows": 31, "columns": 97}, {"rows": 43, "columns": 133}
 CONTROL_C = "\x03"
+SHELL = pod("terminal", container={"stdin": True, "tty": True, "command": ["/bin/sh"]})
 
 
 @pytest.fixture(scope="module")
 def shell(line):
     """A pod whose own process is a shell at a terminal."""
-    line.apply(pod("terminal", container={"stdin": True, "tty": True, "command": ["/bin/sh"]}))
+    line.apply(SHELL)
     line.wait_ready("pod/terminal")
     yield line
     line.kubectl("delete", "pod", "terminal", "--now")
@@ -37,8 +38,9 @@ def test_a_command_at_a_terminal_knows_its_size_its_keys_and_its_end(shell, way)
         seen.ask("stty size", _as_shown(SIZE))
         seen.resize(**LARGER)
         seen.ask("stty size", _as_shown(LARGER))
-        seen.type("sleep 1000\n")
-        seen.wait_for("sleep 1000")
+        # The key is for what runs then: it has to run.
+        seen.type("(echo be''gun; exec sleep 1000)\n")
+        seen.wait_for("begun")
         seen.type(CONTROL_C)
         # The key ended the command in the pod, and neither the shell there nor kubectl here.
         seen.type("echo ended-$?\n")
@@ -63,12 +65,15 @@ def test_a_person_attached_types_into_the_containers_own_terminal(shell, way):
     assert restarts(state) == 0
 
 
-def test_a_shell_that_its_person_left_ends_and_is_started_again(shell):
-    with terminal.Terminal(shell.kubectl_argv("attach", "-it", "terminal"), **SIZE) as seen:
+def test_a_shell_that_its_person_left_ends_and_is_started_again(line):
+    line.apply(SHELL | {"metadata": {"name": "left"}})
+    line.wait_ready("pod/left")
+    with terminal.Terminal(line.kubectl_argv("attach", "-it", "left"), **SIZE) as seen:
         seen.ask("echo here-$((6*7))", "here-42")
         seen.type("exit 3\n")
         seen.exit_code()
-    eventually(lambda: restarts(shell.get("pod", "terminal")) == 1, what="it is started again")
-    state = shell.get("pod", "terminal")["status"]["containerStatuses"][0]["lastState"]["terminated"]
+    eventually(lambda: restarts(line.get("pod", "left")) == 1, what="it is started again")
+    state = line.get("pod", "left")["status"]["containerStatuses"][0]["lastState"]["terminated"]
     assert state["exitCode"] == 3
-    shell.wait_ready("pod/terminal")
+    line.wait_ready("pod/left")
+    line.kubectl("delete", "pod", "left", "--now")

@@ -123,6 +123,7 @@ async def line(api_server, admin, tmp_path, request):
                 "KCI_SECURITY_GROUP_IDS": service_world.SECURITY_GROUP_ID,
                 "KCI_CLUSTER_SERVER": f"127.0.0.1:{api_server.port}",
                 "KCI_ENDPOINT": f"http://{service.endpoint}",
+                "KUBERNETES_SERVICE_HOST": "198.18.0.1",
             },
         )
         yield Line(name, service, admin, found, api_server.node(name), authority, api_server)

@@ -76,7 +76,7 @@ def _of_owner(pod: models.Pod) -> Iterator[Refusal]:
                 f"metadata.ownerReferences[{number}]",
                 "DaemonSetNotSupported",
                 "a virtual node has no machine for a DaemonSet to serve",
-                f"exclude nodes with type=virtual-kubelet from DaemonSet {owner.name}",
+                f"keep DaemonSet {owner.name} away by node affinity: type NotIn [virtual-kubelet]",
             )
 
 

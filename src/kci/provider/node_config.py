@@ -62,6 +62,13 @@ _NOT_HERE = frozenset(
         "advancedSetting",
     }
 )
+_FORMS = {
+    "taints": '[{"key": "a", "value": "b", "effect": "NoSchedule"}]',
+    "capacity": '{"cpu": "1000", "memory": "4Ti"}',
+    "customLabels": '{"name": "value"}, numbers and true and false in quotes too',
+    "instanceSettings": f'{{"{pod_annotations.SUBNET}": "value"}}, numbers and true and false in quotes too',
+    "kciletKubeconfigPath": '"/a/path"',
+}
 _KNOWN = tuple(key.name for key in options.KEYS)
 
 
@@ -138,7 +145,8 @@ def _value(keys: Mapping[str, Any], key: str, type_: type[V], problems: list[str
     try:
         return msgspec.convert(keys[key], type_)
     except msgspec.ValidationError as error:
-        problems.append(f"{key}: {error}".replace("`", ""))
+        wrong = str(error).partition(" - at")[0].replace("`", "")
+        problems.append(f"{key}: {wrong}; write it as {_FORMS[key]}")
         return None
 
 

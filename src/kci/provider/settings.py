@@ -89,7 +89,7 @@ class Settings:
 _LISTED = frozenset(flag.name for flag in options.FLAGS if flag.listed)
 _BOOLEAN = frozenset(flag.name for flag in options.FLAGS if flag.form == options.BOOLEAN)
 # What a flag that is not given says; empty: nothing, or an environment variable does.
-_NOT_GIVEN = {
+NOT_GIVEN = {
     "provider": "kingsoftcloud",
     "cluster-domain": "cluster.local",
     "disable-taint": "false",
@@ -165,6 +165,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     )
     _check_fixed(flags, problems)
     kubeconfig = flags["kubeconfig"] or environment.get("KUBECONFIG", "").strip()
+    if not kubeconfig and not environment.get("KUBERNETES_SERVICE_HOST"):
+        problems.append(
+            "there is no cluster to join: give --kubeconfig with the node's identity (only in a pod is there "
+            "one without it)"
+        )
     settings = Settings(
         node_name=_node_name(flags["nodename"], environment, problems),
         node_address=_node_address(environment, problems),
@@ -279,7 +284,7 @@ def _warn(given: Mapping[str, list[str] | None], warnings: list[str]) -> None:
 
 def _told(name: str, values: list[str]) -> str:
     if not values:
-        return _NOT_GIVEN.get(name, "")
+        return NOT_GIVEN.get(name, "")
     return ",".join(values) if name in _LISTED else values[-1].strip()
 
 

@@ -37,6 +37,8 @@ NOT_LEADER_PAUSE_S = 1.0
 # While the provider is away, or nobody knows what became of a call: it may be back any moment, and who asks
 # too often is stopped before anything is sent. Longer delays are for what one pod was told.
 AWAY_PAUSE_S = 15.0
+# What the provider refused it may grant later, when its user has made what was missing there.
+REFUSED = backoffs.Backoff(initial_s=10.0, cap_s=300.0)
 
 
 @dataclasses.dataclass
@@ -46,8 +48,11 @@ class _History:
     failures: int = 0
     removal_failures: int = 0
     retry_at_s: float = 0.0
+    # By the provider, how often in a row, and until when it is not asked again for the same pod.
     refused: provider.Refusal | None = None
     refused_fingerprint: bytes = b""
+    refusals: int = 0
+    refused_until_s: float = 0.0
 
 
 class PodController:
@@ -230,8 +235,9 @@ class PodController:
             for refusal in admission.refusals(pod)
         ]
         found += self._provider.refusals(pod)
-        if not found and history.refused and history.refused_fingerprint == pods.fingerprint(pod):
-            found = [history.refused]
+        if not found and history.refused and self._now_s() < history.refused_until_s:
+            is_same = history.refused_fingerprint == pods.fingerprint(pod)
+            found = [history.refused] if is_same else []
         return found
 
     async def _act_on_pod(self, pod: models.Pod, action: pods.Action) -> None:
@@ -243,6 +249,9 @@ class PodController:
                 await self._remove_object(pod)
             case pods.Refuse(refusal):
                 await self._say(pod, refusal)
+                history = self._history.get(pod.uid)
+                if history is not None and history.refused is not None:
+                    self._queue.add_after(pod.uid, max(0.0, history.refused_until_s - self._now_s()))
             case pods.Fail(refusal):
                 if await self._patch_status(pod, pods.failed_patch(pod, refusal, now)):
                     self._warn(pod, "pod failed", refusal)
@@ -264,6 +273,8 @@ class PodController:
             history = self._history.setdefault(pod.uid, _History())
             history.refused = provider.Refusal(error.reason, str(error))
             history.refused_fingerprint = pods.fingerprint(pod)
+            history.refusals += 1
+            history.refused_until_s = self._now_s() + REFUSED.delay_s(history.refusals)
             self._queue.add(pod.uid)
         except provider.TryLaterError as error:
             self._knowledge.settle_not_created(pod.uid)

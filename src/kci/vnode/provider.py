@@ -21,7 +21,9 @@ class ProviderError(Exception):
 
 
 class RefusedError(ProviderError):
-    """The request itself is wrong: the same one is refused again, so only a changed pod is tried anew."""
+    """The request itself is wrong: a changed pod is tried anew at once, the same one now and then, as what it
+    lacked may have come to be.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         self.reason = reason

@@ -55,15 +55,29 @@ def test_a_refused_pod_stays_pending_with_one_event_and_is_tried_again_when_it_c
     assert not world.cluster.pods["a"].status.conditions
 
 
-def test_what_the_provider_refuses_is_not_sent_again_until_the_pod_changes(world):
+def test_what_the_provider_refuses_is_tried_again_at_once_when_the_pod_changes(world):
     world.cloud.outcomes = ["refuse"]
     world.cluster.bind("a")
-    world.pass_time(1000)
+    world.pass_time(5)
     assert world.cloud.created == ["a"]
     assert reason(world, "a") == "InvalidParameterValue"
     world.cluster.annotate("a", size="other")
     world.pass_time(1)
     assert world.cloud.live() == ["a"]
+
+
+def test_what_the_provider_refuses_is_tried_again_with_back_off_as_a_user_may_make_what_lacked(world):
+    world.cloud.outcomes = ["refuse"] * 20
+    world.cluster.bind("a")
+    world.pass_time(3600)
+    # Each 5 minutes in the end, and its owner is told once.
+    assert 12 <= len(world.cloud.created) <= 20
+    assert world.cluster.events == [("a", "InvalidParameterValue")]
+    assert reason(world, "a") == "InvalidParameterValue"
+    world.cloud.outcomes = []
+    world.pass_time(300)
+    assert world.cloud.live() == ["a"]
+    assert reason(world, "a") == ""
 
 
 def test_a_refused_pod_that_is_deleted_goes_at_once(world):

@@ -44,7 +44,7 @@ class Publisher:
 
     @property
     def is_final_written(self) -> bool:
-        """Whether the final status has arrived, or there is no pod left to carry it. While the source does not
+        """Whether the final status has arrived, or no pod is left to carry it. While the source does not
         know the pod, nobody can tell whether a status that was not written has to be.
         """
         if not self._is_final or (self._task is not None and not self._task.done()):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from kci.contract import packages
-from kci.kube import admission, bandwidth, dns, models
+from kci.kube import admission, bandwidth, dns, models, tolerations
 from kci.provider import annotations as pod_annotations
 from kci.provider.plan import group
 
@@ -158,7 +158,10 @@ def preview(subject: Subject, node: Node) -> Preview:
         ),
         notes=(
             *_of_place(decision),
-            *_of_taints(pod, node.taints),
+            *(
+                Remark(reason=UNTOLERATED, message=tolerations.message(taint))
+                for taint in tolerations.untolerated(pod, node.taints)
+            ),
             *(Remark(reason=note.reason, message=note.message) for note in resolved.notes),
         ),
         refused=refused,
@@ -213,23 +216,3 @@ def _of_place(decision: group.Decision) -> Iterator[Remark]:
             message="the pod names no security group: the node must have KCI_SECURITY_GROUP_IDS, or the pod "
             f"the annotation {pod_annotations.SECURITY_GROUPS}",
         )
-
-
-def _of_taints(pod: models.Pod, taints: tuple[models.Taint, ...]) -> Iterator[Remark]:
-    for taint in taints:
-        if not any(_tolerates(toleration, taint) for toleration in pod.spec.tolerations):
-            yield Remark(
-                reason=UNTOLERATED,
-                message=f"spec.tolerations: nothing tolerates the node's taint {taint.key}={taint.value}:"
-                f"{taint.effect}, so the scheduler puts the pod elsewhere; add {{key: {taint.key}, "
-                f"value: {taint.value}, effect: {taint.effect}}}",
-            )
-
-
-def _tolerates(toleration: models.Toleration, taint: models.Taint) -> bool:
-    """As k8s.io/component-helpers scheduling/corev1 v0.36 has it, for its two common operators."""
-    if toleration.effect not in {"", taint.effect}:
-        return False
-    if toleration.operator == "Exists":
-        return toleration.key in {"", taint.key}
-    return toleration.key == taint.key and toleration.value == taint.value
