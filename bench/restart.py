@@ -25,7 +25,7 @@ NODE = "virtual-kubelet"
 async def measure(stack: lines.Line, client: clients.Client, watcher, *, count: int, container) -> dict:
     """Resident MiB of our programs with `count` pods; seconds from SIGKILL of the kcilet until it has
     reported all of them as running again; seconds from the start of a virtual node's process, the one before
-    it killed, until its node object is renewed and Ready; how many pods' objects were written because of both.
+    it killed, until its node object is renewed and Ready; how many pods were written because of both.
     """
     names = [f"run-{uuid.uuid4().hex[:6]}-{number}" for number in range(count)]
     for name in names:

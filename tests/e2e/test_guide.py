@@ -1,5 +1,7 @@
 """The guide's node, limits and manifests on the whole line: on a node with its taint, and on one without."""
 
+import subprocess
+
 import guard
 import leftovers
 import line as lines
@@ -138,7 +140,13 @@ def check_refused(line, body, reason, field, remedy):
     ]
     assert "containerStatuses" not in status
     assert uid not in {instance.uid for instance in line.instances()}
-    assert body["metadata"]["name"] not in line.kci("groups")
+    assert uid not in groups(line)
+
+
+def groups(line):
+    """All container groups with their labels, as the console shows them."""
+    command = line.inside(str(lines.BIN / "kci"), "groups", "-o", "json", "--state-dir", str(line.state_dir))
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def limited(name, **spec):

@@ -58,7 +58,11 @@ def test_what_is_well_stays_ready_whatever_is_killed(line, probed, runs, part):
 def test_what_is_not_well_is_found_by_the_next_kcilet(line, probed, runs):
     for name in probed[: runs.scale(quick=2, faults=4, release=4)]:
         with line.by_hand("kcilet") as program:
-            line.kubectl("exec", name, "--", "rm", "/www/live")
+            # Commands are refused until it serves.
+            lines.eventually(
+                lambda name=name: line.kubectl("exec", name, "--", "rm", "-f", "/www/live") == "",
+                what="the file is removed",
+            )
             # What it had counted is forgotten each time.
             for _ in range(3):
                 program.kill()

@@ -42,7 +42,9 @@ async def survive(folder, chance: random.Random, kills: int) -> dict[str, int]:
         for _ in range(kills):
             # Two of three at a point, where the interesting moments are.
             name = next(order) if chance.random() < 0.67 else ""
-            await service.start(crash_at=f"{name} {chance.randint(1, 4)}" if name else "")
+            # Some are passed only once in a life: the first time is enough until they were hit.
+            time = chance.randint(1, 4) if hit[name] else 1
+            await service.start(crash_at=f"{name} {time}" if name else "")
             # At a point it ends by itself; else at a random moment, or idle after all traffic.
             delay_s = None if name else chance.uniform(0.0, _LONGEST_DELAY_S)
             async with tasks.background("traffic", _check_and_load(traffic)) as load:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import json
 import pathlib
 import socket
 import time
@@ -13,9 +14,12 @@ import service_world
 from fakes import kubelet_peers
 
 from kci.kit import channels, tasks
+from kci.kit import errors as kit_errors
 from kci.kube import client as clients
-from kci.kube import errors, resources, transport
-from kci.provider import main, settings
+from kci.kube import config as configs
+from kci.kube import errors, models, resources, transport
+from kci.provider import annotations, main, settings
+from kci.vnode import node as node_module
 
 pytestmark = pytest.mark.integration
 
@@ -241,3 +245,74 @@ async def test_exec_goes_all_the_way_and_only_for_whom_the_cluster_allows(line, 
                 messages = [message.data async for message in stream]
         assert channels.frame(channels.Channel.STDOUT, b"hello") in messages
         assert channels.parse_status(messages[-1][1:])[0] == 0
+
+
+@pytest.mark.guide("config taints", "config capacity", "config customLabels")
+async def test_the_files_settings_show_on_the_node_and_other_taints_later_are_an_event(line):
+    taint = models.Taint(key="example.com/only", value="mine", effect="NoSchedule")
+    first = dataclasses.replace(
+        line.settings,
+        taints=(taint,),
+        labels={"team": "a", "topology.kubernetes.io/zone": "z"},
+        capacity={**line.settings.capacity, "pods": "7"},
+    )
+    async with line.running(first):
+        node = await line.until(line.node, is_ready)
+        assert taint in node.spec.taints
+        assert (node.metadata.labels["team"], node.metadata.labels["topology.kubernetes.io/zone"]) == (
+            "a",
+            "z",
+        )
+        raw = json.loads(await line.admin.request("GET", f"/api/v1/nodes/{line.name}"))
+        assert raw["status"]["capacity"]["pods"] == raw["status"]["allocatable"]["pods"] == "7"
+    other = dataclasses.replace(first, taints=(node_module.DEFAULT_TAINT,), labels={"team": "b"})
+    async with line.running(other):
+        changed = await line.until(line.node, lambda found: found.metadata.labels["team"] == "b")
+        # NodeRestriction lets no node change its own.
+        assert taint in changed.spec.taints
+        assert node_module.DEFAULT_TAINT not in changed.spec.taints
+        told = await line.until(
+            lambda: line.admin.request(
+                "GET",
+                f"/api/v1/events?fieldSelector=involvedObject.name={line.name},reason=TaintsDiffer",
+            ),
+            lambda found: found is not None and json.loads(found)["items"],
+        )
+        assert f"kubectl taint node {line.name} --overwrite virtual-kubelet.io/provider" in told.decode()
+
+
+@pytest.mark.guide("flag --startup-timeout")
+async def test_a_node_that_cannot_register_in_time_ends_the_program(line):
+    limited = dataclasses.replace(line.settings, startup_timeout_s=1.0)
+    nobody = dataclasses.replace(line.config, server=f"https://127.0.0.1:{free_port()}")
+    with pytest.raises(kit_errors.UserError, match="it is not registered within --startup-timeout"):
+        async with asyncio.timeout(WITHIN_S):
+            await main.run(limited, nobody, asyncio.Event())
+    # A copy that waits for the one that acts has started.
+    first = dataclasses.replace(line.settings, identity="first")
+    second = dataclasses.replace(limited, identity="second", kubelet_port=free_port())
+    async with line.running(first):
+        await line.until(line.node, is_ready)
+        async with line.running(second):
+            await asyncio.sleep(2 * limited.startup_timeout_s)
+
+
+@pytest.mark.guide("config kciletKubeconfigPath", "config instanceSettings")
+async def test_instances_get_the_files_kubeconfig_and_settings(line, namespace, tmp_path):
+    others = configs.render(line.api_server.node(f"{line.name}-instances"))
+    file = tmp_path / "kubeconfig"
+    file.write_text(others)
+    chosen = dataclasses.replace(
+        line.settings,
+        instance_kubeconfig=file,
+        instance_settings={annotations.CPU: "4", annotations.MEMORY: "8"},
+    )
+    async with line.running(chosen):
+        await line.bind(namespace)
+        (group,) = await line.groups(1)
+        assert (group.cpu, group.memory) == (4, 8)
+        await line.until_running()
+        (wanted,) = line.service.kcilet.wanted.values()
+        given = configs.parse(wanted.cluster.kubeconfig)
+        assert given.client_certificate_pem == configs.parse(others).client_certificate_pem
+        assert given.server == f"https://127.0.0.1:{line.api_server.port}"
