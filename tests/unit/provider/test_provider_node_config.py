@@ -102,8 +102,10 @@ def test_labels_are_those_that_a_node_may_give_itself(read):
     ]
     assert "kubectl label node NAME node-role.kubernetes.io/agent=" in problems[-1]
     assert read(customLabels={"team": 1})[1] == [
-        'customLabels: Expected str, got int; write it as {"name": "value"}, numbers and true and false in '
-        "quotes too"
+        (
+            'customLabels: Expected str, got int; write it as {"name": "value"}, numbers and true and false '
+            "in quotes too"
+        )
     ]
 
 
