@@ -150,7 +150,7 @@ def groups(line):
 
 
 def limited(name, **spec):
-    return pytest.param(name, spec, marks=pytest.mark.guide(f"limit {name}"), id=name)
+    return pytest.param(name, spec, id=name)
 
 
 LIMITS = {
@@ -171,6 +171,14 @@ LIMITS = {
 }
 
 
+@pytest.mark.guide(
+    "limit hostPath",
+    "limit privileged",
+    "limit hostNetwork",
+    "limit hostPID",
+    "limit hostIPC",
+    "limit hostPort",
+)
 @pytest.mark.parametrize(
     ("name", "spec"),
     [
