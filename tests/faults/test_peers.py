@@ -224,7 +224,7 @@ def _compare_starts(line, recorder, runs, trouble, *, afterwards=lambda: None):
     theirs and half a second, as among so few the slowest is mostly chance. Where that is exceeded more turns
     are taken and all are judged together, since a busy moment passes and a delay by the trouble does not.
     """
-    turns = runs.scale(quick=1, faults=4, release=10)
+    turns = runs.scale(quick=1, faults=2, release=10)
     alone, beside = [], []
     for turn in range(2 * turns):
         alone += _starts_s(line, recorder, f"alone-{turn}")

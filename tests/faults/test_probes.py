@@ -46,7 +46,7 @@ def transitions(line):
 def test_what_is_well_stays_ready_whatever_is_killed(line, probed, runs, part):
     chance = runs.random()
     before = transitions(line)
-    for _ in range(runs.scale(quick=2, faults=6, release=30)):
+    for _ in range(runs.scale(quick=2, faults=3, release=30)):
         killed = line.kill(part)
         line.wait_back(part, killed)
         # The moment is what is tested; probes of every kind are run in it.
