@@ -178,7 +178,7 @@ async def test_without_a_subnet_and_a_security_group_a_pod_must_name_them(line, 
             annotations.SECURITY_GROUPS,
         ):
             assert name in pod.status.message
-        assert await line.service.alice.list_container_groups() == ()
+        assert await line.service.alice.list_container_groups() == []
         # The refusal ends with its cause, at once.
         named = {
             annotations.SUBNET: service_world.SUBNET_ID,

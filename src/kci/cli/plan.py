@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import pathlib
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from kci.cli import output
+from kci.cli import access, output
 from kci.kit import errors
+
+if TYPE_CHECKING:
+    from kci.client import client
+    from kci.contract import packages
+    from kci.provider import node_config
 
 ALL_GRANTED, SOME_REFUSED, UNREADABLE = 0, 1, 2
 _HELP = (
@@ -19,7 +25,8 @@ _HELP = (
     "variables' names. The exit code is 0 if every pod is granted, 1 if one is refused, 2 if the manifest "
     "cannot be read."
 )
-_TAINT = ("virtual-kubelet.io/provider", "kingsoftcloud", "NoSchedule")
+# A plan waits no longer for a service that may not be there.
+_ANSWERS_WITHIN_S = 1.0
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -55,18 +62,31 @@ def plan(
     ] = False,
     packages_file: Annotated[
         pathlib.Path | None,
-        typer.Option("--packages", help="Sizes that there are, as DescribeKciPackages answers in JSON."),
+        typer.Option(
+            "--packages",
+            help="Sizes that there are, as DescribeKciPackages answers in JSON. Default: as the KCI service "
+            "says, if one is known and answers, else those of the documentation.",
+        ),
     ] = None,
+    provider_config: Annotated[
+        str | None, typer.Option(help="The node's file with taints and instanceSettings.")
+    ] = None,
+    state_dir: access.StateDirOption = None,
 ) -> None:
     from kci.cli import manifests
-    from kci.contract import packages
-    from kci.kube import models
+    from kci.provider import node_config
     from kci.provider.plan import preview
 
-    key, value, effect = _TAINT
     try:
+        subjects = [
+            one
+            for name in files
+            for one in manifests.read(_text(name), "standard input" if name == "-" else name)
+        ]
+        config = _config(provider_config) if provider_config else node_config.NodeConfig()
+        taints = preview.DEFAULT_TAINTS if config.taints is None else config.taints
         node = preview.Node(
-            taints=() if disable_taint else (models.Taint(key=key, value=value, effect=effect),),
+            taints=() if disable_taint else taints,
             subnet_id=subnet_id,
             security_group_ids=None if security_group_ids is None else _split(security_group_ids),
             cluster_dns=None if cluster_dns is None else _split(",".join(cluster_dns)),
@@ -74,17 +94,10 @@ def plan(
             cluster_domain=cluster_domain,
             kube_proxy=kube_proxy,
             strict_sizes=strict_sizes,
-            table=(
-                packages.read_table(_read(packages_file), str(packages_file))
-                if packages_file
-                else packages.STANDARD
-            ),
+            instance_settings=config.instance_settings,
+            table=_table(packages_file, state_dir),
         )
-        found = [
-            one if isinstance(one, preview.Preview) else preview.preview(one, node)
-            for name in files
-            for one in manifests.read(_text(name), "standard input" if name == "-" else name)
-        ]
+        found = [one if isinstance(one, preview.Preview) else preview.preview(one, node) for one in subjects]
     except errors.UserError as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)
         raise typer.Exit(UNREADABLE) from error
@@ -95,6 +108,35 @@ def plan(
     else:
         output.show([msgspec.to_builtins(one) for one in found], output_form)
     raise typer.Exit(SOME_REFUSED if any(one.refused for one in found) else ALL_GRANTED)
+
+
+def _config(path: str) -> node_config.NodeConfig:
+    from kci.provider import node_config
+
+    problems: list[str] = []
+    config = node_config.read(path, problems)
+    if problems:
+        raise errors.UserError("\n".join(problems))
+    return config
+
+
+def _table(file: pathlib.Path | None, state_dir: pathlib.Path | None) -> packages.Table:
+    from kci.contract import packages
+
+    if file is not None:
+        return packages.read_table(_read(file), str(file))
+    try:
+        table = access.ask(state_dir, _offered)
+    except (errors.UserError, TimeoutError) as error:
+        if state_dir is not None:
+            typer.secho(f"taking the documentation's sizes: {error}", err=True)
+        return packages.STANDARD
+    return table
+
+
+async def _offered(service: client.KciClient) -> packages.Table:
+    async with asyncio.timeout(_ANSWERS_WITHIN_S):
+        return await service.describe_kci_packages()
 
 
 def _split(text: str) -> tuple[str, ...]:

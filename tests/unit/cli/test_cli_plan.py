@@ -21,7 +21,11 @@ def run(text, *options):
     # Nothing of the caller's own environment counts.
     environment = {"KCI_SUBNET_ID": "", "KCI_SECURITY_GROUP_IDS": "", "KCI_KUBE_PROXY": ""}
     return typer.testing.CliRunner().invoke(
-        main.app, ["plan", "-f", "-", "-o", "json", *options], input=text, env=environment
+        main.app,
+        # Nor a stack that may run here.
+        ["plan", "-f", "-", "-o", "json", "--state-dir", "/nonexistent", *options],
+        input=text,
+        env=environment,
     )
 
 
@@ -146,6 +150,22 @@ def test_sizes_of_a_file(tmp_path):
     file.write_text('{"Packages": [{"Cpu": 3, "Mem": [5]}]}')
     (found,) = plan(POD % ("", "cpu: 1"), *NODE, "--packages", str(file))
     assert found["granted"] == {"cpu": 3, "memory": 5}
+
+
+def test_a_nodes_configuration_file_counts(tmp_path):
+    file = tmp_path / "node.yaml"
+    file.write_text(
+        "taints: [{key: own, value: v, effect: NoSchedule}]\n"
+        "instanceSettings: {k8s.ksyun.com/kci-subnet-id: s-9, k8s.ksyun.com/kci-kube-proxy-enabled: 'true'}\n"
+    )
+    (found,) = plan(POD % ("", ""), "--provider-config", str(file), "--security-group-ids", "g-1")
+    assert (found["subnet"], found["kubeProxy"]) == ("s-9", True)
+    (note,) = found["notes"]
+    assert "own=v:NoSchedule" in note["message"]
+    file.write_text("taint: []\n")
+    wrong = run(POD % ("", ""), "--provider-config", str(file))
+    assert wrong.exit_code == 2
+    assert "is taints meant?" in wrong.stderr
 
 
 def test_a_value_that_the_api_server_would_not_take_hides_nothing_of_the_others():

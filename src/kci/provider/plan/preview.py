@@ -15,10 +15,12 @@ from kci.contract import packages
 from kci.kube import admission, bandwidth, dns, models, tolerations
 from kci.provider import annotations as pod_annotations
 from kci.provider.plan import group
+from kci.vnode import node as nodes
 
 MISPLACED = "AnnotationNotOnPod"
 UNTOLERATED = "MissingToleration"
 INVALID = "InvalidPod"
+DEFAULT_TAINTS = (nodes.DEFAULT_TAINT,)
 # Stands for what the node has and we were not told.
 _NOT_TOLD = "(not told)"
 
