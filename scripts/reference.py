@@ -17,8 +17,7 @@ FOLDER = pathlib.Path(__file__).resolve().parents[1] / "docs" / "reference"
 MADE = "<!-- Made from the code by `make docs`; edits are lost. -->"
 
 _ABOUT_NODE = """\
-Everything is checked at the start: what is wrong is named at once, each with what to write instead, or the
-program does not start.
+All of it is checked at the start: the program starts, or names everything that is wrong and what to write.
 A boolean flag is written `--flag` or `--flag=false`.
 A DURATION is written as `30s`, `5m` or `1h30m`.
 A flag that is repeated is no error: a list takes what all of them say, any other the last.

@@ -18,6 +18,8 @@ _MAX_MESSAGE_BYTES = 16 << 20
 _MAX_DETAILS = 1024
 # A call whose caller died is undone by the runtime, which keeps the name until then. It has no code for that.
 _UNDER_WAY = ("is reserved for", "is already in starting state")
+# Of a start that was cut off: the runtime lost sight of what it had started.
+_HAS_LOST_TASK = "cannot delete running task"
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     # A runtime that was restarted is back within a second; gRPC's own delays grow to two minutes.
@@ -39,6 +41,10 @@ class Deadlines:
     remove_s: float = 60.0
     # The runtime itself ends a pull that stands still.
     pull_s: float = 3600.0
+
+
+class LostTaskError(ports.DriverError):
+    """Something runs in it that the runtime knows nothing of, and will not end."""
 
 
 class DeadlineError(ports.UnavailableError):
@@ -97,5 +103,7 @@ class Connection:
                 return ports.UnavailableError(
                     f"cannot {what} yet: the runtime has not done with an earlier try"
                 )
+            case _ if _HAS_LOST_TASK in details:
+                return LostTaskError(f"cannot {what}: {details}")
             case _:
                 return ports.DriverError(f"cannot {what}: {details}")

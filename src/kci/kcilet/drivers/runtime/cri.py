@@ -301,11 +301,16 @@ class CriRuntime:
         )
 
     async def remove_sandbox(self, sandbox_id: ports.SandboxId) -> None:
-        await self._end(
-            self._connection.runtime.RemovePodSandbox,
-            api_pb2.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id),
-            f"remove sandbox {sandbox_id}",
-        )
+        try:
+            await self._end(
+                self._connection.runtime.RemovePodSandbox,
+                api_pb2.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id),
+                f"remove sandbox {sandbox_id}",
+            )
+        except connections.LostTaskError:
+            # It goes with its shim; the next try finds it gone.
+            _ = await tasks.in_thread(shims.kill, sandbox_id)
+            raise
         self._sandboxes.pop(sandbox_id, None)
         self._addresses.pop(sandbox_id, None)
         pod_uid = self._pod_uids.get(sandbox_id)

@@ -22,7 +22,7 @@ def kill(sandbox_id: ports.SandboxId) -> bool:
     """Whether a shim of this sandbox was found. Blocking."""
     for entry in _PROC.iterdir():
         if entry.name.isdigit() and _is_shim_of(entry, sandbox_id):
-            log.warning("ending a shim that does not answer", sandbox=sandbox_id, pid=int(entry.name))
+            log.warning("ending a shim as a last resort", sandbox=sandbox_id, pid=int(entry.name))
             try:
                 os.kill(int(entry.name), signal.SIGKILL)
             except ProcessLookupError:
