@@ -5,8 +5,12 @@ import inspect
 import ipaddress
 import sys
 
+import hypothesis
 import pytest
 
+# On a busy machine any example may take long.
+hypothesis.settings.register_profile("kci", deadline=None)
+hypothesis.settings.load_profile("kci")
 # In tests/harness. requirements.py: the marker `requirement`, the fixture `runs`, the table at the end;
 # outputs.py: no secret in what a test wrote; time_limits.py: a test that hangs fails.
 pytest_plugins = ["requirements", "outputs", "time_limits"]

@@ -51,7 +51,11 @@ class Container:
         self._started.append(subprocess.Popen(self.command(*argv)))
         while not (new := sessions.leaders(self.name) - before):
             pass
-        return new.pop()
+        (process,) = new
+        # It is there before it has become the command.
+        while pathlib.Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"setsid"):
+            pass
+        return process
 
     def sleeping(self):
         """What its processes `sleep N` were started with."""
