@@ -14,7 +14,7 @@ import contextlib
 import signal
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 import structlog
 
@@ -104,6 +104,29 @@ async def first_of(*work: Coroutine[Any, Any, Any], name: str) -> None:
         await asyncio.wait(started, return_when=asyncio.FIRST_COMPLETED)
         for task in started:
             task.cancel()
+
+
+async def finish(name: str, work: Coroutine[Any, Any, T], *, within_s: float) -> T:
+    """Run what is better not cut off: cancelled, it still gets so long to end first."""
+    async with Tasks() as tasks:
+        task = tasks.spawn(name, _settle(work))
+        try:
+            result, error = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task], timeout=within_s)
+            raise
+        finally:
+            task.cancel()
+    if error is not None:
+        raise error
+    return cast("T", result)
+
+
+async def _settle(work: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
+    try:
+        return await work, None
+    except Exception as error:  # noqa: BLE001  (handed on)
+        return None, error
 
 
 async def in_thread(call: Callable[..., T], *args: Any) -> T:

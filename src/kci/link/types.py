@@ -7,6 +7,8 @@ HTTP/1.1 with JSON over the kcilet's unix socket; the kcilet listens, the servic
                                          Refused as a whole if it comes from another store than the one that
                                          the machine serves.
     PUT    /v1/groups/{group_id}         WantedGroup: ensure it runs as said; an older generation is ignored
+    PUT    /v1/security-groups           SecurityGroups: all that wanted groups name; holds for running ones at
+                                         once. An older generation is ignored.
     DELETE /v1/groups/{group_id}         wish to have it gone; its report says Gone when nothing is left
     GET    /v1/reports                   endless JSON lines of GroupReport: all now, then each change;
                                          an empty line each 15 s proves that the line is alive
@@ -51,6 +53,57 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     mac_address: str
 
 
+class Direction(enum.StrEnum):
+    """As the instance sees it: what comes to it, what leaves it."""
+
+    IN = "in"
+    OUT = "out"
+
+
+class Protocol(enum.StrEnum):
+    """ANY includes what has no name here."""
+
+    ANY = "ip"
+    TCP = "tcp"
+    UDP = "udp"
+    ICMP = "icmp"
+
+
+class SecurityGroupRule(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of a security group. Rows are looked at by priority, the lowest number first; the first that
+    fits decides. What no row of any of an instance's groups fits is dropped.
+    """
+
+    direction: Direction
+    is_allowed: bool = True
+    # 1 to 100; of two with the same number the one that denies counts.
+    priority: int = 1
+    protocol: Protocol = Protocol.ANY
+    # Both included; TCP and UDP only.
+    first_port: int = 1
+    last_port: int = 65535
+    # None is all types and all codes; ICMP only.
+    icmp_type: int | None = None
+    icmp_code: int | None = None
+    # The other side: addresses, or the instances of a security group. Never both.
+    cidr: str = ""
+    security_group_id: str = ""
+
+
+class SecurityGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Its rows. Its members are the wanted groups that name it."""
+
+    security_group_id: str
+    rules: tuple[SecurityGroupRule, ...] = ()
+
+
+class SecurityGroups(msgspec.Struct, frozen=True, kw_only=True):
+    """All security groups that a machine needs to know; a group that is not there lets nothing through."""
+
+    generation: int
+    security_groups: tuple[SecurityGroup, ...]
+
+
 class WantedGroup(msgspec.Struct, frozen=True, kw_only=True):
     """A container group that should run on this machine (cluster mode)."""
 
@@ -73,10 +126,17 @@ class WantedGroup(msgspec.Struct, frozen=True, kw_only=True):
     machine_dns: tuple[str, ...] = ()
     machine_searches: tuple[str, ...] = ()
     kube_proxy: bool = False
+    # At most three; none: a service that knows of no security groups, and nothing is filtered.
+    security_group_ids: tuple[str, ...] = ()
+    # Bits per second; 0 is no limit.
+    ingress_bits: int = 0
+    egress_bits: int = 0
 
 
 class Sync(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[WantedGroup, ...]
+    # None from a service that knows of none.
+    security_groups: SecurityGroups | None = None
     # Made with the service's store, and the same in each copy of it; empty from an older service.
     store_id: str = ""
 

@@ -78,3 +78,48 @@ async def test_work_that_is_cancelled_before_its_first_step_leaves_no_warning():
         async with tasks.Tasks() as group:
             group.run_forever("late", never_started())
             raise KeyError("x")
+
+
+async def test_what_is_better_not_cut_off_ends_before_its_cancellation_does():
+    began, may_end, is_done = asyncio.Event(), asyncio.Event(), []
+
+    async def works():
+        began.set()
+        await may_end.wait()
+        is_done.append(True)
+
+    async with tasks.Tasks() as group:
+        task = group.spawn("caller", tasks.finish("work", works(), within_s=10))
+        await began.wait()
+        task.cancel()
+        asyncio.get_running_loop().call_later(0.01, may_end.set)
+        await asyncio.wait([task])
+    assert task.cancelled()
+    assert is_done
+
+
+async def test_what_takes_too_long_after_all_is_cut_off():
+    began = asyncio.Event()
+
+    async def hangs():
+        began.set()
+        await asyncio.Event().wait()
+
+    async with tasks.Tasks() as group:
+        task = group.spawn("caller", tasks.finish("work", hangs(), within_s=0.01))
+        await began.wait()
+        task.cancel()
+        await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_what_is_not_cut_off_hands_on_its_result_and_its_error():
+    async def returns():
+        return 7
+
+    async def fails():
+        raise KeyError("x")
+
+    assert await tasks.finish("work", returns(), within_s=1) == 7
+    with pytest.raises(KeyError):
+        await tasks.finish("work", fails(), within_s=1)

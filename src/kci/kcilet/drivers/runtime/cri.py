@@ -348,13 +348,15 @@ class CriRuntime:
         return container_id
 
     async def start_container(self, container_id: ports.ContainerId) -> None:
+        start = self._connection.ask(
+            self._connection.runtime.StartContainer,
+            api_pb2.StartContainerRequest(container_id=container_id),
+            what=f"start container {container_id}",
+            timeout_s=self._deadlines.make_s,
+        )
         try:
-            await self._connection.ask(
-                self._connection.runtime.StartContainer,
-                api_pb2.StartContainerRequest(container_id=container_id),
-                what=f"start container {container_id}",
-                timeout_s=self._deadlines.make_s,
-            )
+            # Cut off, the runtime forgets a process that already runs: what it does would be done twice.
+            await tasks.finish("start container", start, within_s=self._deadlines.look_s)
         except ports.UnavailableError:
             raise
         except ports.DriverError as error:
