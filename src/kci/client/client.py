@@ -73,11 +73,13 @@ class KciClient:
         self._clock = clock
         self._read_backoff = backoffs.Backoff(initial_s=0.2, cap_s=2.0)
         self._session: aiohttp.ClientSession | None = None
+        self._opened = sockets.Opened()
 
     async def __aenter__(self) -> Self:
         trace = aiohttp.TraceConfig()
         trace.on_request_redirect.append(_refuse_redirect)
         self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(socket_factory=self._opened),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=min(5.0, self._timeout_s)),
             trace_configs=[trace],
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -88,6 +90,7 @@ class KciClient:
     async def __aexit__(self, *_: object) -> None:
         if self._session is not None:
             await self._session.close()
+            await self._opened.end()
 
     # ---- container groups
 

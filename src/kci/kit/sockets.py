@@ -11,14 +11,18 @@ import contextlib
 import select
 import socket
 import struct
+import weakref
 from collections.abc import Iterator
 from typing import Any
+
+import aiohttp
 
 # A stream may stand still as long as a kubelet lets it (streamingConnectionIdleTimeout, 1.36).
 STREAM_IDLE_S = 4 * 3600.0
 
 # RFC 6455: what is noted of a connection that ended without a goodbye.
 _ABNORMAL_CLOSURE = 1006
+_LOOPS_TO_CLOSE = 20
 _IDLE_S = 30
 _OPTIONS = (
     (socket.TCP_KEEPIDLE, _IDLE_S),
@@ -76,6 +80,33 @@ async def wait_hung_up(connection: Any) -> None:
             _ = await hung_up.wait()
         finally:
             loop.remove_reader(watch.fileno())
+
+
+class Opened:
+    """The sockets of an aiohttp connector (given to it as `socket_factory`): none outlives its client.
+
+    A request that is cancelled before its answer leaves a connection that waits for the peer's TLS goodbye;
+    one that is cancelled while it connects may leave one that nobody knows of any more.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def __call__(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        opened = socket.socket(*address[:3])
+        self._sockets.add(opened)
+        return opened
+
+    async def end(self) -> None:
+        """To be called after the session was closed: their transports see the end and close them."""
+        for opened in self._sockets:
+            # Not connected, or closed already.
+            with contextlib.suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
+        for _ in range(_LOOPS_TO_CLOSE):
+            if all(opened.fileno() < 0 for opened in self._sockets):
+                return
+            await asyncio.sleep(0)
 
 
 @contextlib.contextmanager

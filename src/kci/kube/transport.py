@@ -47,13 +47,18 @@ class Transport:
             total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=stall_s
         )
         self._session: aiohttp.ClientSession | None = None
+        self._opened = sockets.Opened()
         self._token = config.token
         self._token_read_at = 0.0
 
     async def __aenter__(self) -> Self:
         # No limit on connections: a watch holds one, and calls are limited by who makes them.
         connector = aiohttp.TCPConnector(
-            ssl=tls_context(self.config), limit=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=30
+            ssl=tls_context(self.config),
+            limit=0,
+            keepalive_timeout=KEEPALIVE_S,
+            ttl_dns_cache=30,
+            socket_factory=self._opened,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -68,6 +73,7 @@ class Transport:
     ) -> None:
         if self._session is not None:
             await self._session.close()
+            await self._opened.end()
             self._session = None
 
     async def call(

@@ -7,8 +7,8 @@ HTTP/1.1 with JSON over the kcilet's unix socket; the kcilet listens, the servic
                                          Refused as a whole if it comes from another store than the one that
                                          the machine serves.
     PUT    /v1/groups/{group_id}         WantedGroup: ensure it runs as said; an older generation is ignored
-    PUT    /v1/security-groups           SecurityGroups: all that wanted groups name; holds for running ones at
-                                         once. An older generation is ignored.
+    PUT    /v1/security-groups           SecurityGroups: all that wanted groups name; holds for running ones
+                                         at once. An older generation is ignored.
     DELETE /v1/groups/{group_id}         wish to have it gone; its report says Gone when nothing is left
     GET    /v1/reports                   endless JSON lines of GroupReport: all now, then each change;
                                          an empty line each 15 s proves that the line is alive

@@ -18,31 +18,35 @@ from kci.kube import client as clients
 from kci.kube import config, resources
 
 EVENT = b'{"type":"ADDED","object":{"metadata":{"name":"a","uid":"u"}}}\n'
+# Small beside a TLS handshake here, so that each of its steps is met.
+STEP_S = 0.0002
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture
 def mute_server(tmp_path):
-    """The port of a server that answers with one event, and then neither reads nor closes."""
+    """The port of a server that answers a watch with one event, anything else never, and closes nothing."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(self_signed(tmp_path / "identity.pem"))
-    over = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=answer_once, args=(listener, context, over))
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as kept:
+        thread = threading.Thread(target=answer_all, args=(listener, context, kept))
         thread.start()
         try:
             yield listener.getsockname()[1]
         finally:
-            over.set()
+            listener.shutdown(socket.SHUT_RDWR)
             thread.join()
 
 
-def answer_once(listener, context, over):
-    connection, _ = listener.accept()
-    with context.wrap_socket(connection, server_side=True) as answered:
-        answered.recv(65536)
-        answered.sendall(HEAD + b"%x\r\n%s\r\n" % (len(EVENT), EVENT))
-        over.wait()
+def answer_all(listener, context, kept):
+    # Of the listener it means the end; of a connection that its client gave up.
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            with contextlib.suppress(OSError):
+                answered = kept.enter_context(context.wrap_socket(connection, server_side=True))
+                if b"watch=" in answered.recv(65536):
+                    answered.sendall(HEAD + b"%x\r\n%s\r\n" % (len(EVENT), EVENT))
 
 
 def self_signed(path):
@@ -68,8 +72,26 @@ def test_a_watch_that_is_left_leaves_no_connection_behind(mute_server):
             async with contextlib.aclosing(watch) as events:
                 assert (await anext(events)).object.metadata.name == "a"
 
+    assert warnings_of(watch_one()) == []
+
+
+def test_a_call_that_is_cancelled_leaves_no_connection_behind(mute_server):
+    """Before its answer, wherever it is: connecting, shaking hands, waiting."""
+
+    async def cancel_some():
+        known = config.ClusterConfig(server=f"https://127.0.0.1:{mute_server}", insecure=True)
+        for step in range(40):
+            async with clients.Client(known) as client, asyncio.TaskGroup() as group:
+                call = group.create_task(client.get(resources.CONFIG_MAPS, "a", namespace="b"))
+                await asyncio.sleep(step * STEP_S)
+                call.cancel()
+
+    assert warnings_of(cancel_some()) == []
+
+
+def warnings_of(work):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResourceWarning)
-        asyncio.run(watch_one())
+        asyncio.run(work)
         gc.collect()
-    assert [str(one.message) for one in caught] == []
+    return [str(one.message) for one in caught]

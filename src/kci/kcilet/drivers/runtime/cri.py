@@ -331,13 +331,12 @@ class CriRuntime:
         log_path = pathlib.Path(sandbox_config.log_directory, config.log_path)
         await tasks.in_thread(_make_folder, log_path.parent)
         try:
-            answer = await self._connection.ask(
+            answer = await self._make(
                 self._connection.runtime.CreateContainer,
                 api_pb2.CreateContainerRequest(
                     pod_sandbox_id=sandbox_id, config=config, sandbox_config=sandbox_config
                 ),
-                what=f"create container {spec.container.name!r} of pod {spec.pod.key}",
-                timeout_s=self._deadlines.make_s,
+                f"create container {spec.container.name!r} of pod {spec.pod.key}",
             )
         except ports.UnavailableError:
             raise
@@ -348,19 +347,23 @@ class CriRuntime:
         return container_id
 
     async def start_container(self, container_id: ports.ContainerId) -> None:
-        start = self._connection.ask(
-            self._connection.runtime.StartContainer,
-            api_pb2.StartContainerRequest(container_id=container_id),
-            what=f"start container {container_id}",
-            timeout_s=self._deadlines.make_s,
-        )
         try:
-            # Cut off, the runtime forgets a process that already runs: what it does would be done twice.
-            await tasks.finish("start container", start, within_s=self._deadlines.look_s)
+            await self._make(
+                self._connection.runtime.StartContainer,
+                api_pb2.StartContainerRequest(container_id=container_id),
+                f"start container {container_id}",
+            )
         except ports.UnavailableError:
             raise
         except ports.DriverError as error:
             raise ports.ContainerError("RunContainerError", str(error)) from error
+
+    async def _make(self, call: Callable[..., Any], request: Any, what: str) -> Any:
+        """Not cut off at once when cancelled: containerd would go on with half of it, make containers that
+        cannot start and forget processes that run already (1.7.24).
+        """
+        asked = self._connection.ask(call, request, what=what, timeout_s=self._deadlines.make_s)
+        return await tasks.finish(what, asked, within_s=self._deadlines.look_s)
 
     async def stop_container(self, container_id: ports.ContainerId, grace_s: int) -> None:
         loop = asyncio.get_running_loop()
