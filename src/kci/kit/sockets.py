@@ -15,8 +15,6 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-import aiohttp
-
 # A stream may stand still as long as a kubelet lets it (streamingConnectionIdleTimeout, 1.36).
 STREAM_IDLE_S = 4 * 3600.0
 
@@ -92,7 +90,7 @@ class Opened:
     def __init__(self) -> None:
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
-    def __call__(self, address: aiohttp.AddrInfoType) -> socket.socket:
+    def __call__(self, address: tuple[Any, ...]) -> socket.socket:
         opened = socket.socket(*address[:3])
         self._sockets.add(opened)
         return opened
