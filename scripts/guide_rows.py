@@ -8,7 +8,6 @@ import dataclasses
 
 _SERVICES = "the DNS server and service addresses themselves: part 2"
 _PROXY = "access to ClusterIP addresses itself: part 2"
-_BANDWIDTH = "the limit itself: part 2"
 _FIREWALL = "what a security group lets through: part 2"
 
 
@@ -72,8 +71,8 @@ ANNOTATIONS = (
     Row("annotation kci-security-group-id", "1 to 3 security groups instead of the node's", _FIREWALL),
     Row("annotation kci-subnet-id", "another subnet than the node's"),
     Row("annotation kci-kube-proxy-enabled", "whether the pod reaches ClusterIP services", _PROXY),
-    Row("annotation ingress-bandwidth", "a limit of what comes in; G, M, k or bits", _BANDWIDTH),
-    Row("annotation egress-bandwidth", "a limit of what goes out; G, M, k or bits", _BANDWIDTH),
+    Row("annotation ingress-bandwidth", "a limit of what comes in; G, M, k or bits"),
+    Row("annotation egress-bandwidth", "a limit of what goes out; G, M, k or bits"),
     Row("annotation kci-host-aliases", "host names of the machine below"),
     Row("annotation kci-instance-id", "ours, written back: the instance"),
     Row("annotation kci-instance-spec", "ours, written back: the granted size"),

@@ -315,9 +315,15 @@ class FakeNetwork:
 
     def __init__(self):
         self.links = {}
+        self.limits = {}
 
-    def expect(self, pod_uid, interface):
+    def expect(self, pod_uid, interface, limits):
         self.links[pod_uid] = interface
+        self.limits[pod_uid] = limits
+
+    async def limit_traffic(self, pod_uid, limits):
+        if pod_uid in self.links:
+            self.limits[pod_uid] = limits
 
     async def remove_network(self, pod_uid):
         self.links.pop(pod_uid, None)

@@ -75,6 +75,12 @@ def _run_a_command(line):
     _ = line.run_kubectl("exec", "bystander", "--", "sleep", "1")
 
 
+def _change_a_limit(line, megabits=itertools.count(20)):  # noqa: B008  (another one each time)
+    line.kubectl(
+        "annotate", "pod", "bystander", f"kubernetes.io/egress-bandwidth={next(megabits)}M", "--overwrite"
+    )
+
+
 # What passes a point that the coming and going of pods does not.
 PROVOKED = {
     "vnode.lease.write.": _wait_only,
@@ -85,6 +91,7 @@ PROVOKED = {
     "kcilet.note_store.": _start_service_again,
     "kcilet.remove_container.": _run_a_container_that_ends,
     "kcilet.exec.": _run_a_command,
+    "kcilet.limit_traffic.": _change_a_limit,
     "logs.rotation.": _write_a_long_log,
 }
 

@@ -300,13 +300,28 @@ class Volumes(Protocol):
 # ---- network, cgroups ---------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class TrafficLimits:
+    """Bits per second; 0 is no limit."""
+
+    ingress_bits: int = 0
+    egress_bits: int = 0
+
+
+NO_LIMITS = TrafficLimits()
+
+
 class Network(Protocol):
     """Gives each pod the address the service chose. The CNI plugin asks this driver over its unix
     socket when the runtime makes or ends a sandbox.
     """
 
-    def expect(self, pod_uid: models.PodUid, interface: link.Interface) -> None:
-        """Say which interface a pod gets; before run_sandbox."""
+    def expect(self, pod_uid: models.PodUid, interface: link.Interface, limits: TrafficLimits) -> None:
+        """Say which interface a pod gets, and what may pass it; before run_sandbox."""
+        ...
+
+    async def limit_traffic(self, pod_uid: models.PodUid, limits: TrafficLimits) -> None:
+        """Have these limits and no others from now on; nothing happens without a link."""
         ...
 
     async def remove_network(self, pod_uid: models.PodUid) -> None:

@@ -62,7 +62,7 @@ class Machine:
         pod = pod or make_pod(models.Container(name="main", image=BUSYBOX, **spec), **pod_spec)
         interface = make_interface()
         await self.cgroups.ensure_cgroup(pod.uid, cpu_milli=cpu_milli, memory_mib=memory_mib, pids=pids)
-        self.network.expect(pod.uid, interface)
+        self.network.expect(pod.uid, interface, ports.NO_LIMITS)
         described = self.sandbox_spec(pod, attempt=attempt)
         sandbox_id = await self.runtime.run_sandbox(described)
         return Started(pod, sandbox_id, ports.ContainerId(""), interface, described.log_directory)

@@ -309,7 +309,12 @@ def test_an_unknown_container_is_ended_before_it_is_started_again():
         seen=ports.SeenPod("uid-1", (box,), (lost,)),
         now_s=100.0,
     )
-    history = histories.History(first_seen_s=0.0, laid_out="", images={"app": ports.ImageRef("sha256:x")})
+    history = histories.History(
+        first_seen_s=0.0,
+        laid_out="",
+        limited=ports.NO_LIMITS,
+        images={"app": ports.ImageRef("sha256:x")},
+    )
     asked = steps.plan(world, history).asked
     assert [type(action) for action in asked] == [actions.StopContainer]
     assert records.next_attempt(world.pod, "app", world.seen) == 1

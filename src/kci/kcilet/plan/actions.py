@@ -28,6 +28,14 @@ class EnsureImage:
 @dataclasses.dataclass(frozen=True)
 class RunSandbox:
     attempt: int
+    limits: ports.TrafficLimits = ports.NO_LIMITS
+
+
+@dataclasses.dataclass(frozen=True)
+class LimitTraffic:
+    """Of a sandbox that there is: from now on, these limits."""
+
+    limits: ports.TrafficLimits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +87,7 @@ Action: TypeAlias = (
     PrepareVolumes
     | EnsureImage
     | RunSandbox
+    | LimitTraffic
     | StartContainer
     | StopContainer
     | StopSandbox
@@ -110,6 +119,8 @@ def subject(action: Action) -> str:
             return image_subject(name)
         case RunSandbox():
             return "sandbox"
+        case LimitTraffic():
+            return "traffic"
         case StartContainer(container=name):
             return container_subject(name)
         case StopContainer(container_id=identifier) | RemoveContainer(container_id=identifier):

@@ -7,8 +7,6 @@ import dataclasses
 from kci.kcilet.plan import actions
 from kci.kube import models
 
-BANDWIDTH_ANNOTATIONS = ("kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth")
-
 
 @dataclasses.dataclass(frozen=True)
 class Event:
@@ -76,17 +74,16 @@ def probe_warning(kind: str, output: str, container: str) -> Event:
     return warning("ProbeWarning", f"{kind} probe warning: {output}", container)
 
 
-def not_served(pod: models.Pod, *, kube_proxy: bool) -> list[Event]:
+def not_served(*, kube_proxy: bool) -> list[Event]:
     """What the pod asks of its network and does not get from this kcilet: told, never dropped silently."""
-    told = [
-        warning("BandwidthNotLimited", f"the annotation {key} has no effect here: traffic is not limited")
-        for key in BANDWIDTH_ANNOTATIONS
-        if key in pod.metadata.annotations
-    ]
-    if kube_proxy:
-        text = "kube-proxy is asked for this pod, but there is none here: it cannot reach ClusterIP services"
-        told.append(warning("KubeProxyNotAvailable", text))
-    return told
+    if not kube_proxy:
+        return []
+    text = "kube-proxy is asked for this pod, but there is none here: it cannot reach ClusterIP services"
+    return [warning("KubeProxyNotAvailable", text)]
+
+
+def bandwidth_not_limited(problem: str) -> Event:
+    return warning("BandwidthNotLimited", problem)
 
 
 def sandbox_changed() -> Event:
@@ -140,6 +137,8 @@ def of_failure(action: actions.Action, reason: str, message: str) -> tuple[Event
             return first, warning("Failed", f"Error: {reason}", name)
         case actions.StartContainer(container=name):
             return (warning("Failed", f"Error: {message}", name),)
+        case actions.LimitTraffic():
+            return (bandwidth_not_limited(message),)
         case actions.StopContainer() | actions.StopSandbox():
             return (warning("FailedKillPod", f"error killing pod: {message}"),)
         case actions.RemoveContainer() | actions.RemoveSandbox() | actions.RemoveLeftovers():

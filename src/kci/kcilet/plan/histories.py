@@ -65,6 +65,8 @@ class History:
     pulling: frozenset[str] = frozenset()
     # What the volumes were laid out with last (actions.PrepareVolumes.content); None before the first time.
     laid_out: str | None = None
+    # What the traffic was limited to last; None before the first time.
+    limited: ports.TrafficLimits | None = None
     # Container name -> its image, ensured for the next start and used up by it.
     images: Mapping[str, ports.ImageRef] = dataclasses.field(default_factory=dict)
     # Subject (actions.subject) -> its last failure; absent after a success.
@@ -96,6 +98,8 @@ def succeed(
     match action:
         case actions.PrepareVolumes(content=content):
             return dataclasses.replace(history, laid_out=content)
+        case actions.RunSandbox(limits=limits) | actions.LimitTraffic(limits=limits):
+            return dataclasses.replace(history, limited=limits)
         case actions.EnsureImage(container=name) if image is not None:
             return dataclasses.replace(history, images={**history.images, name: image})
         case actions.RemoveLeftovers():

@@ -50,6 +50,7 @@ class World:
     absent: bool = False
     # The state of what the volumes are made of (contents.state_of).
     content: str = ""
+    limits: ports.TrafficLimits = ports.NO_LIMITS
     # Why this machine cannot run the pod faithfully; empty if it can.
     refusal: str = ""
     # Whether the final status is written, or nobody is left to read it.
@@ -89,6 +90,7 @@ class _Draft:
     def __init__(self, world: World, history: histories.History) -> None:
         self.now_s = world.now_s
         self.content = world.content
+        self.limits = world.limits
         self.history = history
         self._has_place = world.has_place
         self._wants_place = False
@@ -180,6 +182,8 @@ def _run(pod: models.Pod, seen: ports.SeenPod, draft: _Draft) -> None:
     sandbox = records.current_sandbox(seen)
     if sandbox is None:
         _replace_sandbox(pod, seen, draft)
+    elif draft.history.limited != draft.limits:
+        draft.ask(actions.LimitTraffic(draft.limits))
     having_turn = records.having_turn(pod, seen)
     due = [
         container
@@ -218,7 +222,7 @@ def _replace_sandbox(pod: models.Pod, seen: ports.SeenPod, draft: _Draft) -> Non
     for sandbox in ready:
         draft.ask(actions.StopSandbox(sandbox.id))
     if not ready:
-        draft.ask_to_start(actions.RunSandbox(0 if newest is None else newest.attempt + 1))
+        draft.ask_to_start(actions.RunSandbox(0 if newest is None else newest.attempt + 1, draft.limits))
 
 
 def _stop_if_unhealthy(

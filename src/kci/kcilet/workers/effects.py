@@ -57,6 +57,10 @@ async def carry_out(machine: machine.Machine, action: actions.Action, job: Job) 
             return await _ensure_image(machine, action, job)
         case actions.RunSandbox():
             await _run_sandbox(machine, action, job)
+        case actions.LimitTraffic(limits=limits):
+            crashpoints.reached("kcilet.limit_traffic.before")
+            await machine.drivers.network.limit_traffic(job.uid, limits)
+            crashpoints.reached("kcilet.limit_traffic.after")
         case actions.StartContainer():
             await _start_container(machine, action, job)
         case actions.StopContainer():
@@ -129,7 +133,7 @@ async def _run_sandbox(machine: machine.Machine, action: actions.RunSandbox, job
     )
     for note in resolved.notes:
         job.tell(events.warning(note.reason, note.message))
-    for event in events.not_served(pod, kube_proxy=group.kube_proxy):
+    for event in events.not_served(kube_proxy=group.kube_proxy):
         job.tell(event)
     resolver = resolved.resolver
     crashpoints.reached("kcilet.cgroup.before")
@@ -137,7 +141,7 @@ async def _run_sandbox(machine: machine.Machine, action: actions.RunSandbox, job
         pod.uid, cpu_milli=group.cpu_milli, memory_mib=group.memory_mib, pids=machine.limits.pids
     )
     crashpoints.reached("kcilet.cgroup.after")
-    drivers.network.expect(pod.uid, group.interface)
+    drivers.network.expect(pod.uid, group.interface, action.limits)
     spec = ports.SandboxSpec(
         pod=pod,
         group_id=group.group_id,

@@ -29,6 +29,7 @@ from kci.kcilet.plan import (
     statuses,
     steps,
     told,
+    traffic,
 )
 from kci.kcilet.workers import effects, machine, prober, publisher
 from kci.kit import backoff as backoffs
@@ -84,6 +85,8 @@ class Worker:
         self._is_absent = False
         # Containers that the runtime shows as running and that have no process any more.
         self._lost: frozenset[ports.ContainerId] = frozenset()
+        # What was told last of annotations that cannot be held.
+        self._unheld: list[str] = []
         self._ended_at_s: float | None = None
         self._initialized = 0
         # A start that goes well is not told before.
@@ -253,6 +256,7 @@ class Worker:
             seen=self._prober.over(pod, self.seen),
             now_s=self._machine.now_s(),
             content=self._content(),
+            limits=self._limits(),
             absent=self._is_absent and (pod is None or pod.metadata.deletion_timestamp is None),
             refusal=_refusal(pod),
             status_settled=self._is_settled(),
@@ -267,6 +271,16 @@ class Worker:
     def _wish(self) -> histories.Wish:
         is_deleted = self.pod is not None and self.pod.metadata.deletion_timestamp is not None
         return histories.Wish.REMOVE if self._is_absent or is_deleted else self._charge.wish
+
+    def _limits(self) -> ports.TrafficLimits:
+        if self.pod is None or self._charge.group is None:
+            return self._history.limited or ports.NO_LIMITS
+        limits, problems = traffic.limits_of(self.pod, self._charge.group)
+        if problems != self._unheld:
+            self._unheld = problems
+            for problem in problems:
+                self._tell(events.bandwidth_not_limited(problem))
+        return limits
 
     def _content(self) -> str:
         source = self._charge.source

@@ -70,6 +70,8 @@ def to_wanted(group: groups.Group, kubeconfig: secret.Secret) -> link.WantedGrou
         machine_dns=machine.name_server,
         machine_searches=machine.search,
         kube_proxy=bool(request.kube_proxy and request.kube_proxy.enabled),
+        ingress_bits=request.bandwidth.ingress if request.bandwidth else 0,
+        egress_bits=request.bandwidth.egress if request.bandwidth else 0,
     )
 
 

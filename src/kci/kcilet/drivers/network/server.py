@@ -76,10 +76,16 @@ class BridgeNetwork:
     def __init__(self, wires: wiring.Wiring, thread: concurrent.futures.ThreadPoolExecutor) -> None:
         self._wires = wires
         self._thread = thread
-        self._expected: dict[models.PodUid, link.Interface] = {}
+        self._expected: dict[models.PodUid, tuple[link.Interface, ports.TrafficLimits]] = {}
 
-    def expect(self, pod_uid: models.PodUid, interface: link.Interface) -> None:
-        self._expected[pod_uid] = interface
+    def expect(self, pod_uid: models.PodUid, interface: link.Interface, limits: ports.TrafficLimits) -> None:
+        self._expected[pod_uid] = interface, limits
+
+    async def limit_traffic(self, pod_uid: models.PodUid, limits: ports.TrafficLimits) -> None:
+        try:
+            await self._in_thread(lambda: self._wires.limit(cni.to_link_name(pod_uid), limits))
+        except wiring.WiringError as error:
+            raise ports.DriverError(f"cannot limit the traffic of pod {pod_uid}: {error}") from error
 
     async def remove_network(self, pod_uid: models.PodUid) -> None:
         self._expected.pop(pod_uid, None)
@@ -122,13 +128,14 @@ class BridgeNetwork:
             return cni.Answer(error=f"cannot {request.command} the network of pod {pod_uid}: {error}")
 
     async def _add(self, pod_uid: models.PodUid, request: cni.Request) -> cni.Result:
-        interface = self._expected.get(pod_uid)
-        if interface is None:
+        expected = self._expected.get(pod_uid)
+        if expected is None:
             raise ports.DriverError("no interface is expected for it")
+        interface, limits = expected
         # The sandbox comes last: by it DEL knows whose link it is.
         alias = f"kci {pod_uid} {request.container_id}"
         name = cni.to_link_name(pod_uid)
-        await self._in_thread(lambda: self._wires.add(name, alias, interface, request))
+        await self._in_thread(lambda: self._wires.add(name, alias, interface, request, limits))
         return cni.to_result(interface, request)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:

@@ -14,7 +14,8 @@ import pathlib
 
 import pyroute2
 
-from kci.kcilet.drivers.network import cni
+from kci.kcilet import ports
+from kci.kcilet.drivers.network import cni, shaping
 from kci.link import types as link
 
 _CLONE_NEWNET = 0x40000000
@@ -32,23 +33,40 @@ class Wiring:
     def __init__(self, bridge: str) -> None:
         self._own_namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._machine = pyroute2.IPRoute()
+        self._shaper = shaping.Shaper(self._machine)
         self._bridge = bridge
 
     def close(self) -> None:
         self._machine.close()
         os.close(self._own_namespace)
 
-    def add(self, name: str, alias: str, interface: link.Interface, request: cni.Request) -> None:
+    def add(
+        self,
+        name: str,
+        alias: str,
+        interface: link.Interface,
+        request: cni.Request,
+        limits: ports.TrafficLimits = ports.NO_LIMITS,
+    ) -> None:
         """Connect a network namespace to the bridge; what an earlier try left behind is replaced."""
         try:
             namespace = os.open(request.netns, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 inner_index = self._make_pair(name, alias, interface, request.ifname, namespace)
+                if limits != ports.NO_LIMITS:
+                    self._shaper.limit(name, limits)
                 self._set_up_inside(namespace, request.ifname, inner_index, interface)
             finally:
                 os.close(namespace)
         except (OSError, pyroute2.NetlinkError) as error:
             raise WiringError(f"{_text(error)} ({name}, {request.netns})") from error
+
+    def limit(self, name: str, limits: ports.TrafficLimits) -> None:
+        """Have these limits at a link, if there is one."""
+        try:
+            self._shaper.limit(name, limits)
+        except (OSError, pyroute2.NetlinkError) as error:
+            raise WiringError(f"{_text(error)} ({name})") from error
 
     def remove(self, name: str, *, alias_ends_with: str = "") -> None:
         """Remove the machine's end, and with it the pod's; safe without it.
@@ -57,11 +75,16 @@ class Wiring:
         """
         try:
             found = self._machine.link("get", ifname=name)[0]
-            if (found.get_attr("IFLA_IFALIAS") or "").endswith(alias_ends_with):
-                self._machine.link("del", index=found["index"])
+            if not (found.get_attr("IFLA_IFALIAS") or "").endswith(alias_ends_with):
+                return
+            self._machine.link("del", index=found["index"])
         except pyroute2.NetlinkError as error:
             if error.code != errno.ENODEV:
                 raise WiringError(f"{_text(error)} ({name})") from error
+        try:
+            self._shaper.remove(name)
+        except pyroute2.NetlinkError as error:
+            raise WiringError(f"{_text(error)} ({name})") from error
 
     def _make_pair(
         self, name: str, alias: str, interface: link.Interface, inner_name: str, namespace: int

@@ -51,16 +51,16 @@ def write(folder: pathlib.Path, files: Sequence[ports.VolumeFile], fs_group: int
 
 def check_path(path: str) -> None:
     """ValueError unless it is a relative path that stays below, and is not one of our own names."""
-    parts = path.split("/")
+    # Without what says nothing: "./..data" is one of ours as well.
+    parts = pathlib.PurePosixPath(path).parts
     if (
-        not path
+        not parts
         or "\0" in path
         or path.startswith("/")
         or ".." in parts
         or parts[0].startswith("..")
         or len(path.encode()) > _MAX_PATH
         or any(len(part.encode()) > _MAX_NAME for part in parts)
-        or not pathlib.PurePosixPath(path).parts
     ):
         raise ValueError(f"the path {path[:256]!r} does not stay in the volume")
 
