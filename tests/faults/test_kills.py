@@ -44,6 +44,11 @@ def test_a_command_ends_when_the_kcilet_between_it_and_its_client_is_killed(line
         for run in range(runs.scale(quick=1, faults=5, release=20)):
             marker = f"32{run:06}"  # a sleep that nobody else has
             name = pods[run % len(pods)]
+            # It has only just been started.
+            lines.eventually(
+                lambda name=name: line.run_kubectl("exec", name, "--", "true").returncode == 0,
+                what="the kcilet serves",
+            )
             with subprocess.Popen(
                 line.kubectl_argv("exec", "-i", name, "--", "sleep", marker),
                 stdin=subprocess.PIPE,
