@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 def test_pods_go_on_and_deletions_too(line, recorder, standing, runs, part):
     chance = runs.random()
     with line.by_hand(part) as program, traffic.Churn(line, chance, pause_s=0.5) as churn:
-        for _ in range(runs.scale(quick=3, faults=15, release=200)):
+        for _ in range(runs.scale(quick=3, faults=10, release=200)):
             # The moment is what is tested: any may come, so it is no state that one could wait for.
             time.sleep(chance.uniform(0.1, 3))
             recorder.note("away", part)

@@ -46,7 +46,7 @@ def test_the_api_server_is_away_and_statuses_follow_when_it_is_back(line, record
     """Containers go on, and what ended meanwhile is told once it can be. The control plane itself takes pods
     for not ready when it has not heard of their node for the length of a Lease, until it does again.
     """
-    away_s = runs.scale(quick=15, faults=60, release=600)
+    away_s = runs.scale(quick=15, faults=30, release=600)
     runs.count = changing = 10
     ends = f"sleep $((RANDOM % {away_s} + 5)); exit 3"
     line.apply(*(pod(f"ends-{n}", ends, restartPolicy="Never") for n in range(changing)))

@@ -148,7 +148,7 @@ def test_a_disk_that_fails_under_the_store_loses_nothing_and_heals(line, recorde
     """The n-th write or flush of the store gets EIO, for n = 1 and on, until there are not so many on the way
     of one pod. What was acknowledged meanwhile is kept by the checker's account.
     """
-    step = {"pwrite64": runs.scale(quick=20, faults=5, release=1), "fdatasync": 1}[call]
+    step = {"pwrite64": runs.scale(quick=20, faults=8, release=1), "fdatasync": 1}[call]
     line.apply(pod("stays", IDLE))
     line.wait_ready("pod/stays")
     instances = line.live_instances()

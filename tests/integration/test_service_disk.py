@@ -91,7 +91,7 @@ async def test_the_nth_call_fails_and_no_create_is_lost(service, call, error, ru
     needs.demand("" if shutil.which("strace") else "strace is not installed")
     # A start and the creates are about 120 writes, 15 fsyncs and 10 opens.
     longest = {"pwrite64": 40, "fdatasync": 8, "openat": 4}[call]
-    step = runs.scale(quick=longest, faults=max(1, longest // 8), release=1)
+    step = runs.scale(quick=longest, faults=max(1, longest // 5), release=1)
     trace = service.folder / "trace"
     runs.count = 0
     acknowledged = set()
