@@ -162,7 +162,12 @@ async def test_what_the_node_is_told_reaches_the_instance(line, namespace):
     assert [one.security_group_id for one in interface.security_groups] == [service_world.SECURITY_GROUP_ID]
 
 
-@pytest.mark.guide("env KCI_SUBNET_ID", "env KCI_SECURITY_GROUP_IDS")
+@pytest.mark.guide(
+    "env KCI_SUBNET_ID",
+    "env KCI_SECURITY_GROUP_IDS",
+    "annotation kci-subnet-id",
+    "annotation kci-security-group-id",
+)
 async def test_without_a_subnet_and_a_security_group_a_pod_must_name_them(line, namespace):
     async with line.running(line.told(KCI_SUBNET_ID=None, KCI_SECURITY_GROUP_IDS=None)):
         await line.bind(namespace)

@@ -93,10 +93,10 @@ class Line:
             lambda found: [group.status for group in found] == ["Running"],
         )
 
-    async def bind(self, namespace, name="web", **spec):
+    async def bind(self, namespace, name="web", annotations=None, **spec):
         container = {"name": "c", "image": "nginx:latest"}
         body = {
-            "metadata": {"name": name},
+            "metadata": {"name": name, "annotations": annotations or {}},
             "spec": {"nodeName": self.name, "containers": [container], **spec},
         }
         return await self.admin.create(resources.PODS, body, namespace=namespace)

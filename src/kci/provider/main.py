@@ -106,6 +106,7 @@ async def _run(
                 node=settings.node_name,
                 copy=copy,
                 version=kci.__version__,
+                endpoint=settings.endpoint,
                 kubelet_port=settings.kubelet_port,
             )
             await tasks.first_of(stop.wait(), program.work(), name="virtual-kubelet")
