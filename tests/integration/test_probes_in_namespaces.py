@@ -24,6 +24,7 @@ from kci.kit import netns
 pytestmark = [pytest.mark.integration, pytest.mark.guide("limit probes")]
 BOX = ports.SandboxId("box")
 HOST = "127.0.0.1"
+LOOPS_TO_TAKE_A_CONNECTION = 3
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,13 @@ async def handle(seen, request):
 
 @contextlib.contextmanager
 def serving(inside, tls=None):
+    async def stop():
+        # A connection that waits is taken first: asyncio's servers (3.11) lose its socket when they are
+        # closed between taking it and serving it.
+        for _ in range(LOOPS_TO_TAKE_A_CONNECTION):
+            await asyncio.sleep(0)
+        await runner.cleanup()
+
     async def start():
         app = web.Application()
         app.router.add_route("*", "/{tail:.*}", functools.partial(handle, seen))
@@ -104,7 +112,7 @@ def serving(inside, tls=None):
     try:
         yield seen, port
     finally:
-        inside.call(runner.cleanup())
+        inside.call(stop())
 
 
 @pytest.fixture
