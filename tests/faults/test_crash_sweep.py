@@ -125,8 +125,11 @@ def guard(line, crashes):
 
 @pytest.fixture(scope="module", autouse=True)
 def _bystander(line, guard):
-    """Runs from the first crash to the last, in the same process."""
-    line.apply(pod("bystander", FOR_HOURS))
+    """Runs from the first crash to the last, in the same process. It has a limit from its start: the device
+    that holds it stays as long as the pod does.
+    """
+    limited = {"annotations": {"kubernetes.io/egress-bandwidth": "10M"}}
+    line.apply(pod("bystander", FOR_HOURS, metadata=limited))
     line.wait_ready("pod/bystander")
     uid = line.get("pod", "bystander")["metadata"]["uid"]
     before = line.live_instances()[uid]
