@@ -170,7 +170,11 @@ def workloads_outlive_their_control_plane(history: histories.History) -> Iterato
                 continue
             by_harness = any(at_s - TOLERANCE_S <= task.at_s <= at_s + 30 for at_s in killed_s)
             if asked.get(task.pod_uid, float("inf")) > task.at_s + TOLERANCE_S and not by_harness:
-                yield f"while {what} was away, {task.container} of pod {task.pod_uid} was killed"
+                after_s = task.at_s - begun_s
+                yield (
+                    f"while {what} was away, {task.container} of pod {task.pod_uid} was killed"
+                    f" ({task.exit_code}, {after_s:.2f} s after it went)"
+                )
 
 
 def writes_are_bounded(history: histories.History) -> Iterator[str]:
