@@ -22,8 +22,12 @@ INSTANCE_ID = "k8s.ksyun.com/kci-instance-id"
 NODE_USER = "system:node:"
 TERMINAL = frozenset({"Succeeded", "Failed"})
 KILLED = frozenset({137, 143})
+TAKEN_BACK = 137
 # Two accounts of one moment may differ by this, as their clocks are read at different places.
 TOLERANCE_S = 0.5
+# The runtime takes back a start whose asker is gone before it had its answer, and an asker that is killed is
+# gone at once. On a busy machine the answer comes this long after the process.
+START_S = 2.0
 # More writes than this to one object within the window is a loop without back-off.
 WINDOW_S = 10.0
 WRITES_IN_WINDOW = 60
@@ -158,15 +162,19 @@ def status_writes_name_their_pod(history: histories.History) -> Iterator[str]:
 
 def workloads_outlive_their_control_plane(history: histories.History) -> Iterator[str]:
     """While a part was away nobody's containers were told to end (or killed: the harness' pods exit with 143
-    when told), but those whose end was asked for before. Sandboxes are not looked at: that of a finished pod
-    is stopped at any time, and none can be stopped without the containers in it.
+    when told), but those whose end was asked for before, and those whose start nobody had been told of yet:
+    the runtime takes such a start back. Sandboxes are not looked at: that of a finished pod is stopped at any
+    time, and none can be stopped without the containers in it.
     """
     asked = _asked_deletions(history)
+    started_s = {task.container_id: task.at_s for task in history.tasks if task.is_start}
     killed_s = [note.at_s for note in history.notes if note.kind == "killed"]
     for what, begun_s, ended_s in histories.spans(history):
         for task in history.tasks:
             is_killed = not task.is_start and task.exit_code in KILLED and task.pod_uid and task.container
             if not is_killed or not begun_s < task.at_s < ended_s:
+                continue
+            if started_s.get(task.container_id, 0.0) > begun_s - START_S and task.exit_code == TAKEN_BACK:
                 continue
             by_harness = any(at_s - TOLERANCE_S <= task.at_s <= at_s + 30 for at_s in killed_s)
             if asked.get(task.pod_uid, float("inf")) > task.at_s + TOLERANCE_S and not by_harness:

@@ -148,6 +148,9 @@ WRONG = {
     ],
     "I7 workloads outlive their control plane": [
         histories.History(tasks=[ended(6, "c1", "main", 137)], notes=away(5, 9)),
+        histories.History(tasks=[began(2, "c1", "main"), ended(6, "c1", "main", 137)], notes=away(5, 9)),
+        # Told to end: no start is taken back so.
+        histories.History(tasks=[began(4.9, "c1", "main"), ended(6, "c1", "main", 143)], notes=away(5, 9)),
     ],
     "I8 writes are bounded": [histories.History(writes=[status(at / 20) for at in range(100)])],
 }
@@ -169,6 +172,13 @@ def test_a_kill_by_the_harness_is_not_the_lines():
         tasks=[ended(6, "c1", "main", 137)], notes=[*away(5, 9), histories.Note(5.9, "killed", "shim")]
     )
     assert checker.check(killed) == []
+
+
+def test_a_start_that_nobody_was_told_of_is_taken_back():
+    taken_back = histories.History(
+        tasks=[began(4.9, "c1", "main"), ended(5.1, "c1", "main", 137)], notes=away(5, 9)
+    )
+    assert checker.check(taken_back) == []
 
 
 def test_what_ran_when_the_machine_was_switched_off_has_ended():
