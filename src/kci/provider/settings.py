@@ -1,25 +1,23 @@
 """The program's flags and environment: the vendor guide's by their names, and what more it needs.
 
-What there is stands in options.py. Everything that is wrong is named at once. Boolean flags are as Go's:
-`--flag` or `--flag=false`, never `--flag false`. A repeated flag is no error: the guide's own manifest
-repeats `--cluster-dns`, and a list takes what all of them say.
+What there is stands in options.py, how the words of the command line are sorted in flags.py. Everything
+that is wrong is named at once. A repeated flag is no error: the guide's own manifest repeats
+`--cluster-dns`, and a list takes what all of them say.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
 import ipaddress
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 from kci.contract import packages
 from kci.kit import durations, errors, logs, sockets
 from kci.kube import models
 from kci.provider import annotations as pod_annotations
+from kci.provider import flags as flags_given
 from kci.provider import key_settings, node_config, options
 from kci.vnode import node
 
@@ -87,7 +85,6 @@ class Settings:
 
 
 _LISTED = frozenset(flag.name for flag in options.FLAGS if flag.listed)
-_BOOLEAN = frozenset(flag.name for flag in options.FLAGS if flag.form == options.BOOLEAN)
 # What a flag that is not given says; empty: nothing, or an environment variable does.
 NOT_GIVEN = {
     "provider": "kingsoftcloud",
@@ -103,13 +100,6 @@ NOT_GIVEN = {
     "log-level": "info",
 }
 _MOST_WORKERS = 1000
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises what argparse would print, so that it is named together with all else."""
-
-    def error(self, message: str) -> NoReturn:
-        raise errors.SettingsError([message])
 
 
 class _Problems(list[str]):
@@ -218,62 +208,13 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
 
 
 def _parse_flags(arguments: Sequence[str], problems: _Problems, warnings: list[str]) -> dict[str, str]:
-    parser = _Parser(
-        prog="virtual-kubelet",
-        description="A Kubernetes node whose pods run on Kingsoft Cloud's container instances.",
-        epilog=options.epilog(key_settings.VARIABLES),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    for flag in options.FLAGS:
-        parser.add_argument(
-            f"--{flag.name}",
-            dest=flag.name,
-            metavar=flag.form,
-            action="append",
-            help=flag.text.replace("%", "%%"),
-        )
-    # Go's boolean flags take no separate value.
-    spelled = [
-        f"{word}=true" if word.removeprefix("--") in _BOOLEAN else word
-        for word in _without_klog(arguments, warnings)
-    ]
-    try:
-        parsed, unknown = parser.parse_known_args(spelled)
-    except errors.SettingsError as error:
-        problems += error.problems
-        parsed, unknown = parser.parse_known_args([])
-    problems += [f"{word} is unknown: {_hint(word)}" for word in unknown]
-    given: dict[str, list[str] | None] = vars(parsed)
+    given = flags_given.read(arguments, problems, warnings)
     _warn(given, warnings)
-    return {name: _told(name, values or []) for name, values in given.items()}
+    return {name: _told(name, values) for name, values in given.items()}
 
 
-def _without_klog(arguments: Sequence[str], warnings: list[str]) -> list[str]:
-    """Upstream's logger has its own flags: there is no such logger here, and no harm in them."""
-    kept: list[str] = []
-    is_value = False
-    for word in arguments:
-        if word.startswith("--klog."):
-            name, separator, _ = word.partition("=")
-            warnings.append(f"{name} has no effect: --log-level says how much is logged")
-            is_value = not separator
-        elif is_value and not word.startswith("-"):
-            is_value = False
-        else:
-            is_value = False
-            kept.append(word)
-    return kept
-
-
-def _hint(word: str) -> str:
-    name = word.removeprefix("--").partition("=")[0]
-    near = difflib.get_close_matches(name, [flag.name for flag in options.FLAGS], n=1)
-    return f"is --{near[0]} meant? " * bool(near) + "--help lists what there is"
-
-
-def _warn(given: Mapping[str, list[str] | None], warnings: list[str]) -> None:
-    if len(given["cluster-dns"] or ()) > 1:
+def _warn(given: Mapping[str, list[str]], warnings: list[str]) -> None:
+    if len(given["cluster-dns"]) > 1:
         warnings.append(
             "--cluster-dns is given more than once: all its addresses are for pods with dnsPolicy "
             "ClusterFirst; those for dnsPolicy Default are given by --virtual-node-dns"

@@ -191,6 +191,26 @@ def test_an_unknown_flag_is_named_with_the_nearest(problems):
     assert "--cluster-dnss=x is unknown: is --cluster-dns meant?" in problems("--cluster-dnss=x")
 
 
+def test_an_unknown_flag_without_a_near_name_is_a_sentence_too_beside_all_else_that_is_wrong(problems):
+    found = problems("--v=3", "--zzz", "foo", "bar", "--cluster-dns", "--nodename=Node_1").splitlines()
+    assert [problem.partition(": ")[0] for problem in found] == [
+        "--v=3 is unknown",
+        "--zzz is unknown",
+        "'bar' belongs to no flag",
+        "--cluster-dns has no value",
+        "--nodename is 'Node_1'",
+    ]
+    assert "--v=3 is unknown: --help lists what there is" in found
+    assert "--cluster-dns has no value: write --cluster-dns=TEXT" in found
+
+
+@pytest.mark.guide("flag --enable-node-lease", "flag --disable-taint")
+def test_a_boolean_flags_value_that_stands_by_itself_is_told_how_to_be_written(problems):
+    assert problems("--enable-node-lease", "true").endswith("write --enable-node-lease=true")
+    assert problems("--disable-taint", "false", "--nodename=x").endswith("write --disable-taint=false")
+    assert "as --disable-taint=true or --disable-taint=false" in problems("--disable-taint", "maybe")
+
+
 @pytest.mark.guide("flag --kubeconfig", "env KUBECONFIG")
 def test_the_kubeconfig_is_the_flags_or_the_variables_or_the_pods_own(parse, problems, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
@@ -369,6 +389,7 @@ def test_help_says_for_each_option_what_it_means_its_default_and_why(capsys):
     with pytest.raises(SystemExit):
         settings.parse(["--help"], {})
     shown = " ".join(capsys.readouterr().out.split())
+    assert "--disable-taint[=true|false]" in shown
     for option in (*options.FLAGS, *options.VARIABLES, *key_settings.VARIABLES, *options.KEYS):
         assert option.means, option.name
         assert option.why, option.name
