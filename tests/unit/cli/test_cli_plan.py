@@ -81,19 +81,22 @@ def test_the_guides_two_tolerations_under_the_default_taint():
 
 
 @pytest.mark.parametrize(
-    ("kind", "spec"),
+    ("kind", "spec", "replicas"),
     [
-        ("Deployment", f"{{replicas: 3, {TEMPLATE}}}"),
-        ("StatefulSet", f"{{replicas: 3, {TEMPLATE}}}"),
-        ("ReplicaSet", f"{{replicas: 3, {TEMPLATE}}}"),
-        ("Job", f"{{{TEMPLATE}}}"),
-        ("CronJob", f"{{jobTemplate: {{spec: {{{TEMPLATE}}}}}}}"),
+        ("Deployment", f"{{replicas: 3, {TEMPLATE}}}", 3),
+        ("StatefulSet", f"{{replicas: 3, {TEMPLATE}}}", 3),
+        ("ReplicaSet", f"{{replicas: 3, {TEMPLATE}}}", 3),
+        ("Job", f"{{{TEMPLATE}}}", 1),
+        ("Job", f"{{parallelism: 4, completions: 2, {TEMPLATE}}}", 2),
+        ("Job", f"{{completions: 5, {TEMPLATE}}}", 1),
+        ("CronJob", f"{{jobTemplate: {{spec: {{{TEMPLATE}}}}}}}", 1),
+        ("CronJob", f"{{jobTemplate: {{spec: {{parallelism: 4, {TEMPLATE}}}}}}}", 4),
     ],
 )
-def test_every_kind_that_makes_pods(kind, spec):
+def test_every_kind_that_makes_pods_and_how_many_at_once(kind, spec, replicas):
     (found,) = plan(f"kind: {kind}\nmetadata: {{name: w, namespace: n}}\nspec: {spec}", *NODE)
     assert (found["kind"], found["namespace"], found["name"]) == (kind, "n", "w")
-    assert found["replicas"] == (3 if "replicas" in spec else 1)
+    assert found["replicas"] == replicas
     assert found["granted"] == {"cpu": 2, "memory": 4}
 
 
@@ -134,6 +137,30 @@ def test_an_annotation_of_the_deployment_reaches_no_pod_and_is_named():
     (change,) = found["changes"]
     assert change["reason"] == preview.MISPLACED
     assert "k8s.ksyun.com/kci-subnet-id" in change["message"]
+    assert "spec.template.metadata.annotations" in change["message"]
+
+
+def test_annotations_anywhere_around_a_pod_template_are_named_with_where_they_belong():
+    cron_job = """
+kind: CronJob
+metadata: {name: c, annotations: {k8s.ksyun.com/kci-subnet-id: x}}
+spec:
+  jobTemplate:
+    metadata: {annotations: {k8s.ksyun.com/kci-security-group-id: g-9}}
+    spec: {%s}
+"""
+    (found,) = plan(cron_job % TEMPLATE, *NODE)
+    assert [change["message"] for change in found["changes"]] == [
+        f"{key} is in the CronJob's {place}, where it does nothing: put it on the pod template, "
+        "spec.jobTemplate.spec.template.metadata.annotations"
+        for key, place in (
+            ("k8s.ksyun.com/kci-subnet-id", "metadata.annotations"),
+            ("k8s.ksyun.com/kci-security-group-id", "spec.jobTemplate.metadata.annotations"),
+        )
+    ]
+    template = f"kind: PodTemplate\nmetadata: {{name: t, annotations: {{k8s.ksyun.com/a: x}}}}\n{TEMPLATE}"
+    (found,) = plan(template, *NODE)
+    assert found["changes"][0]["message"].endswith("the pod template, template.metadata.annotations")
 
 
 def test_a_size_that_there_is_not_is_rounded_or_refused():
@@ -168,12 +195,60 @@ def test_a_nodes_configuration_file_counts(tmp_path):
     assert "is taints meant?" in wrong.stderr
 
 
+@pytest.mark.parametrize(
+    ("spec", "field", "what"),
+    [
+        (
+            'resources: {limits: {cpu: "abc"}}',
+            "spec.containers[0].resources.limits[cpu]",
+            "'abc' as a quantity",
+        ),
+        ("resources: {requests: {cpu: -1}}", "spec.containers[0].resources.requests[cpu]", "-1 is less than"),
+        (
+            "resources: {limits: {memory: 1Gi}, requests: {memory: 2Gi}}",
+            "spec.containers[0].resources.requests[memory]",
+            "the request 2Gi is more than the limit 1Gi",
+        ),
+        ("}], volumes: [{name: v, emptyDir: {sizeLimit: 1GB}", "spec.volumes[0].emptyDir.sizeLimit", "'1GB'"),
+        ("}], resources: {limits: {cpu: x}}, initContainers: [{name: i", "spec.resources.limits[cpu]", "'x'"),
+    ],
+)
+def test_a_quantity_that_the_api_server_would_not_take_is_refused_and_the_others_are_shown(spec, field, what):
+    bad = f"kind: Pod\nmetadata: {{name: p}}\nspec: {{containers: [{{name: c, {spec}}}]}}"
+    result = run(f"{bad}\n---{POD % ('', '')}", *NODE)
+    assert result.exit_code == 1
+    refused, good = json.loads(result.stdout)
+    ((one,), granted) = (refused["refused"], refused["granted"])
+    assert (one["field"], one["reason"], granted) == (field, preview.INVALID, None)
+    assert what in one["message"]
+    assert good["granted"]
+
+
+def test_everything_that_is_wrong_with_a_pods_quantities_is_named():
+    (found,) = plan(POD % ("", "cpu: one, memory: much"), *NODE)
+    assert [one["field"] for one in found["refused"]] == [
+        "spec.containers[0].resources.limits[cpu]",
+        "spec.containers[0].resources.limits[memory]",
+    ]
+
+
 def test_a_value_that_the_api_server_would_not_take_hides_nothing_of_the_others():
     number = "k8s.ksyun.com/kci-instance-cpu: 4"
     bad, good = plan(f"{POD % (number, '')}\n---{POD % ('', '')}", *NODE)
     assert bad["refused"][0]["reason"] == preview.INVALID
     assert "quotes" in bad["refused"][0]["message"]
+    assert bad["refused"][0]["field"] == "metadata.annotations[k8s.ksyun.com/kci-instance-cpu]"
+    assert 'write "4"' in bad["refused"][0]["message"]
     assert good["granted"]
+
+
+def test_each_value_without_quotes_is_named_by_its_key():
+    both = "k8s.ksyun.com/kci-instance-cpu: 4, k8s.ksyun.com/kci-kube-proxy-enabled: true"
+    (found,) = plan(POD % (both, ""), *NODE)
+    assert [one["message"].partition(";")[0] for one in found["refused"]] == [
+        f'metadata.annotations[k8s.ksyun.com/{key}]: {value} is no string: write "{value}", in quotes'
+        for key, value in (("kci-instance-cpu", "4"), ("kci-kube-proxy-enabled", "true"))
+    ]
 
 
 def test_resolver_and_bandwidth():

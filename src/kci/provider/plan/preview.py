@@ -109,8 +109,10 @@ class Subject:
     kind: str
     pod: models.Pod
     replicas: int = 1
-    # Of the object that makes the pod; the pod itself never gets them.
-    outer_annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # Where in its object the pod is described, such as spec.template; empty for a pod by itself.
+    template: str = ""
+    # Of what makes the pod, by where they stand in it; the pod itself never gets them.
+    outer_annotations: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
 
 def preview(subject: Subject, node: Node) -> Preview:
@@ -192,13 +194,14 @@ def _defaults(node: Node) -> group.Defaults:
 
 def _misplaced(subject: Subject) -> Iterator[Remark]:
     """What stands on a Deployment and is meant for its pods."""
-    for key in sorted(subject.outer_annotations):
-        if _is_for_pods(key) and key not in subject.pod.metadata.annotations:
-            yield Remark(
-                reason=MISPLACED,
-                message=f"{key} is on the {subject.kind}, where it does nothing: put it on the pod template, "
-                "spec.template.metadata.annotations",
-            )
+    for place, given in subject.outer_annotations.items():
+        for key in sorted(given):
+            if _is_for_pods(key) and key not in subject.pod.metadata.annotations:
+                yield Remark(
+                    reason=MISPLACED,
+                    message=f"{key} is in the {subject.kind}'s {place}, where it does nothing: put it on the "
+                    f"pod template, {subject.template}.metadata.annotations",
+                )
 
 
 def _is_for_pods(key: str) -> bool:
