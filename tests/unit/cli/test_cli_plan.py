@@ -17,9 +17,9 @@ TEMPLATE = "template: {metadata: {creationTimestamp: null}, spec: {containers: [
 NODE = ("--subnet-id", "s-1", "--security-group-ids", "g-1", "--disable-taint")
 
 
-def run(text, *options):
+def run(text, *options, **variables):
     # Nothing of the caller's own environment counts.
-    environment = {"KCI_SUBNET_ID": "", "KCI_SECURITY_GROUP_IDS": "", "KCI_KUBE_PROXY": ""}
+    environment = {"KCI_SUBNET_ID": "", "KCI_SECURITY_GROUP_IDS": "", "KCI_KUBE_PROXY": "", **variables}
     return typer.testing.CliRunner().invoke(
         main.app,
         # Nor a stack that may run here.
@@ -29,8 +29,8 @@ def run(text, *options):
     )
 
 
-def plan(text, *options):
-    return json.loads(run(text, *options).stdout)
+def plan(text, *options, **variables):
+    return json.loads(run(text, *options, **variables).stdout)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +230,36 @@ def test_everything_that_is_wrong_with_a_pods_quantities_is_named():
         "spec.containers[0].resources.limits[cpu]",
         "spec.containers[0].resources.limits[memory]",
     ]
+
+
+@pytest.mark.guide("env VKUBELET_TAINT_KEY", "env VKUBELET_TAINT_EFFECT")
+def test_the_nodes_taint_is_the_environments_as_for_the_node_itself():
+    own = {"VKUBELET_TAINT_KEY": "own", "VKUBELET_TAINT_EFFECT": "NoExecute"}
+    (found,) = plan(POD % ("", ""), "--subnet-id", "s-1", "--security-group-ids", "g-1", **own)
+    (note,) = found["notes"]
+    assert "own=kingsoftcloud:NoExecute" in note["message"]
+    wrong = run(POD % ("", ""), VKUBELET_TAINT_EFFECT="Never")
+    assert wrong.exit_code == 2
+    assert "VKUBELET_TAINT_EFFECT is 'Never'" in wrong.stderr
+
+
+@pytest.mark.guide("limit securityGroups", "env KCI_SECURITY_GROUP_IDS")
+def test_a_node_that_would_not_start_gets_no_plan_but_all_that_is_wrong_with_it():
+    wrong = run(
+        POD % ("", ""),
+        "--security-group-ids=a,b,c,d",
+        "--cluster-dns=dns.local",
+        "--virtual-node-dns=10.0.0.1,10.0.0.2,10.0.0.3,10.0.0.4",
+        "--cluster-domain=No_domain",
+    )
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    for part in (
+        "KCI_SECURITY_GROUP_IDS has 4 groups: at most 3",
+        "--cluster-dns has 'dns.local', which is no IP address",
+        "--virtual-node-dns has 4 addresses: at most 3",
+        "--cluster-domain is 'No_domain'",
+    ):
+        assert part in wrong.stderr
 
 
 def test_a_value_that_the_api_server_would_not_take_hides_nothing_of_the_others():
