@@ -73,7 +73,7 @@ ANNOTATIONS = (
     Row("annotation kci-kube-proxy-enabled", "whether the pod reaches ClusterIP services", _PROXY),
     Row("annotation ingress-bandwidth", "a limit of what comes in; G, M, k or bits"),
     Row("annotation egress-bandwidth", "a limit of what goes out; G, M, k or bits"),
-    Row("annotation kci-host-aliases", "host names of the machine below"),
+    Row("annotation kci-host-aliases", "host names of the instance's machine, in the pod's /etc/hosts"),
     Row("annotation kci-instance-id", "ours, written back: the instance"),
     Row("annotation kci-instance-spec", "ours, written back: the granted size"),
 )

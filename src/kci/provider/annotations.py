@@ -124,6 +124,9 @@ class _Reader:
         for alias in aliases:
             if not _is_address(alias.ip):
                 self.refuse(key, f"{key} has the ip {alias.ip!r}, which is no address: write {_EXAMPLE}")
+            for name in alias.hostnames:
+                if not groups.is_host_name(name):
+                    self.refuse(key, f"{key} has {name!r}, which is no host name: write {_EXAMPLE}")
         return tuple(groups.HostAlias(ip=alias.ip, hostname=alias.hostnames) for alias in aliases)
 
 

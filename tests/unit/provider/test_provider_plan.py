@@ -338,6 +338,12 @@ def test_host_aliases_are_handed_on():
             "InvalidAnnotation",
             "'here', which is no address",
         ),
+        (
+            pod(notes={annotations.HOST_ALIASES: '[{"ip": "10.0.0.9", "hostnames": ["a b"]}]'}),
+            DEFAULTS,
+            "InvalidAnnotation",
+            "'a b', which is no host name",
+        ),
         (pod(notes={annotations.SUBNET: "a,b"}), DEFAULTS, "InvalidAnnotation", "one subnet"),
     ],
 )
