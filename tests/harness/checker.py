@@ -1,7 +1,7 @@
 """The invariants, each a plain function from a history to what is wrong with it in words.
 
 I1 at most one live instance for a pod's UID      I2 no delete without evidence
-I3 what was acknowledged stays                    I4 a status never goes backwards, never crosses UIDs
+I3 what was acknowledged stays, and is told       I4 a status never goes backwards, never crosses UIDs
 I7 workloads go on while a control plane is away  I8 nothing is tried without bound
 
 Shown elsewhere: I5 (another tenant's object looks like a missing one) needs two tenants, which the line does
@@ -19,6 +19,7 @@ from typing import Any
 import history as histories
 
 INSTANCE_ID = "k8s.ksyun.com/kci-instance-id"
+INSTANCE_SPEC = "k8s.ksyun.com/kci-instance-spec"
 NODE_USER = "system:node:"
 TERMINAL = frozenset({"Succeeded", "Failed"})
 KILLED = frozenset({137, 143})
@@ -123,6 +124,22 @@ def acknowledged_groups_stay(history: histories.History) -> Iterator[str]:
             yield f"pod {uid} was told the group {instance} of pod {owners[instance]}"
 
 
+def running_pods_tell_their_instance(history: histories.History) -> Iterator[str]:
+    """By the annotations of the last write to a pod, if it is the instance's own word that the pod runs. What
+    somebody else writes over them counts for nothing here: it is repaired by the next write.
+    """
+    groups = {group.pod_uid: group for group in history.groups}
+    for uid, writes in history.pods().items():
+        last, group = writes[-1], groups.get(uid)
+        runs = last.answer.get("status", {}).get("phase") == "Running" and last.verb != "delete"
+        if group is None or not runs or last.user != NODE_USER + history.node:
+            continue
+        size = f"{group.cpu_milli / 1000:g}-{group.memory_mib / 1024:g}Gi"
+        told = [_annotations(last).get(key) for key in (INSTANCE_ID, INSTANCE_SPEC)]
+        if told != [group.group_id, size]:
+            yield f"pod {uid} ({last.name}) runs as {group.group_id} {size}, and says {told}"
+
+
 def objects_go_last(history: histories.History) -> Iterator[str]:
     """The node removes a pod's object once the service has confirmed that nothing of it is left, not before:
     an object that is gone tells everybody that its processes, its address and its volumes are free.
@@ -207,6 +224,7 @@ INVARIANTS: Mapping[str, Invariant] = {
     "I1 epochs only grow": epochs_only_grow,
     "I2 deletes have evidence": deletes_have_evidence,
     "I3 acknowledged groups stay": acknowledged_groups_stay,
+    "I3 running pods tell their instance": running_pods_tell_their_instance,
     "I3 objects go last": objects_go_last,
     "I4 statuses go forward": statuses_go_forward,
     "I4 status writes name their pod": status_writes_name_their_pod,
