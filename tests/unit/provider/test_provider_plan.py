@@ -229,6 +229,15 @@ def test_the_nodes_instance_settings_stand_for_what_a_pod_does_not_say():
     [
         ("k8s.ksyun.com/kci-instance-cpus", "is k8s.ksyun.com/kci-instance-cpu meant?"),
         ("k8s.ksyun.com/kci-subnet", "is k8s.ksyun.com/kci-subnet-id meant?"),
+        ("k8s.ksyun.com/kci-security-groups", "is k8s.ksyun.com/kci-security-group-id meant?"),
+        ("k8s.ksyun.com/kci-instance-mem", "is k8s.ksyun.com/kci-instance-memory meant?"),
+        ("k8s.ksyun.com/instace-memory", "is k8s.ksyun.com/kci-instance-memory meant?"),
+        ("k8s.ksyun.com/kci-host-alias", "is k8s.ksyun.com/kci-host-aliases meant?"),
+        # The names of other things, which are no misspelt ones.
+        ("k8s.ksyun.com/kci-instance-type", "known are k8s.ksyun.com/kci-instance-cpu"),
+        ("k8s.ksyun.com/kci-gpu", "known are k8s.ksyun.com/kci-instance-cpu"),
+        ("k8s.ksyun.com/kci-retain-ip", "known are k8s.ksyun.com/kci-instance-cpu"),
+        ("k8s.ksyun.com/kci-image-id", "known are k8s.ksyun.com/kci-instance-cpu"),
         ("k8s.ksyun.com/colour", "known are k8s.ksyun.com/kci-instance-cpu"),
     ],
 )
