@@ -36,6 +36,9 @@ FLAGS = (
         "checked; the metrics themselves come with those of all programs",
     ),
     Row("flag --startup-timeout", "upstream's: how long the node may take to start"),
+    Row("flag --stream-idle-timeout", "upstream's: when a stream on which nothing moves is closed"),
+    Row("flag --stream-creation-timeout", "upstream's: how long a stream may take to open"),
+    Row("flag --klog.*", "upstream's logger's: passed over with a warning"),
     Row("flag --os", "upstream's: the node's operating system"),
     Row("flag --provider-config", "upstream's: the file with the provider's configuration"),
     Row("flag --kubeconfig", "upstream's: the file with the node's identity"),
@@ -46,6 +49,13 @@ ENVIRONMENT = (
     Row("env KCI_ACCESS_KEY", "the key that signs, unless TEMP_AKSK_CM is given"),
     Row("env KCI_SECRET_KEY", "its secret, unless TEMP_AKSK_CM is given"),
     Row("env TEMP_AKSK_CM", "the ConfigMap in kube-system with temporary keys"),
+    Row("env TEMP_AKSK_SECRET", "Kingsoft's key provider's: the same in a Secret"),
+    Row("env AKSK_FILE_PATH", "Kingsoft's key provider's: a folder with the keys"),
+    Row("env AK", "Kingsoft's key provider's: with SK the key pair, where there is no other"),
+    Row("env SK", "Kingsoft's key provider's: the other of that pair"),
+    Row("env SECURITY_TOKEN", "Kingsoft's key provider's: goes with AK and SK"),
+    Row("env AKSK_ENCRYPT", "Kingsoft's key provider's: whether SK is encrypted"),
+    Row("env AKSK_CIPHER_KEY", "Kingsoft's key provider's: opens an encrypted key"),
     Row("env KCI_CLUSTER_ID", "the cluster's id; needed"),
     Row("env KCI_REGION", "the region's code; needed"),
     Row("env KCI_SUBNET_ID", "the subnet of pods that name none"),
@@ -99,6 +109,7 @@ LIMITS = (
     Row("limit hostPort", "ours: refused"),
     Row("limit sizes", "an instance has one of the sizes that there are"),
     Row("limit securityGroups", "at most 3"),
+    Row("limit containers", "lifted: more than 5 run, with a warning that the real cloud may refuse them"),
 )
 
 FORM = (

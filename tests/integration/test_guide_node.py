@@ -282,7 +282,7 @@ async def test_what_no_change_told_of_is_found_by_the_next_resync(line, namespac
         assert kept.label("pod-name") == "web"
 
 
-@pytest.mark.guide("flag --metrics-addr")
+@pytest.mark.guide("flag --metrics-addr", "flag --klog.*")
 async def test_upstreams_address_of_metrics_keeps_no_node_from_running(line):
     async with line.running(line.told("--metrics-addr=:10255", "--klog.v=2")):
         await line.until(line.node, is_ready)

@@ -169,6 +169,7 @@ def test_the_operating_system_is_linux(parse, problems):
     assert "--os is 'Windows': instances run linux only" in problems("--os=Windows")
 
 
+@pytest.mark.guide("flag --stream-idle-timeout", "flag --stream-creation-timeout")
 def test_stream_timeouts_are_the_flags_or_the_variables_or_the_kubelets(parse, problems):
     assert (parse().stream_creation_s, parse().stream_idle_s) == (30, 4 * 3600)
     found = parse("--stream-idle-timeout=1h", "--stream-creation-timeout=5s", VKUBELET_STREAM_IDLE_S="7")
@@ -177,6 +178,7 @@ def test_stream_timeouts_are_the_flags_or_the_variables_or_the_kubelets(parse, p
     assert "--stream-idle-timeout is 0: at least 1s" in problems("--stream-idle-timeout=0")
 
 
+@pytest.mark.guide("flag --klog.*")
 def test_flags_of_upstreams_logger_are_passed_over(parse):
     found = parse("--klog.v", "2", "--klog.logtostderr", "--nodename", "x", "--klog.vmodule=a=1")
     assert found.node_name == "x"
