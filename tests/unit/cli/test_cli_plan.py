@@ -281,6 +281,13 @@ def test_each_value_without_quotes_is_named_by_its_key():
     ]
 
 
+def test_more_containers_than_are_documented_are_a_note():
+    several = ", ".join(f"{{name: c{number}}}" for number in range(6))
+    (found,) = plan(f"kind: Pod\nmetadata: {{name: p}}\nspec: {{containers: [{several}]}}", *NODE)
+    assert [note["reason"] for note in found["notes"]] == ["MoreContainersThanDocumented"]
+    assert (found["changes"], found["granted"]) == ([], {"cpu": 2, "memory": 4})
+
+
 def test_resolver_and_bandwidth():
     limit = 'kubernetes.io/ingress-bandwidth: "100M"'
     (found,) = plan(POD % (limit, ""), *NODE, "--cluster-dns", "10.0.0.10", "--cluster-dns", "10.0.0.11")

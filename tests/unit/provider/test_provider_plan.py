@@ -224,6 +224,17 @@ def test_the_nodes_instance_settings_stand_for_what_a_pod_does_not_say():
         assert f"{one} is set without {other}" in refusal.message
 
 
+@pytest.mark.guide("limit containers")
+def test_more_containers_than_are_documented_run_with_a_warning():
+    def warnings(count):
+        decision = group.decide(pod(resources=[{}] * count), DEFAULTS)
+        assert decision.refusals == ()
+        return [notice.reason for notice in decision.notices if notice.is_warning]
+
+    assert warnings(5) == []
+    assert warnings(6) == ["MoreContainersThanDocumented"]
+
+
 @pytest.mark.parametrize(
     ("key", "hint"),
     [

@@ -15,6 +15,9 @@ from kci.vnode import provider
 ACCEPTED = "Accepted"
 SIZE_ROUNDED = "InstanceSizeRounded"
 LIMIT_CLAMPED = "LimitAboveInstance"
+MANY_CONTAINERS = "MoreContainersThanDocumented"
+# Of Kingsoft Cloud; our own service runs any number.
+_DOCUMENTED_CONTAINERS = 5
 _RESOURCES = "spec.containers[*].resources"
 _SIZE_FIELD = f"metadata.annotations[{pod_annotations.CPU}]"
 
@@ -128,6 +131,13 @@ def _not_offered(choice: size.Choice) -> provider.Refusal:
 
 def _notices(pod: models.Pod, choice: size.Choice | None) -> Iterator[provider.Notice]:
     yield from pod_annotations.unknown(pod.metadata.annotations)
+    if (count := len(pod.spec.containers)) > _DOCUMENTED_CONTAINERS:
+        yield provider.Notice(
+            MANY_CONTAINERS,
+            f"spec.containers has {count}: Kingsoft Cloud documents at most {_DOCUMENTED_CONTAINERS} for an "
+            "instance and may refuse the pod; run fewer in one pod if it is meant for there",
+            is_warning=True,
+        )
     if choice is None:
         return
     granted = choice.grant.size

@@ -157,7 +157,7 @@ def preview(subject: Subject, node: Node) -> Preview:
             *(
                 Remark(reason=one.reason, message=one.message)
                 for one in decision.notices
-                if one.reason != group.ACCEPTED
+                if one.reason not in {group.ACCEPTED, group.MANY_CONTAINERS}
             ),
         ),
         notes=(
@@ -167,6 +167,11 @@ def preview(subject: Subject, node: Node) -> Preview:
                 for taint in tolerations.untolerated(pod, node.taints)
             ),
             *(Remark(reason=note.reason, message=note.message) for note in resolved.notes),
+            *(
+                Remark(reason=one.reason, message=one.message)
+                for one in decision.notices
+                if one.reason == group.MANY_CONTAINERS
+            ),
         ),
         refused=refused,
     )
