@@ -62,6 +62,9 @@ def plan(
     strict_sizes: Annotated[
         bool, typer.Option("--strict-sizes", help="The node rounds no sizes that annotations name.")
     ] = False,
+    sum_containers_only: Annotated[
+        bool, typer.Option("--sum-containers-only", help="The node leaves init containers out of the sum.")
+    ] = False,
     packages_file: Annotated[
         pathlib.Path | None,
         typer.Option(
@@ -93,6 +96,7 @@ def plan(
             kube_proxy=kube_proxy,
             disable_taint=disable_taint,
             strict_sizes=strict_sizes,
+            sum_containers_only=sum_containers_only,
             provider_config=provider_config,
             table=_table(packages_file, state_dir),
         )
@@ -119,6 +123,7 @@ def _node(
     kube_proxy: bool,
     disable_taint: bool,
     strict_sizes: bool,
+    sum_containers_only: bool,
     provider_config: str | None,
     table: packages.Table,
 ) -> preview.Node:
@@ -144,6 +149,7 @@ def _node(
         cluster_domain=pod_settings.cluster_domain(cluster_domain, problems),
         kube_proxy=kube_proxy,
         strict_sizes=strict_sizes,
+        sum_containers_only=sum_containers_only,
         instance_settings=config.instance_settings,
         table=table,
     )

@@ -73,6 +73,7 @@ class Settings:
     # None: the sizes that the service offers.
     table: packages.Table | None
     strict_sizes: bool
+    sum_containers_only: bool
     # host:port of the API server as instances reach it; empty: found out.
     cluster_server: str
     # The address of the kubernetes service, which instances cannot be expected to reach.
@@ -89,6 +90,7 @@ NOT_GIVEN = {
     "disable-taint": "false",
     "enable-node-lease": "true",
     "strict-sizes": "false",
+    "sum-containers-only": "false",
     "pod-sync-workers": "32",
     "full-resync-period": "1m",
     "startup-timeout": "0",
@@ -193,6 +195,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         instance_settings=config.instance_settings,
         table=_table(flags["packages"], problems),
         strict_sizes=problems.boolean("--strict-sizes", flags["strict-sizes"]),
+        sum_containers_only=problems.boolean("--sum-containers-only", flags["sum-containers-only"]),
         cluster_server=_cluster_server(environment, problems),
         service_host=environment.get("KUBERNETES_SERVICE_HOST", ""),
         warnings=tuple(warnings),

@@ -172,6 +172,16 @@ def test_a_size_that_there_is_not_is_rounded_or_refused():
     assert refused["granted"] is None
 
 
+@pytest.mark.guide("limit sizes")
+def test_init_containers_count_unless_the_node_adds_up_the_containers_alone():
+    init = "initContainers: [{name: i, resources: {limits: {cpu: 7}}}]"
+    text = f"kind: Pod\nmetadata: {{name: p}}\nspec: {{containers: [{{name: c}}], {init}}}"
+    assert plan(text, *NODE)[0]["granted"] == {"cpu": 8, "memory": 8}
+    (found,) = plan(text, *NODE, "--sum-containers-only")
+    assert found["granted"] == {"cpu": 2, "memory": 4}
+    assert [change["reason"] for change in found["changes"]] == ["LimitAboveInstance"]
+
+
 def test_sizes_of_a_file(tmp_path):
     file = tmp_path / "packages.json"
     file.write_text('{"Packages": [{"Cpu": 3, "Mem": [5]}]}')

@@ -341,6 +341,8 @@ def test_sizes_are_the_services_unless_a_file_says_which(parse, tmp_path):
     assert (parse().table, parse().strict_sizes) == (None, False)
     file = tmp_path / "sizes.json"
     file.write_text('{"Packages": [{"Cpu": 2, "Mem": [4]}]}')
+    assert not parse().sum_containers_only
+    assert parse("--sum-containers-only").sum_containers_only
     found = parse(f"--packages={file}", "--strict-sizes")
     assert list(found.table.sizes) == [packages.Size(2, 4)]
     assert found.strict_sizes

@@ -40,6 +40,8 @@ class Defaults:
     table: packages.Table | None = None
     # Refuse annotations that name a size which there is not, rather than round it up.
     strict_sizes: bool = False
+    # Leave init containers out of the sum.
+    sum_containers_only: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,9 @@ def decide(
     choice: size.Choice | None = None
     table = defaults.table or offered
     try:
-        choice = size.choose(pod, wishes, table) if table else None
+        choice = None
+        if table:
+            choice = size.choose(pod, wishes, table, sum_containers_only=defaults.sum_containers_only)
     except packages.TooLargeError as error:
         refusals.append(_too_large(str(error), by_annotation=wishes.cores is not None))
     if choice is not None and choice.is_off_table and defaults.strict_sizes:

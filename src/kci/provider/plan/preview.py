@@ -37,6 +37,7 @@ class Node:
     cluster_domain: str = "cluster.local"
     kube_proxy: bool = False
     strict_sizes: bool = False
+    sum_containers_only: bool = False
     instance_settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     table: packages.Table = packages.STANDARD
 
@@ -194,6 +195,7 @@ def _defaults(node: Node) -> group.Defaults:
         instance_settings=node.instance_settings,
         table=node.table,
         strict_sizes=node.strict_sizes,
+        sum_containers_only=node.sum_containers_only,
     )
 
 
