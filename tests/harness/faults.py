@@ -54,7 +54,11 @@ LIMITS = """\
 - Project quotas: limits on disk use are checked by looking.
 - Runtimes in virtual machines.
 - More than two cores, and days of load: soaks last minutes here, an hour with `make faults-release`.
+- The full figures of `make faults-release`: no run of them has been taken down yet.
 - Delay and loss in the kernel's network: they are made by a proxy between programs.
+- R15 among several machines: the line has one, so a pod, a call or the runtime hangs, but no agent of three.
+- R30 beside a real kubelet: what it tells of each exit was read in its source, and stands in the test.
+- R46 with a second worker: the service is one process; signatures are known again after its restart.
 """
 
 
