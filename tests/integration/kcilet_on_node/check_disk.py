@@ -37,7 +37,7 @@ async def test_calls_on_the_kcilets_files_that_fail_are_made_good(kcilet, tmp_pa
     async with kcilet.running():
         await node_world.until(lambda: node.is_ready(other))
         bystander, patches = processes_of(node, other), len(node.cluster.patches)
-        for calls, error, most in FAULTS:
+        for calls, error, most in FAULTS if parts > 1 else chance.sample(FAULTS, 2):
             step = max(1, most // parts)
             # Not the last ones, which not every pod passes.
             first = chance.randint(1, max(1, step // 2))
