@@ -345,6 +345,7 @@ class KciClient:
         self, operation: operations.Operation, request: groups.Parameters
     ) -> AsyncIterator[aiohttp.StreamReader]:
         """The body of an endless answer; an error before its first byte is raised as what it is."""
+        # deadline: until the answer begins, below; then silence is normal, or the caller's to judge.
         limits = aiohttp.ClientTimeout(total=None, connect=min(5.0, self._timeout_s))
         async with contextlib.AsyncExitStack() as stack:
 
