@@ -33,7 +33,7 @@ async def test_calls_on_the_kcilets_files_that_fail_are_made_good(kcilet, tmp_pa
     needs.demand("" if shutil.which("strace") else "strace is not installed")
     node, chance = kcilet.node, runs.random()
     other = kcilet.add(node_world.FOREVER)
-    parts = runs.scale(quick=1, faults=4, release=36)
+    parts = runs.scale(quick=1, faults=2, release=36)
     async with kcilet.running():
         await node_world.until(lambda: node.is_ready(other))
         bystander, patches = processes_of(node, other), len(node.cluster.patches)
