@@ -16,6 +16,15 @@ on_virtual_time, world = kcilet_world.on_virtual_time, kcilet_world.world
 app, ready = kcilet_world.app, kcilet_world.ready
 
 
+def statuses_of(it):
+    """What was written of the pod's status, write by write."""
+    return [patch["status"] for patch in it.cluster.patches if "status" in patch]
+
+
+def has_ended(status):
+    return any("terminated" in one["state"] for one in status.get("containerStatuses", ()))
+
+
 @pytest.mark.guide("annotation kci-instance-id", "annotation kci-instance-spec")
 @on_virtual_time
 async def test_a_pod_becomes_ready_with_one_status_write():
@@ -75,6 +84,11 @@ async def test_an_exit_is_told_at_once_and_a_finished_pod_keeps_its_records():
         assert asyncio.get_running_loop().time() - before < 0.1
         ended = app(it).state.terminated
         assert (ended.exit_code, ended.reason, ended.message) == (3, "Error", "last words")
+        # The phase is not told after it: whoever sees that the container ended sees what became of the pod.
+        assert [(patch.get("phase"), has_ended(patch)) for patch in statuses_of(it)] == [
+            ("Running", False),
+            ("Failed", True),
+        ]
         await it.until(lambda: not any(box.ready for box in it.runtime.sandboxes.values()))
         await asyncio.sleep(100)
         assert it.runtime.containers
