@@ -12,6 +12,7 @@ import ipaddress
 import math
 import re
 import uuid
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import msgspec
@@ -482,6 +483,18 @@ def _check_dns(request: CreateContainerGroup) -> None:
             ipaddress.ip_address(value)
         except ValueError as error:
             raise _invalid(name, "is no IP address") from error
+    if request.machine_dns_config:
+        _check_words("MachineDnsConfig.Search", request.machine_dns_config.search)
+        options = request.machine_dns_config.option
+        _check_words("MachineDnsConfig.Option.Name", [option.name for option in options])
+        _check_words("MachineDnsConfig.Option.Value", [option.value for option in options if option.value])
+
+
+def _check_words(name: str, values: Iterable[str]) -> None:
+    """Each becomes one word of a resolv.conf, where white space would begin something else."""
+    for value in values:
+        if value.split() != [value]:
+            raise _invalid(name, "is not one word")
 
 
 def _check_host_aliases(request: CreateContainerGroup) -> None:
@@ -507,7 +520,6 @@ def _check_unsupported(request: CreateContainerGroup) -> None:
         "EipAllocationId": bool(request.eip_allocation_id),
         "MultiEipAllocationId": bool(request.multi_eip_allocation_id),
         "ImageCacheId": bool(request.image_cache_id),
-        "MachineDnsConfig.Option": bool(request.machine_dns_config and request.machine_dns_config.option),
         "DataDisk": bool(request.data_disk),
         "KlogEnabled": request.klog_enabled,
         "Container": bool(request.container),

@@ -134,6 +134,8 @@ class WantedGroup(msgspec.Struct, frozen=True, kw_only=True):
     machine_searches: tuple[str, ...] = ()
     # Names that the group's machine knows (MachineHostAliase in the API): in its pod's /etc/hosts.
     machine_host_aliases: tuple[HostAlias, ...] = ()
+    # As resolv.conf has them: name, or name:value.
+    machine_options: tuple[str, ...] = ()
     kube_proxy: bool = False
     # At most three; none: a service that knows of no security groups, and nothing is filtered.
     security_group_ids: tuple[str, ...] = ()

@@ -54,6 +54,16 @@ def test_a_whole_request_is_accepted_and_survives_the_wire():
         ({"cpu": 0.0001}, "InvalidParameterValue", "Cpu"),
         ({"cluster_dns": "10.0.0.10,dns.example"}, "InvalidParameterValue", "ClusterDns"),
         (
+            {"machine_dns_config": groups.MachineDnsConfig(search=("a.example\nnameserver 192.0.2.1",))},
+            "InvalidParameterValue",
+            "MachineDnsConfig.Search",
+        ),
+        (
+            {"machine_dns_config": groups.MachineDnsConfig(option=(groups.DnsOption(value="1"),))},
+            "InvalidParameterValue",
+            "MachineDnsConfig.Option.Name",
+        ),
+        (
             {"container_spec": (groups.ContainerSpec(limit_mem=300),) * 2},
             "InvalidParameterValue",
             "ContainerSpec",

@@ -129,7 +129,7 @@ async def _run_sandbox(machine: machine.Machine, action: actions.RunSandbox, job
         pod,
         cluster_dns=group.cluster_dns,
         cluster_domain=group.cluster_domain,
-        machine=dns.Resolver(group.machine_dns, group.machine_searches),
+        machine=dns.of_machine(group.machine_dns, group.machine_searches, group.machine_options),
     )
     for note in resolved.notes:
         job.tell(events.warning(note.reason, note.message))
