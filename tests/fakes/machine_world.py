@@ -444,6 +444,8 @@ class FakeCluster:
         self.pods = {}
         self.config_maps = {}
         self.secrets = {}
+        # Services by their ClusterIP.
+        self.services = {}
         self.events = []
         self.patches = []
         self.is_away = False
@@ -549,6 +551,10 @@ class FakePod:
 
     def record_event(self, pod, *, container, kind, reason, message):
         self._cluster.events.append((kind, reason, message))
+
+    def name_service(self, address, tell):
+        if address in self._cluster.services:
+            tell(self._cluster.services[address])
 
     def leave(self):
         self._cluster.followers.discard(self)

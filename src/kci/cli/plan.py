@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import pathlib
 import sys
 from collections.abc import Callable
@@ -56,6 +57,10 @@ def plan(
     virtual_node_dns: Annotated[list[str] | None, typer.Option(help="As the node's.")] = None,
     cluster_domain: Annotated[str, typer.Option(help="As the node's.")] = "cluster.local",
     kube_proxy: Annotated[bool, typer.Option(envvar="KCI_KUBE_PROXY", help="As the node's.")] = False,
+    service_cidr: Annotated[
+        str | None,
+        typer.Option(help="The cluster's service range: tells DNS servers that take kube-proxy."),
+    ] = None,
     disable_taint: Annotated[
         bool, typer.Option("--disable-taint", help="The node has no taint to tolerate.")
     ] = False,
@@ -95,6 +100,7 @@ def plan(
             cluster_domain=cluster_domain,
             kube_proxy=kube_proxy,
             disable_taint=disable_taint,
+            services=service_cidr,
             strict_sizes=strict_sizes,
             sum_containers_only=sum_containers_only,
             provider_config=provider_config,
@@ -122,6 +128,7 @@ def _node(
     cluster_domain: str,
     kube_proxy: bool,
     disable_taint: bool,
+    services: str | None,
     strict_sizes: bool,
     sum_containers_only: bool,
     provider_config: str | None,
@@ -148,6 +155,7 @@ def _node(
         ),
         cluster_domain=pod_settings.cluster_domain(cluster_domain, problems),
         kube_proxy=kube_proxy,
+        services=None if services is None else _network(services),
         strict_sizes=strict_sizes,
         sum_containers_only=sum_containers_only,
         instance_settings=config.instance_settings,
@@ -179,6 +187,13 @@ def _table(file: pathlib.Path | None, state_dir: pathlib.Path | None) -> package
 async def _offered(service: client.KciClient) -> packages.Table:
     async with asyncio.timeout(_ANSWERS_WITHIN_S):
         return await service.describe_kci_packages()
+
+
+def _network(text: str) -> preview.Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise errors.UserError(f"cannot use --service-cidr {text!r}: {error}") from error
 
 
 def _text(name: str) -> str:

@@ -309,6 +309,23 @@ def test_resolver_and_bandwidth():
     assert unknown["dns"]["servers"] == []
 
 
+def test_a_dns_server_that_takes_kube_proxy_is_noted_where_the_service_range_is_known():
+    dns = (*NODE, "--cluster-dns", "10.96.0.10,192.0.2.53")
+
+    def notes(*more, annotation=""):
+        (found,) = plan(POD % (annotation, ""), *dns, *more)
+        return [note["message"] for note in found["notes"] if note["reason"] == "DNSNotReachable"]
+
+    (told,) = notes("--service-cidr", "10.96.0.0/12")
+    assert "10.96.0.10" in told
+    assert "kci-kube-proxy-enabled" in told
+    assert notes() == []
+    assert notes("--service-cidr", "10.96.0.0/12", "--kube-proxy") == []
+    on = 'k8s.ksyun.com/kci-kube-proxy-enabled: "true"'
+    assert notes("--service-cidr", "10.96.0.0/12", annotation=on) == []
+    assert run(POD % ("", ""), "--service-cidr", "10.96.0.1/12").exit_code == 2
+
+
 @pytest.mark.parametrize("text", ["a: [", "just words", "metadata: {}"])
 def test_what_is_no_manifest_ends_with_2_and_a_sentence(text):
     result = run(text)

@@ -50,6 +50,29 @@ async def test_a_pod_becomes_ready_with_one_status_write():
 
 
 @on_virtual_time
+async def test_a_dns_server_that_is_a_service_is_told_once_of_a_pod_without_kube_proxy():
+    async with world() as it:
+        it.cluster.services["10.96.0.10"] = "kube-system/kube-dns"
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        assert it.cluster.reasons().count("DNSNotReachable") == 1
+        # A sandbox that is made anew is no news.
+        it.runtime.kill_sandbox("uid-1")
+        await it.until(lambda: it.runtime.names().count("run_sandbox") == 2)
+        await it.until(lambda: ready(it) == "True")
+        assert it.cluster.reasons().count("DNSNotReachable") == 1
+
+
+@on_virtual_time
+async def test_a_pod_with_kube_proxy_reaches_services():
+    async with world() as it:
+        it.cluster.services["10.96.0.10"] = "kube-system/kube-dns"
+        await it.start(msgspec.structs.replace(machine_world.group(), kube_proxy=True))
+        await it.until(lambda: ready(it) == "True")
+        assert "DNSNotReachable" not in it.cluster.reasons()
+
+
+@on_virtual_time
 async def test_a_slow_start_is_told_before_it_is_done():
     async with world() as it:
         it.runtime.delays_s["run_sandbox"] = 5.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine
+import functools
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from kci.kcilet import ports
@@ -34,6 +35,8 @@ class Job:
     pod: models.Pod | None
     image: ports.ImageRef | None
     tell: Callable[[events.Event], None]
+    # For what does not change while the pod lives, however often its sandbox is made.
+    tell_once: Callable[[events.Event], None]
     pulling: Callable[[str], None]
 
     def wanted(self) -> inputs.Wanted:
@@ -136,6 +139,8 @@ async def _run_sandbox(machine: machine.Machine, action: actions.RunSandbox, job
     for event in events.not_served(kube_proxy=group.kube_proxy):
         job.tell(event)
     resolver = resolved.resolver
+    if not group.kube_proxy:
+        _warn_of_services(wanted.source, resolver.servers, job.tell_once)
     crashpoints.reached("kcilet.cgroup.before")
     cgroup = await drivers.cgroups.ensure_cgroup(
         pod.uid, cpu_milli=group.cpu_milli, memory_mib=group.memory_mib, pids=machine.limits.pids
@@ -155,6 +160,18 @@ async def _run_sandbox(machine: machine.Machine, action: actions.RunSandbox, job
     crashpoints.reached("kcilet.run_sandbox.before")
     _ = await drivers.runtime.run_sandbox(spec)
     crashpoints.reached("kcilet.run_sandbox.after")
+
+
+def _warn_of_services(
+    source: port.PodSource, servers: Iterable[str], tell: Callable[[events.Event], None]
+) -> None:
+    """Have it told, without waiting, which DNS servers are Services that the pod does not reach."""
+    for address in servers:
+        source.name_service(address, functools.partial(_warn_of_service, tell, address))
+
+
+def _warn_of_service(tell: Callable[[events.Event], None], address: str, service: str) -> None:
+    tell(events.dns_not_reachable(address, service))
 
 
 async def _start_container(machine: machine.Machine, action: actions.StartContainer, job: Job) -> None:

@@ -7,7 +7,9 @@ subnet that was not told may well be set there.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
 import msgspec
 
@@ -21,6 +23,7 @@ MISPLACED = "AnnotationNotOnPod"
 UNTOLERATED = "MissingToleration"
 INVALID = "InvalidPod"
 DEFAULT_TAINTS = (nodes.DEFAULT_TAINT,)
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 # Stands for what the node has and we were not told.
 _NOT_TOLD = "(not told)"
 
@@ -36,6 +39,8 @@ class Node:
     node_dns: tuple[str, ...] | None = None
     cluster_domain: str = "cluster.local"
     kube_proxy: bool = False
+    # The cluster's service range.
+    services: Network | None = None
     strict_sizes: bool = False
     sum_containers_only: bool = False
     instance_settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -173,6 +178,7 @@ def preview(subject: Subject, node: Node) -> Preview:
                 for one in decision.notices
                 if one.reason == group.MANY_CONTAINERS
             ),
+            *_of_dns(resolved.resolver, node, has_proxy=decision.kube_proxy),
         ),
         refused=refused,
     )
@@ -228,3 +234,23 @@ def _of_place(decision: group.Decision) -> Iterator[Remark]:
             message="the pod names no security group: the node must have KCI_SECURITY_GROUP_IDS, or the pod "
             f"the annotation {pod_annotations.SECURITY_GROUPS}",
         )
+
+
+def _of_dns(resolver: dns.Resolver, node: Node, *, has_proxy: bool) -> Iterator[Remark]:
+    """What the instance's own check would find at the cluster."""
+    for server in resolver.servers:
+        if not has_proxy and node.services is not None and _is_in(server, node.services):
+            yield Remark(
+                reason="DNSNotReachable",
+                message=f"DNS server {server} is a ClusterIP, and the pod has no kube-proxy to reach it: "
+                f'set the annotation {pod_annotations.KUBE_PROXY}: "true", KCI_KUBE_PROXY=true, or another '
+                "--cluster-dns",
+            )
+
+
+def _is_in(server: str, network: Network) -> bool:
+    try:
+        return ipaddress.ip_address(server) in network
+    except ValueError:
+        # The node's servers, which were not told, or none that a manifest may have.
+        return False
