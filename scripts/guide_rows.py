@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 
-_SERVICES = "the DNS server and service addresses themselves: part 2"
 _PROXY = "access to ClusterIP addresses itself: part 2"
 _FIREWALL = "what a security group lets through: part 2"
 
@@ -23,7 +22,7 @@ class Row:
 FLAGS = (
     Row("flag --provider", "who runs the pods: kingsoftcloud"),
     Row("flag --nodename", "the node's name, virtual-kubelet unless given"),
-    Row("flag --cluster-dns", "DNS servers of pods with dnsPolicy ClusterFirst; may be repeated", _SERVICES),
+    Row("flag --cluster-dns", "DNS servers of pods with dnsPolicy ClusterFirst; may be repeated"),
     Row("flag --virtual-node-dns", "DNS servers of pods with dnsPolicy Default"),
     Row("flag --cluster-domain", "the cluster's domain, cluster.local unless given"),
     Row("flag --disable-taint", "the node without its taint: every new pod may come"),
