@@ -58,6 +58,7 @@ LIMITS = """\
 - cgroup v2, where the machine has v1, and the other way round.
 - Project quotas: limits on disk use are checked by looking.
 - Runtimes in virtual machines.
+- Ten minutes without an API server: half a minute with 30 pods, in full with `make faults-release`.
 - More than two cores, and days of load: soaks last minutes here, an hour with `make faults-release`.
 - The full figures of `make faults-release`: no run of them has been taken down yet.
 - Delay and loss in the kernel's network: they are made by a proxy between programs.
