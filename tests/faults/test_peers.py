@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import itertools
+import math
 import pathlib
 import statistics
 import subprocess
@@ -10,6 +11,7 @@ import time
 
 import between as betweens
 import client_streams
+import leaks
 import line as lines
 import pytest
 import requirements
@@ -27,6 +29,8 @@ LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 HANG_S = 45
 # Few, so that a call which hangs beside them does so until the last has started.
 STARTS_IN_TURN = 5
+UNREAD, UNREAD_S = 30, 15
+TALKING = tuple(f"talks-{number}" for number in range(5))
 HARM = (
     Cut(When.BEFORE),
     Cut(When.AFTER),
@@ -147,6 +151,46 @@ def _not_ready(nodes):
         for condition in event["object"]["status"].get("conditions", ())
         if condition["type"] == "Ready" and condition["status"] != "True"
     ]
+
+
+@pytest.mark.requirement("R38")
+def test_clients_that_read_nothing_hold_up_their_own_commands_and_nothing_else(
+    line, recorder, standing, runs
+):
+    """Endless output, and nobody takes it: it waits in the pods, and none of our programs grows by it."""
+    runs.count = UNREAD
+    line.apply(*(pod(name, IDLE) for name in TALKING))
+    line.wait_ready(*(f"pod/{name}" for name in TALKING))
+    # What a first command opens for good is no growth.
+    line.kubectl("exec", TALKING[0], "--", "true")
+    before = {part: _memory_mib(line, part) for part in leaks.OURS}
+    alone_s = statistics.median(_starts_s(line, recorder, "alone"))
+    with (
+        lines.Watch(line, "/api/v1/nodes") as nodes,
+        lines.Watch(line, LEASE) as leases,
+        client_streams.unread(line, TALKING, UNREAD),
+    ):
+        eventually(lambda: client_streams.runs("cat", "/dev/zero") == UNREAD, timeout_s=180, what="all run")
+        starts = _starts_s(line, recorder, "beside")
+        ends_s = time.monotonic() + UNREAD_S
+        grown = dict.fromkeys(before, -math.inf)
+        while time.monotonic() < ends_s:
+            for part, was in before.items():
+                grown[part] = max(grown[part], _memory_mib(line, part) - was)
+            assert line.kubectl("exec", TALKING[0], "--", "echo", "through") == "through\n"
+        assert client_streams.runs("cat", "/dev/zero") == UNREAD
+    told = {part: round(mib) for part, mib in grown.items()}
+    gap_s = max(_renew_gaps(leases))
+    print(
+        f"{UNREAD} unread streams: grown by MiB {told}, longest gap of the heartbeat {gap_s:.1f} s, "
+        f"a start takes {statistics.median(starts):.2f} s (alone {alone_s:.2f} s)"
+    )
+    eventually(lambda: not client_streams.runs("cat", "/dev/zero"), what="they end with their clients")
+    assert max(grown.values()) < 64, told
+    assert gap_s <= 15
+    assert _not_ready(nodes) == []
+    assert statistics.median(starts) <= 2 * alone_s + 0.5
+    line.kubectl("delete", "pod", *TALKING, "--timeout=30s")
 
 
 @pytest.mark.requirement("R15")

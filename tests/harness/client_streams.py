@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import line as lines
@@ -33,6 +33,7 @@ TESTS = pathlib.Path(__file__).resolve().parents[1]
 # The colon does nothing; it keeps the shell, and its words keep it apart from all other processes.
 _SERVES = ": {name} serves a connection; cat; true"
 _LOOK_EVERY_S = 0.02
+_WATCHDOG_S = 600.0
 _SOCKETS = netns.SocketMaker()
 
 
@@ -97,13 +98,15 @@ KINDS: Mapping[
 
 
 @contextlib.contextmanager
-def unread(line: lines.Line, name: str, count: int) -> Iterator[list[subprocess.Popen[Any]]]:
-    """Commands with endless output, of which the clients read no byte more than fits into a pipe."""
-    with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(_kubectl(line, {}, "exec", name, "--", "cat", "/dev/zero"))
-            for _ in range(count)
-        ]
+def unread(line: lines.Line, names: Sequence[str], count: int) -> Iterator[None]:
+    """Commands with endless output, in all of these pods by turns, of which the clients read no byte more
+    than fits into a pipe.
+    """
+    with contextlib.ExitStack() as opened:
+        for number in range(count):
+            name = names[number % len(names)]
+            opened.enter_context(_kubectl(line, {}, "exec", name, "--", "cat", "/dev/zero"))
+        yield
 
 
 class Clock:
@@ -199,7 +202,7 @@ def _kubectl(
         env={**environment.read(), **variables},
     ) as client:
         # Nothing waits for a client that says nothing.
-        watchdog = threading.Timer(120, client.kill)
+        watchdog = threading.Timer(_WATCHDOG_S, client.kill)
         watchdog.start()
         try:
             yield client
