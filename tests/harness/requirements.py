@@ -34,6 +34,7 @@ TITLES = {
     "R04": "a damaged store is refused or read whole, never empty",
     "R05": "the kcilet is killed at any step: containers untouched, nothing left",
     "R06": "a list that failed or is partial deletes nothing",
+    "R07": "the world changed while it was away: the truth is told, nothing is lost",
     "R08": "no space, no files, bad disk: refused with a code, heals without restart",
     "R09": "a failed read writes nothing",
     "R10": "a cloud that lags: no Failed, no second create, no resurrection",

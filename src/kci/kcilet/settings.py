@@ -30,7 +30,7 @@ class Run:
     state_dir: pathlib.Path
     #: The unix socket on which the CNI plugin asks us to wire a pod.
     cni_socket: pathlib.Path
-    #: The bridge that pods' interfaces are attached to. It is there before us.
+    #: The link that holds the pods' gateway addresses. It is there before us.
     bridge: str
     #: The cgroup beneath which each pod gets its own. Default: kci.
     cgroup_parent: str = "kci"

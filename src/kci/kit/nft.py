@@ -1,4 +1,5 @@
-"""nftables in this process, through libnftables: no program is started, and what is read and checked once stays.
+"""nftables in this process, through libnftables: no program is started, and what is read and checked once
+stays.
 
 A context speaks to the network namespace of the thread that made it, for good; it is used by one thread.
 Commands are texts of nft(8), and each call is one transaction: all of it holds afterwards, or nothing.
@@ -35,7 +36,7 @@ class Nft:
 
     def close(self) -> None:
         """Safe twice."""
-        if self._context:
+        if self._context.value is not None:
             self._library.nft_ctx_free(self._context)
             self._context = ctypes.c_void_p(None)
 

@@ -51,6 +51,8 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     prefix_length: int
     gateway: str
     mac_address: str
+    # Bytes; 0 is the machine's own.
+    mtu: int = 0
 
 
 class Direction(enum.StrEnum):
@@ -109,6 +111,8 @@ class WantedGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     group_id: ids.GroupId
     generation: int
+    # Groups of different tenants never reach each other, whatever their security groups say.
+    tenant_id: str = ""
     cluster: Cluster
     namespace: str
     pod_name: str

@@ -1,5 +1,7 @@
 """The stack's bridge, its gateway address and the routes that keep unused addresses from leaving.
 
+The bridge has no ports: it is a link that only holds addresses, and there on kernels without dummy links.
+
 Works on the network namespace that the process is in. `ensure` may be repeated, `remove` is safe
 without `ensure`. Blocking.
 """
@@ -56,7 +58,7 @@ def ensure(bridge: str, ranges: addresses.Ranges) -> None:
         with _tolerated(errno.EEXIST):
             netlink.link("add", ifname=bridge, kind="bridge")
         index = netlink.link_lookup(ifname=bridge)[0]
-        # Set, or the bridge takes the lowest of its ports' and changes it when a pod comes or goes.
+        # As the kcilet has it at the pods' ends; earlier versions had them on the bridge.
         netlink.link("set", index=index, address=_mac_address(ranges.gateway), state="up")
         with _tolerated(errno.EEXIST):
             netlink.addr("add", index=index, address=str(ranges.gateway), prefixlen=ranges.pods.prefixlen)

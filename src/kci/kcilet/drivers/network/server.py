@@ -32,14 +32,14 @@ _MAX_LINE_BYTES = 64 << 10
 
 
 @contextlib.asynccontextmanager
-async def open_network(socket_path: pathlib.Path, bridge: str) -> AsyncIterator[BridgeNetwork]:
-    """Listens until the block ends. The bridge belongs to the machine and is there before."""
+async def open_network(socket_path: pathlib.Path, holder: str) -> AsyncIterator[PodNetwork]:
+    """Listens until the block ends. The link that holds the gateways is there before, and not ours."""
     thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="network")
     loop = asyncio.get_running_loop()
     try:
-        wires = await loop.run_in_executor(thread, wiring.Wiring, bridge)
+        wires = await loop.run_in_executor(thread, wiring.Wiring, holder)
         try:
-            network = BridgeNetwork(wires, thread)
+            network = PodNetwork(wires, thread)
             async with tasks.Tasks() as group, _listening(socket_path, network, group):
                 yield network
         finally:
@@ -50,7 +50,7 @@ async def open_network(socket_path: pathlib.Path, bridge: str) -> AsyncIterator[
 
 @contextlib.asynccontextmanager
 async def _listening(
-    socket_path: pathlib.Path, network: BridgeNetwork, group: tasks.Tasks
+    socket_path: pathlib.Path, network: PodNetwork, group: tasks.Tasks
 ) -> AsyncIterator[None]:
     def on_connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         _ = group.spawn("cni", network.serve(reader, writer))
@@ -70,7 +70,7 @@ def _remove_file(path: pathlib.Path) -> None:
     path.unlink(missing_ok=True)
 
 
-class BridgeNetwork:
+class PodNetwork:
     """Made by `open_network`."""
 
     def __init__(self, wires: wiring.Wiring, thread: concurrent.futures.ThreadPoolExecutor) -> None:
