@@ -19,7 +19,9 @@ _OURS = 0x4B
 
 
 class Gateways:
-    """On the machine's netlink socket, which belongs to the wiring. Raises pyroute2.NetlinkError."""
+    """On the machine's netlink socket, which belongs to the wiring. Raises pyroute2.NetlinkError, and OSError
+    without the holder.
+    """
 
     def __init__(self, machine: pyroute2.IPRoute, holder: str) -> None:
         self._machine = machine
@@ -58,8 +60,7 @@ class Gateways:
                 self._known.discard(gateway)
 
     def _index(self) -> int:
-        index: int = self._machine.link("get", ifname=self._holder)[0]["index"]
-        return index
+        return socket.if_nametoindex(self._holder)
 
     def _list(self, index: int) -> dict[str, bool]:
         """The holder's addresses, and whether they are ours."""

@@ -15,25 +15,26 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import ipaddress
 import os
 import pathlib
 import socket
+import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyroute2
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.network import cni, gateways, shaping
+from kci.kcilet.drivers.network import cni, gateways, netlink, shaping
 from kci.kit import crashpoints, linkgroups
 from kci.link import types as link
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 _LOOPBACK_INDEX = 1
-# linux/neighbour.h: never asked for, never forgotten.
-_PERMANENT = 0x80
+_GET_MTU = 0x8921
 _SYSCTLS = pathlib.Path("/proc/sys/net")
 # Of the machine's end. What comes in must be routed back the same way, and says nothing of routes.
 _OUTER = {
@@ -60,6 +61,9 @@ class Wiring:
     def __init__(self, holder: str) -> None:
         self._own_namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._machine = pyroute2.IPRoute()
+        self._netlink = netlink.Netlink()
+        # Asks for what takes no netlink; in the machine's namespace.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._shaper = shaping.Shaper(self._machine)
         self._gateways = gateways.Gateways(self._machine, holder)
         self._holder = holder
@@ -67,6 +71,8 @@ class Wiring:
 
     def close(self) -> None:
         self._machine.close()
+        self._netlink.close()
+        self._socket.close()
         os.close(self._own_namespace)
 
     def add(
@@ -83,12 +89,12 @@ class Wiring:
             try:
                 self._gateways.ensure(interface.gateway)
                 crashpoints.reached("kcilet.add_link.before")
-                outer = self._make_pair(name, interface, request.ifname, namespace)
+                self._make_pair(name, interface, request.ifname, namespace)
                 crashpoints.reached("kcilet.add_link.made")
-                self._set_up_outer(name, outer["index"], interface, alias)
+                self._set_up_outer(name, interface, alias)
                 if limits != ports.NO_LIMITS:
                     self._shaper.limit(name, limits)
-                self._set_up_inside(namespace, request.ifname, outer.get_attr("IFLA_LINK"), interface)
+                self._set_up_inside(namespace, request.ifname, interface)
                 crashpoints.reached("kcilet.add_link.after")
             finally:
                 os.close(namespace)
@@ -143,7 +149,7 @@ class Wiring:
             self._machine.link("set", index=index, master=0)
         mac_address = gateway_mac_address(interface.gateway)
         self._machine.link("set", index=index, group=self._group, address=mac_address)
-        self._set_up_outer(name, index, interface, found.get_attr("IFLA_IFALIAS") or "")
+        self._set_up_outer(name, interface, found.get_attr("IFLA_IFALIAS") or "")
         crashpoints.reached("kcilet.adopt_link.after")
 
     def _list_routed(self) -> set[tuple[str, int]]:
@@ -154,61 +160,63 @@ class Wiring:
             if route["dst_len"] == 32
         }
 
-    def _make_pair(self, name: str, interface: link.Interface, inner_name: str, namespace: int) -> Any:
-        """The machine's end."""
-        mtu = interface.mtu or self._machine.link("get", ifname=self._holder)[0].get_attr("IFLA_MTU")
-        pair = {
-            "kind": "veth",
-            "ifname": name,
+    def _make_pair(self, name: str, interface: link.Interface, inner_name: str, namespace: int) -> None:
+        pair = netlink.veth_pair(
+            name,
+            gateway_mac_address(interface.gateway),
             # From the first moment: rules that hold for all links of ours know them by it.
-            "group": self._group,
-            "mtu": mtu,
-            "address": gateway_mac_address(interface.gateway),
-            "peer": {
-                "ifname": inner_name,
-                "address": interface.mac_address,
-                "mtu": mtu,
-                "net_ns_fd": namespace,
-            },
-        }
+            self._group,
+            inner_name,
+            interface.mac_address,
+            namespace,
+            interface.mtu or self._get_mtu(),
+        )
         try:
-            self._machine.link("add", **pair)
-        except pyroute2.NetlinkError as error:
-            if error.code != errno.EEXIST:
+            self._netlink.send([pair])
+        except OSError as error:
+            if error.errno != errno.EEXIST:
                 raise
             self.remove(name)
-            self._machine.link("add", **pair)
-        return self._machine.link("get", ifname=name)[0]
+            self._netlink.send([pair])
 
-    def _set_up_outer(self, name: str, index: int, interface: link.Interface, alias: str) -> None:
+    def _get_mtu(self) -> int:
+        """The holder's: it may be made anew under its name."""
+        asked = struct.pack("16s16x", self._holder.encode())
+        (mtu,) = struct.unpack_from("=i", fcntl.ioctl(self._socket, _GET_MTU, asked), 16)
+        return int(mtu)
+
+    def _set_up_outer(self, name: str, interface: link.Interface, alias: str) -> None:
         _write(_OUTER, name)
-        self._machine.link("set", index=index, ifalias=alias, state="up")
-        self._machine.neigh(
-            "replace", dst=interface.address, lladdr=interface.mac_address, ifindex=index, state=_PERMANENT
-        )
-        # The machine speaks to the pod as its gateway, not as whatever address it has first.
-        self._machine.route(
-            "replace",
-            dst=f"{interface.address}/32",
-            oif=index,
-            scope="link",
-            prefsrc=interface.gateway,
+        index = socket.if_nametoindex(name)
+        self._netlink.send(
+            [
+                netlink.link_up(index, alias=alias),
+                netlink.neighbour(index, interface.address, interface.mac_address),
+                # The machine speaks to the pod as its gateway, not as whatever address it has first.
+                netlink.route_to(index, interface.address, interface.gateway),
+            ]
         )
 
-    def _set_up_inside(self, namespace: int, name: str, index: int, interface: link.Interface) -> None:
-        gateway_mac = gateway_mac_address(interface.gateway)
-        with self._open_inside(namespace, name) as pod:
-            pod.link("set", index=_LOOPBACK_INDEX, state="up")
-            pod.addr("add", index=index, address=interface.address, prefixlen=cni.PREFIX_LENGTH)
-            pod.link("set", index=index, state="up")
-            pod.neigh("replace", dst=interface.gateway, lladdr=gateway_mac, ifindex=index, state=_PERMANENT)
-            pod.route("add", gateway=interface.gateway, oif=index, flags=["onlink"])
+    def _set_up_inside(self, namespace: int, name: str, interface: link.Interface) -> None:
+        gateway = interface.gateway
+        pod, index = self._open_inside(namespace, name)
+        with contextlib.closing(pod):
+            pod.send(
+                [
+                    netlink.link_up(_LOOPBACK_INDEX),
+                    netlink.address(index, interface.address, cni.PREFIX_LENGTH),
+                    netlink.link_up(index),
+                    netlink.neighbour(index, gateway, gateway_mac_address(gateway)),
+                    netlink.default_route(index, gateway),
+                ]
+            )
 
-    def _open_inside(self, namespace: int, name: str) -> pyroute2.IPRoute:
+    def _open_inside(self, namespace: int, name: str) -> tuple[netlink.Netlink, int]:
+        """A socket there, and the link's number there."""
         _enter(namespace)
         try:
             _write(_INNER, name)
-            return pyroute2.IPRoute()
+            return netlink.Netlink(), socket.if_nametoindex(name)
         finally:
             _enter(self._own_namespace)
 
