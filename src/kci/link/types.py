@@ -78,7 +78,7 @@ class SecurityGroupRule(msgspec.Struct, frozen=True, kw_only=True):
 
     direction: Direction
     is_allowed: bool = True
-    # 1 to 100; of two with the same number the one that denies counts.
+    # 1 to 100; of two with the same number the one that denies counts, of whichever group it is.
     priority: int = 1
     protocol: Protocol = Protocol.ANY
     # Both included; TCP and UDP only.
