@@ -17,7 +17,8 @@ import msgspec
 import structlog
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.network import cni, firewall, rules, wiring
+from kci.kcilet.drivers.network import cni, rules, wiring
+from kci.kcilet.drivers.network import firewall as firewalls
 from kci.kit import errors, linkgroups, tasks
 from kci.kube import models
 from kci.link import types as link
@@ -67,7 +68,7 @@ async def open_network(
                 yield network
         finally:
             await loop.run_in_executor(thread, kernel.close)
-    except firewall.FirewallError as error:
+    except firewalls.FirewallError as error:
         raise errors.UserError(str(error)) from error
     finally:
         thread.shutdown(wait=False)
@@ -101,8 +102,8 @@ class _Kernel:
     def __init__(self, holder: str, frame: rules.Frame) -> None:
         self.wires = wiring.Wiring(holder)
         try:
-            self._firewall = firewall.Firewall(frame)
-        except firewall.FirewallError:
+            self._firewall = firewalls.Firewall(frame)
+        except firewalls.FirewallError:
             self.wires.close()
             raise
         self._is_adopted = False
@@ -113,7 +114,7 @@ class _Kernel:
         self.wires.close()
 
     def set_rules(self, wanted: ports.Firewall) -> bool:
-        """Whether they are set now (see firewall.Firewall.ensure)."""
+        """Whether they are set now (see firewalls.Firewall.ensure)."""
         return self._firewall.ensure(wanted)
 
     def set_links(self, wanted: ports.Firewall) -> None:
@@ -143,15 +144,15 @@ class PodNetwork:
     def expect(self, pod_uid: models.PodUid, interface: link.Interface, limits: ports.TrafficLimits) -> None:
         self._expected[pod_uid] = interface, limits
 
-    async def guard(self, firewall_wanted: ports.Firewall) -> None:
+    async def guard(self, firewall: ports.Firewall) -> None:
         try:
-            if not await self._in_thread(lambda: self._kernel.set_rules(firewall_wanted)):
+            if not await self._in_thread(lambda: self._kernel.set_rules(firewall)):
                 return
             async with self._guarded_changed:
-                self._guarded = frozenset(pod.pod_uid for pod in firewall_wanted.pods)
+                self._guarded = frozenset(pod.pod_uid for pod in firewall.pods)
                 self._guarded_changed.notify_all()
-            await self._in_thread(lambda: self._kernel.set_links(firewall_wanted))
-        except (firewall.FirewallError, wiring.WiringError) as error:
+            await self._in_thread(lambda: self._kernel.set_links(firewall))
+        except (firewalls.FirewallError, wiring.WiringError) as error:
             raise ports.DriverError(f"cannot set the rules for pods' traffic: {error}") from error
 
     async def limit_traffic(self, pod_uid: models.PodUid, limits: ports.TrafficLimits) -> None:
