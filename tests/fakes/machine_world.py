@@ -17,7 +17,7 @@ import msgspec
 
 from kci.kcilet import ports
 from kci.kcilet.workers import machine
-from kci.kit import secret
+from kci.kit import secret, tasks
 from kci.kube import models
 from kci.link import types as link
 from kci.source import errors, port
@@ -316,10 +316,14 @@ class FakeNetwork:
     def __init__(self):
         self.links = {}
         self.limits = {}
+        self.guarded = tasks.Latest(ports.Firewall())
 
     def expect(self, pod_uid, interface, limits):
         self.links[pod_uid] = interface
         self.limits[pod_uid] = limits
+
+    async def guard(self, firewall):
+        self.guarded.set(firewall)
 
     async def limit_traffic(self, pod_uid, limits):
         if pod_uid in self.links:

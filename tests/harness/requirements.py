@@ -34,6 +34,7 @@ TITLES = {
     "R04": "a damaged store is refused or read whole, never empty",
     "R05": "the kcilet is killed at any step: containers untouched, nothing left",
     "R06": "a list that failed or is partial deletes nothing",
+    "R07": "the world changed while it was away: the truth is told, nothing is lost",
     "R08": "no space, no files, bad disk: refused with a code, heals without restart",
     "R09": "a failed read writes nothing",
     "R10": "a cloud that lags: no Failed, no second create, no resurrection",
@@ -62,6 +63,7 @@ TITLES = {
     "R46": "replayed calls have no second effect",
     "R48": "an exec address: one use, one minute, one container",
     "R50": "the node's port: every path, method and right",
+    "R54": "a pod reaches what it may and nothing else, from before its first process",
     "R57": "no secret in anything that is written or shown",
     "R58": "keys that are rotated under load fail no call",
 }

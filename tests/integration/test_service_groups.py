@@ -63,6 +63,8 @@ async def test_a_group_runs_is_described_and_ends(world):
         )
         assert service_world.CANARY in wanted.cluster.kubeconfig
         assert (wanted.cpu_milli, wanted.memory_mib) == (2000, 8192)
+        assert wanted.security_group_ids == (service_world.SECURITY_GROUP_ID,)
+        assert wanted.tenant_id
         assert wanted.cluster_dns == ("10.0.0.10",)
         assert (wanted.machine_dns, wanted.machine_searches) == (("192.0.2.53",), ("corp.example",))
         assert wanted.machine_options == ("timeout:1", "rotate")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import ipaddress
 import pathlib
 import re
 from collections.abc import Sequence
@@ -18,6 +19,15 @@ _SOCKET_PATH_BYTES = 107
 _INTERFACE_CHARACTERS = 15
 
 
+@dataclasses.dataclass(frozen=True)
+class Reachable:
+    """An address and port of the machine that pods reach."""
+
+    address: str
+    port: int
+    protocol: str
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """`kcilet run`."""
@@ -30,8 +40,13 @@ class Run:
     state_dir: pathlib.Path
     #: The unix socket on which the CNI plugin asks us to wire a pod.
     cni_socket: pathlib.Path
-    #: The bridge that pods' interfaces are attached to. It is there before us.
+    #: The link that holds the pods' gateway addresses. It is there before us.
     bridge: str
+    #: What pods may begin connections to on this machine, as HOST:PORT or HOST:PORT/udp; may be repeated.
+    #: Beside it they reach nothing of the machine but an echo of their gateway. Default: nothing.
+    reachable: tuple[Reachable, ...] = ()
+    #: Connections that a pod may have at once. Default: 16384.
+    connections: int = 16384
     #: The cgroup beneath which each pod gets its own. Default: kci.
     cgroup_parent: str = "kci"
     #: The runtime's handler for sandboxes. Default: the runtime's own default.
@@ -91,6 +106,8 @@ def _other_problems(found: argparse.Namespace) -> list[str]:
         return problems + (["--grace-s: must not be negative"] if found.grace_s < 0 else [])
     if not _NAME.fullmatch(found.bridge) or len(found.bridge) > _INTERFACE_CHARACTERS:
         problems.append(f"--bridge: {found.bridge!r} is no name of an interface")
+    if found.connections < 1:
+        problems.append("--connections-per-pod: must be 1 or more")
     if found.starts < 1:
         problems.append("--concurrent-starts: must be 1 or more")
     if found.log_max_mib < 1:
@@ -117,6 +134,8 @@ def _to_run(found: argparse.Namespace) -> Run:
         state_dir=found.state_dir,
         cni_socket=found.cni_socket,
         bridge=found.bridge,
+        reachable=tuple(found.reachable),
+        connections=found.connections,
         cgroup_parent=found.cgroup_parent,
         runtime_handler=found.runtime_handler,
         log_level=found.log_level,
@@ -151,6 +170,22 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--socket", type=_socket, required=True, metavar="PATH")
     run.add_argument("--cni-socket", type=_socket, required=True, metavar="PATH")
     run.add_argument("--bridge", required=True, metavar="NAME")
+    run.add_argument(
+        "--reachable",
+        type=_reachable,
+        action="append",
+        default=[],
+        metavar="HOST:PORT[/udp]",
+        help="what pods reach on this machine; may be repeated (default: nothing)",
+    )
+    run.add_argument(
+        "--connections-per-pod",
+        dest="connections",
+        type=int,
+        default=Run.connections,
+        metavar="N",
+        help="connections that a pod has at most at once (default: %(default)s)",
+    )
     run.add_argument("--runtime-handler", default="", metavar="NAME")
     run.add_argument(
         "--concurrent-starts",
@@ -176,6 +211,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     drain.add_argument("--grace-s", type=int, default=30, metavar="N")
     return parser
+
+
+def _reachable(text: str) -> Reachable:
+    """ValueError's own text is not shown: argparse names the flag and the value."""
+    endpoint, _, protocol = text.partition("/")
+    host, _, port = endpoint.rpartition(":")
+    address = str(ipaddress.IPv4Address(host))
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(text)
+    if protocol not in {"", "tcp", "udp"}:
+        raise ValueError(text)
+    return Reachable(address, int(port), protocol or "tcp")
 
 
 def _socket(text: str) -> pathlib.Path:

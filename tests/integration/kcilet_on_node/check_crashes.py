@@ -15,7 +15,7 @@ CRASHES = "sleep 0.5; exit 1"
 
 
 def points():
-    return [point.name for point in crash_points.list_points() if point.file == "kcilet/workers/effects.py"]
+    return [point.name for point in crash_points.list_steps_of_a_pod()]
 
 
 @pytest.mark.parametrize("point", points())

@@ -1,6 +1,8 @@
-"""Gives each pod the address the service chose: a veth pair to the machine's bridge.
+"""Gives each pod the address the service chose, and lets pass what is to pass: a veth pair, a route to it,
+and one table of rules for all of them.
 
 May import: kcilet.ports, kube models, link, kit.
-May touch: links on the machine's bridge and in pods' network namespaces; the CNI plugin's unix socket.
-Must not: know another driver; choose an address; change the bridge or the machine's routes.
+May touch: links of its own group, their routes and tracked flows, pods' network namespaces, its own table of
+nftables, gateway addresses on the link that holds them; the CNI plugin's unix socket.
+Must not: know another driver; choose an address; decide what may pass; change anything that it did not make.
 """
