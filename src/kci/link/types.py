@@ -51,6 +51,8 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     prefix_length: int
     gateway: str
     mac_address: str
+    # 0: as the machine's own links have it.
+    mtu: int = 0
 
 
 class Direction(enum.StrEnum):
@@ -116,6 +118,8 @@ class WantedGroup(msgspec.Struct, frozen=True, kw_only=True):
     # the name is the group's pod for good.
     pod_uid: str = ""
     node_name: str = ""
+    # Whose group it is; empty from an older service.
+    tenant_id: str = ""
     # The granted size: the limit of the pod's cgroup.
     cpu_milli: int = 0
     memory_mib: int = 0

@@ -11,10 +11,21 @@ import structlog
 
 from kci.kit import clock, crashpoints, environment, errors, logs, tasks
 from kci.service import settings
-from kci.service.app import accounts, changes, credentials, groups, replays, streams
+from kci.service.app import (
+    accounts,
+    changes,
+    credentials,
+    groups,
+    networks,
+    replays,
+    security_groups,
+    streams,
+)
 from kci.service.engines import local
 from kci.service.http import credentials as credential_actions
 from kci.service.http import groups as group_actions
+from kci.service.http import networks as network_actions
+from kci.service.http import security_groups as security_group_actions
 from kci.service.http import server, verification
 from kci.service.http import streams as stream_actions
 from kci.service.reconcilers import groups as group_reconciler
@@ -44,6 +55,9 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
     wall = clock.SystemClock()
     known = accounts.KnownAccounts([chosen.operator], sealing.Sealer(chosen.encryption_key))
     feed = changes.Feed()
+    network_service = networks.NetworkService(store, chosen.place, wall, on_change=_nobody_looks)
+    security_group_service = security_groups.SecurityGroupService(store, wall, on_change=_nobody_looks)
+    await network_service.bootstrap(chosen.network)
     async with local.LocalEngine(str(chosen.kcilet_socket)) as engine:
         reconciler = group_reconciler.GroupReconciler(engine)
         used = replays.Replays(store, wall, window_s=chosen.signature_skew_s)
@@ -59,6 +73,8 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
             group_actions.GroupActions(service),
             stream_actions.StreamActions(stream_service, idle_s=chosen.stream_idle_s),
             credential_actions.CredentialActions(credentials.CredentialService(known, wall, replays=used)),
+            network_actions.NetworkActions(network_service),
+            security_group_actions.SecurityGroupActions(security_group_service),
             version=importlib.metadata.version("kci"),
         )
         reader = reports.ReportReader(engine, service, reconciler)
@@ -72,6 +88,10 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
                 await tasks.first_of(stop.wait(), reconciler.run(service), name="serve")
                 log.info("stopping")
     return 0
+
+
+def _nobody_looks() -> None:
+    """Machines are not told of security groups yet."""
 
 
 if __name__ == "__main__":

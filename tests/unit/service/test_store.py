@@ -16,7 +16,7 @@ from alembic import autogenerate, migration
 from kci.kit import secret
 from kci.service.domain import groups as domain
 from kci.service.domain import sizes
-from kci.service.store import database, errors, schema, sealing
+from kci.service.store import addresses, database, errors, schema, sealing
 from kci.service.store import groups as table
 
 KEY = service_world.KEY
@@ -56,11 +56,16 @@ async def test_the_migrations_lead_to_the_schema_in_code(made):
     assert {"one_group_per_pod", "one_group_per_token"} <= indexes
 
 
+# Each after those that lead to it.
+OF_0004 = ("security_group_rules", "security_groups", "subnets", "vpcs", "retained_addresses")
+
+
 async def test_a_database_of_the_first_schema_is_brought_up_to_date_with_its_groups(made):
     with database.open_database(made, KEY) as store:
         group = await store.run(_insert_group)
     with contextlib.closing(sqlite3.connect(made)) as connection:
         for step in (
+            *(f"DROP TABLE {name}" for name in OF_0004),
             "DROP TABLE fences",
             "DROP TABLE signatures",
             "ALTER TABLE groups DROP COLUMN checksum",
@@ -172,42 +177,48 @@ async def test_a_failed_transaction_leaves_nothing(made):
         assert await store.run(count) == before
 
 
+NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
+
+
+def claim(session, subnet, group_id, *, name="", now=NOW):
+    return addresses.claim_address(
+        session, subnet, group_id, tenant_id="alice", name=name or group_id, now=now
+    )
+
+
 async def test_an_address_comes_back_last(made):
-    subnet = service_world.PLACE.subnet
+    subnet = service_world.SUBNET
     with database.open_database(made, KEY) as store:
-        first = await store.run(lambda session: table.claim_address(session, subnet, "g1"))
+        first = await store.run(lambda session: claim(session, subnet, "g1"))
         await store.run(
             lambda session: session.connection.execute(
                 schema.addresses.update().values(group_id=None, released_at_ms=1)
             )
         )
-        taken = [
-            await store.run(lambda session, n=n: table.claim_address(session, subnet, f"g{n}"))
-            for n in range(2, 256)
-        ]
+        taken = [await store.run(lambda session, n=n: claim(session, subnet, f"g{n}")) for n in range(2, 256)]
     assert taken[-2:] == [first, None]
     assert len(set(taken)) == len(taken)
 
 
 async def test_no_address_of_an_earlier_range_or_the_gateway_is_given(made):
     """The same subnet after its range, and then its gateway, were changed in the settings."""
-    old = service_world.PLACE.subnet
+    old = service_world.SUBNET
     new = dataclasses.replace(
         old, network=ipaddress.IPv4Network("10.8.0.0/29"), gateway=ipaddress.IPv4Address("10.8.0.1")
     )
     moved = dataclasses.replace(new, gateway=ipaddress.IPv4Address("10.8.0.2"))
     with database.open_database(made, KEY) as store:
 
-        async def claim(subnet, group_id):
-            return await store.run(lambda session: table.claim_address(session, subnet, group_id))
+        async def take(subnet, group_id):
+            return await store.run(lambda session: claim(session, subnet, group_id))
 
-        await claim(old, "old")
+        await take(old, "old")
         await store.run(
             lambda session: session.connection.execute(
                 schema.addresses.update().values(group_id=None, released_at_ms=1)
             )
         )
-        assert [str(await claim(new, f"n{n}")) for n in range(6)] == [
+        assert [str(await take(new, f"n{n}")) for n in range(6)] == [
             *(f"10.8.0.{part}" for part in range(2, 7)),
             "None",
         ]
@@ -216,7 +227,7 @@ async def test_no_address_of_an_earlier_range_or_the_gateway_is_given(made):
                 schema.addresses.update().values(group_id=None, released_at_ms=1)
             )
         )
-        assert str(await claim(moved, "last")) == "10.8.0.3"
+        assert str(await take(moved, "last")) == "10.8.0.3"
 
 
 def test_a_sealed_value_opens_for_its_owner_only():
