@@ -5,13 +5,18 @@ import contextlib
 import dataclasses
 import datetime
 import ipaddress
+import pathlib
+import shutil
 import sqlite3
+import tempfile
 import threading
 
+import hypothesis
 import pytest
 import service_world
 import sqlalchemy as sa
 from alembic import autogenerate, migration
+from hypothesis import strategies as st
 
 from kci.kit import secret
 from kci.service.domain import groups as domain
@@ -78,6 +83,44 @@ async def test_a_database_of_the_first_schema_is_brought_up_to_date_with_its_gro
     for _ in range(2):
         with database.open_database(made, KEY) as store:
             assert await store.run(lambda session: table.get_group(session, group.group_id)) == group
+
+
+async def test_a_database_of_the_version_before_networks_keeps_its_groups_and_gets_the_configured_place(made):
+    with database.open_database(made, KEY) as store:
+        group = await store.run(_insert_group)
+    with contextlib.closing(sqlite3.connect(made)) as connection:
+        for name in OF_0004:
+            connection.execute(f"DROP TABLE {name}")
+        connection.execute("UPDATE alembic_version SET version_num = '0003'")
+        connection.commit()
+    for _ in range(2):
+        with database.open_database(made, KEY) as store:
+            read = await store.run(lambda session: table.get_group(session, group.group_id))
+            if read.subnet.vpc_id:
+                break
+            assert read == group
+            await service_world.prepare(store)
+    assert read.subnet.vpc_id == service_world.NETWORK.vpc_id
+    assert dataclasses.replace(read, subnet=group.subnet) == group
+
+
+@pytest.mark.requirement("R04")
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("vpcs", "cidr = '10.0.0.0/8'"),
+        ("subnets", "gateway = '10.9.0.7'"),
+        ("security_groups", "tenant_id = 'bob'"),
+        ("security_group_rules", "is_allowed = 0"),
+    ],
+)
+async def test_a_changed_value_of_a_network_is_seen_though_sqlite_does_not(made, name, change):
+    with database.open_database(made, KEY) as store:
+        await service_world.prepare(store)
+    with contextlib.closing(sqlite3.connect(made)) as connection:
+        connection.execute(f"UPDATE {name} SET {change}")
+        connection.commit()
+    assert "not as they were written" in _refused(made)
 
 
 def _insert_group(session):
@@ -228,6 +271,96 @@ async def test_no_address_of_an_earlier_range_or_the_gateway_is_given(made):
             )
         )
         assert str(await take(moved, "last")) == "10.8.0.3"
+
+
+class Addresses:
+    """A subnet's addresses in a real database, and what must be true of them by a model in memory."""
+
+    def __init__(self, session):
+        self._session = session
+        self._now = NOW
+        self._count = 0
+        self.subnet = dataclasses.replace(
+            service_world.SUBNET, network=ipaddress.IPv4Network("10.9.0.0/29"), first=None
+        )
+        # By group: its name, its address, how long that is retained.
+        self.held = {}
+        # By name: an address and its end.
+        self.retained = {}
+
+    def take(self, name, hours):
+        self._count += 1
+        group_id = f"g{self._count}"
+        address = claim(self._session, self.subnet, group_id, name=name, now=self._now)
+        usable = set(self.subnet.network.hosts()) - {self.subnet.gateway}
+        taken = {held for _, held, _ in self.held.values()}
+        kept = {name: one for name, (one, end) in self.retained.items() if end > self._now}
+        if address is None:
+            assert taken == usable
+            return
+        assert address in usable - taken, "an address is given twice"
+        if name in kept:
+            assert address == kept[name], "its own address was free"
+        elif usable - taken - set(kept.values()):
+            assert address not in kept.values(), "another name's address was given without need"
+        self.retained = {name: one for name, one in self.retained.items() if one[0] != address}
+        self.held[group_id] = name, address, hours
+
+    def give_back(self, number):
+        if not self.held:
+            return
+        group_id = sorted(self.held)[number % len(self.held)]
+        name, address, hours = self.held.pop(group_id)
+        request = service_world.create_request(
+            container_group_name=name, retain_ip=hours > 0, retain_ip_hours=hours
+        )
+        interface = domain.Interface("i", self.subnet.subnet_id, str(address), 29, "10.9.0.1", "")
+        group = domain.Group(group_id, "alice", request, sizes.choose_size(request), interface, NOW)
+        addresses.release_address(self._session, group, now=self._now)
+        if hours:
+            self.retained[name] = address, self._now + datetime.timedelta(hours=hours)
+
+    def wait(self, hours):
+        self._now += datetime.timedelta(hours=hours)
+        if hours % 2:
+            addresses.remove_ended(self._session, now=self._now)
+
+
+_STEPS = st.one_of(
+    st.tuples(st.just("take"), st.sampled_from("abcd"), st.integers(0, 3)),
+    st.tuples(st.just("give_back"), st.integers(0, 9)),
+    st.tuples(st.just("wait"), st.integers(1, 4)),
+)
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(st.lists(_STEPS, max_size=40))
+def test_no_address_is_given_twice_and_a_retained_one_comes_back_to_its_name(steps):
+    with tempfile.TemporaryDirectory() as folder, TEMPLATE.copied(folder) as store:
+
+        def work(session):
+            model = Addresses(session)
+            for name, *arguments in steps:
+                getattr(model, name)(*arguments)
+
+        asyncio.run(store.run(work))
+
+
+class Template:
+    """An empty database is made once, and copied: making one takes longer than using it."""
+
+    def __init__(self):
+        self._folder = None
+
+    def copied(self, folder):
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory()
+            database.open_database(pathlib.Path(self._folder.name, "kci.db"), KEY).close()
+        shutil.copytree(self._folder.name, folder, dirs_exist_ok=True)
+        return database.open_database(pathlib.Path(folder, "kci.db"), KEY)
+
+
+TEMPLATE = Template()
 
 
 def test_a_sealed_value_opens_for_its_owner_only():
