@@ -26,6 +26,22 @@ REQUIREMENTS = {"virtual-kubelet": "R01", "kci-service": "R03", "kcilet": "R05"}
 NOT_ON_THE_WAY = {
     "service.tombstones.before": "tombstones live for a day: tests/unit/service",
     "service.tombstones.after": "tombstones live for a day: tests/unit/service",
+    **{
+        f"service.{change}.{step}": "no pod makes a network: tests/harness/network_traffic.py"
+        for change in (
+            "create_vpc",
+            "delete_vpc",
+            "create_subnet",
+            "modify_subnet",
+            "delete_subnet",
+            "create_security_group",
+            "modify_security_group",
+            "delete_security_group",
+            "add_rule",
+            "remove_rule",
+        )
+        for step in ("before", "after")
+    },
     "vnode.lease.release.before": "an orderly stop is no crash: a Lease that was not released runs out",
     "vnode.lease.release.after": "as vnode.lease.release.before",
 }
@@ -89,6 +105,8 @@ PROVOKED = {
     "vnode.patch_node_labels.": _start_with_a_label_missing,
     "vnode.patch_node_status.": _start_again,
     "service.sync.": _start_service_again,
+    "service.bootstrap_vpc.": _start_service_again,
+    "service.bootstrap_subnet.": _start_service_again,
     "kcilet.note_store.": _start_service_again,
     "kcilet.remove_container.": _run_a_container_that_ends,
     "kcilet.exec.": _run_a_command,

@@ -369,7 +369,7 @@ class KciClient:
         keys: signing.Credentials,
         limits: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        url = _url_of(self._url, operation.service)
+        url = url_of(self._url, operation.service)
         pairs = [("Action", operation.action), ("Version", operation.version)]
         pairs += wire.flatten(msgspec.to_builtins(request))
         body = wire.encode_pairs(pairs).encode()
@@ -414,7 +414,7 @@ def _parse_endpoint(endpoint: str) -> yarl.URL:
     return url.with_path("/")
 
 
-def _url_of(url: yarl.URL, service: str) -> yarl.URL:
+def url_of(url: yarl.URL, service: str) -> yarl.URL:
     """Kingsoft's hosts are named for the service, such as kci.api.ksyun.com; any other host answers for all,
     by the scope of the signature.
     """
