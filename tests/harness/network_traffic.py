@@ -45,17 +45,17 @@ class NetworkTraffic:
         self._known.there.add(subnet.subnet_id)
         newer = networks.ModifySubnet(subnet_id=subnet.subnet_id, subnet_name="old")
         assert (await self._client.modify_subnet(newer)).subnet_name == "old"
-        firewall = await self._client.create_security_group(
+        security_group = await self._client.create_security_group(
             security_groups.CreateSecurityGroup(vpc_id=vpc.vpc_id)
         )
-        self._known.there.add(firewall.security_group_id)
+        self._known.there.add(security_group.security_group_id)
         await self._client.modify_security_group(
             security_groups.ModifySecurityGroup(
-                security_group_id=firewall.security_group_id, security_group_name="old"
+                security_group_id=security_group.security_group_id, security_group_name="old"
             )
         )
-        rules = [await self._authorize(firewall.security_group_id, port) for port in (80, 81)]
-        await self._client.revoke_security_group_entry(firewall.security_group_id, rules[0])
+        rules = [await self._authorize(security_group.security_group_id, port) for port in (80, 81)]
+        await self._client.revoke_security_group_entry(security_group.security_group_id, rules[0])
         self._known.there.remove(rules[0])
         self._known.gone.add(rules[0])
         if self._chance.random() < 0.7:

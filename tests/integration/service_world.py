@@ -137,7 +137,7 @@ async def running(
         await stack.enter_async_context(fake.serve(socket))
         store = stack.enter_context(database.open_database(folder / "service.db", KEY))
         network_service = networks.NetworkService(store, place, wall, on_change=lambda: told.append(None))
-        firewall_service = security_groups.SecurityGroupService(
+        security_group_service = security_groups.SecurityGroupService(
             store, wall, on_change=lambda: told.append(None)
         )
         await prepare(store)
@@ -154,7 +154,7 @@ async def running(
             ),
             credential_actions.CredentialActions(credentials.CredentialService(known, wall, replays=used)),
             network_actions.NetworkActions(network_service),
-            security_group_actions.SecurityGroupActions(firewall_service),
+            security_group_actions.SecurityGroupActions(security_group_service),
             version="test",
         )
         _, port = await stack.enter_async_context(
@@ -174,7 +174,7 @@ async def running(
             application,
             service,
             network_service,
-            firewall_service,
+            security_group_service,
             told,
             known,
         )

@@ -170,45 +170,51 @@ def _use_a_network(networks, groups):
 
     (default,) = vpc("DescribeSecurityGroups", **of_vpc)["SecurityGroupSet"]
     assert [entry["Direction"] for entry in default["SecurityGroupEntrySet"]] == ["out", "in"]
-    firewall = vpc("CreateSecurityGroup", VpcId=vpc_id, SecurityGroupName="web", Description="d")[
+    security_group = vpc("CreateSecurityGroup", VpcId=vpc_id, SecurityGroupName="web", Description="d")[
         "SecurityGroup"
     ]
-    firewall_id = firewall["SecurityGroupId"]
-    assert (firewall["SecurityGroupType"], firewall["SecurityGroupEntrySet"]) == ("other", [])
+    security_group_id = security_group["SecurityGroupId"]
+    assert (security_group["SecurityGroupType"], security_group["SecurityGroupEntrySet"]) == ("other", [])
     authorized = vpc(
-        "AuthorizeSecurityGroupEntry", SecurityGroupId=firewall_id, CidrBlock="0.0.0.0/0", Direction="in",
-        Protocol="tcp", PortRangeFrom=80, PortRangeTo=80, Priority=1, Policy="Accept",
+        "AuthorizeSecurityGroupEntry", SecurityGroupId=security_group_id, CidrBlock="0.0.0.0/0",
+        Direction="in", Protocol="tcp", PortRangeFrom=80, PortRangeTo=80, Priority=1, Policy="Accept",
     )  # fmt: skip
     assert authorized["Return"] is True
     (entry_id,) = authorized["SecurityGroupEntryIdSet"]
     vpc(
-        "AuthorizeSecurityGroupEntry", SecurityGroupId=firewall_id, CidrBlock="10.0.0.0/8", Direction="in",
-        Protocol="icmp", IcmpType=-1, IcmpCode=-1,
+        "AuthorizeSecurityGroupEntry", SecurityGroupId=security_group_id, CidrBlock="10.0.0.0/8",
+        Direction="in", Protocol="icmp", IcmpType=-1, IcmpCode=-1,
     )  # fmt: skip
-    (again,) = vpc("DescribeSecurityGroups", SecurityGroupId=[firewall_id])["SecurityGroupSet"]
+    (again,) = vpc("DescribeSecurityGroups", SecurityGroupId=[security_group_id])["SecurityGroupSet"]
     tcp, icmp = again["SecurityGroupEntrySet"]
     assert (tcp["SecurityGroupEntryId"], tcp["PortRangeFrom"], tcp["Priority"], tcp["Policy"]) == (
         entry_id, 80, 1, "Accept",
     )  # fmt: skip
     assert (icmp["Protocol"], icmp["IcmpType"], icmp["IcmpCode"]) == ("icmp", -1, -1)
-    renamed = vpc("ModifySecurityGroup", SecurityGroupId=firewall_id, SecurityGroupName="www")
+    renamed = vpc("ModifySecurityGroup", SecurityGroupId=security_group_id, SecurityGroupName="www")
     assert renamed["SecurityGroupName"] == "www"
 
     request = create_request()
-    request.SubnetId, request.SecurityGroupId = subnet["SubnetId"], [firewall_id, default["SecurityGroupId"]]
+    request.SubnetId, request.SecurityGroupId = (
+        subnet["SubnetId"],
+        [security_group_id, default["SecurityGroupId"]],
+    )
     group_id = json.loads(groups.CreateContainerGroup(request))["ContainerGroupId"]
     (group,) = call(groups, "DescribeContainerGroup", ContainerGroupId=[group_id])["ContainerGroups"]
     (face,) = group["NetworkInterfaceAttributes"]
     assert (face["VpcId"], face["PrivateIpAddress"]) == (vpc_id, "10.20.1.2")
     refused("SubnetInUse", "DeleteSubnet", SubnetId=subnet["SubnetId"])
-    refused("SecurityGroupInUse", "DeleteSecurityGroup", SecurityGroupId=firewall_id)
+    refused("SecurityGroupInUse", "DeleteSecurityGroup", SecurityGroupId=security_group_id)
     call(groups, "DeleteContainerGroup", ContainerGroupId=group_id)
     while call(groups, "DescribeContainerGroup", ContainerGroupId=[group_id])["TotalCount"]:
         time.sleep(0.02)
 
     for action, fields in (
-        ("RevokeSecurityGroupEntry", {"SecurityGroupId": firewall_id, "SecurityGroupEntryId": entry_id}),
-        ("DeleteSecurityGroup", {"SecurityGroupId": firewall_id}),
+        (
+            "RevokeSecurityGroupEntry",
+            {"SecurityGroupId": security_group_id, "SecurityGroupEntryId": entry_id},
+        ),
+        ("DeleteSecurityGroup", {"SecurityGroupId": security_group_id}),
         ("DeleteSubnet", {"SubnetId": subnet["SubnetId"]}),
         ("DeleteVpc", {"VpcId": vpc_id}),
     ):

@@ -31,12 +31,12 @@ async def _network(client, cidr="10.20.0.0/16", subnet="10.20.0.0/24", **asked):
     made = await client.vpc.create_subnet(
         networks.CreateSubnet(vpc_id=vpc.vpc_id, cidr_block=subnet, **asked)
     )
-    (firewall,) = await client.vpc.list_security_groups(vpc_ids=(vpc.vpc_id,))
-    return vpc, made, firewall
+    (security_group,) = await client.vpc.list_security_groups(vpc_ids=(vpc.vpc_id,))
+    return vpc, made, security_group
 
 
-def _request(subnet, firewall, **asked):
-    given = {"subnet_id": subnet.subnet_id, "security_group_id": (firewall.security_group_id,)}
+def _request(subnet, security_group, **asked):
+    given = {"subnet_id": subnet.subnet_id, "security_group_id": (security_group.security_group_id,)}
     return service_world.create_request(**(given | asked))
 
 
@@ -46,9 +46,9 @@ async def _delete_and_wait(world, group_id, client=None):
         await world.service.wait_deleted(group_id)
 
 
-def _authorize(firewall_id, **asked):
+def _authorize(security_group_id, **asked):
     given = {
-        "security_group_id": firewall_id,
+        "security_group_id": security_group_id,
         "direction": "in",
         "protocol": "tcp",
         "cidr_block": "10.0.0.0/8",
@@ -59,7 +59,7 @@ def _authorize(firewall_id, **asked):
 async def test_what_is_configured_is_there_from_the_start(world):
     (vpc,) = await world.alice.vpc.list_vpcs()
     (subnet,) = await world.alice.vpc.list_subnets()
-    (firewall,) = await world.alice.vpc.list_security_groups()
+    (security_group,) = await world.alice.vpc.list_security_groups()
     assert (vpc.is_default, vpc.cidr_block) == (True, "10.9.0.0/24")
     assert (subnet.subnet_id, subnet.vpc_id, subnet.gateway_ip) == (
         service_world.SUBNET_ID,
@@ -67,26 +67,30 @@ async def test_what_is_configured_is_there_from_the_start(world):
         "10.9.0.1",
     )
     assert subnet.available_ip_number == "253"
-    assert (firewall.security_group_id, firewall.security_group_type) == (
+    assert (security_group.security_group_id, security_group.security_group_type) == (
         service_world.SECURITY_GROUP_ID,
         "default",
     )
-    assert {(one.direction, one.cidr_block, one.policy) for one in firewall.security_group_entry_set} == {
+    assert {
+        (one.direction, one.cidr_block, one.policy) for one in security_group.security_group_entry_set
+    } == {
         ("in", "10.9.0.0/24", "Accept"),
         ("out", "0.0.0.0/0", "Accept"),
     }
     await _fails("VpcInUse", world.alice.vpc.delete_vpc(vpc.vpc_id))
     await _fails("SubnetInUse", world.alice.vpc.delete_subnet(subnet.subnet_id))
-    await _fails("SecurityGroupInUse", world.alice.vpc.delete_security_group(firewall.security_group_id))
+    await _fails(
+        "SecurityGroupInUse", world.alice.vpc.delete_security_group(security_group.security_group_id)
+    )
 
 
 @pytest.mark.guide("env KCI_SUBNET_ID", "annotation kci-subnet-id")
 async def test_groups_come_to_a_subnet_that_was_made(world):
-    vpc, subnet, firewall = await _network(
+    vpc, subnet, security_group = await _network(
         world.alice, gateway_ip="10.20.0.9", dhcp_ip_from="10.20.0.8", dns1="10.20.0.53", mtu=1400
     )
-    group_id = await world.alice.create_container_group(_request(subnet, firewall))
-    second = await world.alice.create_container_group(_request(subnet, firewall))
+    group_id = await world.alice.create_container_group(_request(subnet, security_group))
+    second = await world.alice.create_container_group(_request(subnet, security_group))
     (listed,) = await world.alice.list_container_groups(ids=(group_id,))
     (face,) = listed.network_interface_attributes
     assert (face.vpc_id, face.subnet_id, face.private_ip_address) == (
@@ -103,7 +107,10 @@ async def test_groups_come_to_a_subnet_that_was_made(world):
         address="10.20.0.10", prefix_length=24, gateway="10.20.0.9", mac_address="0a:58:0a:14:00:0a", mtu=1400
     )
     assert wanted.machine_dns == ("10.20.0.53",)
-    assert (wanted.tenant_id, wanted.security_group_ids) == ("tenant-alice", (firewall.security_group_id,))
+    assert (wanted.tenant_id, wanted.security_group_ids) == (
+        "tenant-alice",
+        (security_group.security_group_id,),
+    )
     (now,) = await world.alice.vpc.list_subnets((subnet.subnet_id,))
     # 8 to 254 without the gateway, and two are taken.
     assert now.available_ip_number == str(247 - 1 - 2)
@@ -116,21 +123,21 @@ async def test_groups_come_to_a_subnet_that_was_made(world):
 
 
 async def test_a_network_is_not_deleted_under_its_groups_and_goes_in_order(world):
-    vpc, subnet, firewall = await _network(world.alice)
-    group_id = await world.alice.create_container_group(_request(subnet, firewall))
+    vpc, subnet, security_group = await _network(world.alice)
+    group_id = await world.alice.create_container_group(_request(subnet, security_group))
     await _fails("SubnetInUse", world.alice.vpc.delete_subnet(subnet.subnet_id))
     await _fails("VpcInUse", world.alice.vpc.delete_vpc(vpc.vpc_id))
     await _delete_and_wait(world, group_id)
     await world.alice.vpc.delete_subnet(subnet.subnet_id)
     await _fails("SubnetNotFound", world.alice.vpc.delete_subnet(subnet.subnet_id))
-    (firewall,) = await world.alice.vpc.list_security_groups((firewall.security_group_id,))
-    assert [one.direction for one in firewall.security_group_entry_set] == ["out"]
+    (security_group,) = await world.alice.vpc.list_security_groups((security_group.security_group_id,))
+    assert [one.direction for one in security_group.security_group_entry_set] == ["out"]
     await world.alice.vpc.delete_vpc(vpc.vpc_id)
     assert len(await world.alice.vpc.list_vpcs()) == 1
     assert len(await world.alice.vpc.list_security_groups()) == 1
 
 
-def _foreign_calls(client, vpc_id, subnet_id, firewall_id, entry_id):
+def _foreign_calls(client, vpc_id, subnet_id, security_group_id, entry_id):
     """What somebody can try with ids that are not his, each with the code that it must give."""
     vpc = client.vpc
     group = service_world.OF_BOB
@@ -143,13 +150,15 @@ def _foreign_calls(client, vpc_id, subnet_id, firewall_id, entry_id):
         ("VpcNotFound", vpc.create_security_group(security_groups.CreateSecurityGroup(vpc_id=vpc_id))),
         ("SubnetNotFound", vpc.delete_subnet(subnet_id)),
         ("SubnetNotFound", vpc.modify_subnet(networks.ModifySubnet(subnet_id=subnet_id))),
-        ("SecurityGroupNotFound", vpc.delete_security_group(firewall_id)),
+        ("SecurityGroupNotFound", vpc.delete_security_group(security_group_id)),
         (
             "SecurityGroupNotFound",
-            vpc.modify_security_group(security_groups.ModifySecurityGroup(security_group_id=firewall_id)),
+            vpc.modify_security_group(
+                security_groups.ModifySecurityGroup(security_group_id=security_group_id)
+            ),
         ),
-        ("SecurityGroupNotFound", vpc.revoke_security_group_entry(firewall_id, entry_id)),
-        ("SecurityGroupNotFound", vpc.authorize_security_group_entry(_authorize(firewall_id))),
+        ("SecurityGroupNotFound", vpc.revoke_security_group_entry(security_group_id, entry_id)),
+        ("SecurityGroupNotFound", vpc.authorize_security_group_entry(_authorize(security_group_id))),
         (
             "SubnetNotFound",
             client.create_container_group(service_world.create_request(**(group | {"subnet_id": subnet_id}))),
@@ -157,21 +166,21 @@ def _foreign_calls(client, vpc_id, subnet_id, firewall_id, entry_id):
         (
             "SecurityGroupNotFound",
             client.create_container_group(
-                service_world.create_request(**(group | {"security_group_id": (firewall_id,)}))
+                service_world.create_request(**(group | {"security_group_id": (security_group_id,)}))
             ),
         ),
     ]
 
 
 async def test_another_tenants_network_looks_missing(world):
-    vpc, subnet, firewall = await _network(world.alice)
+    vpc, subnet, security_group = await _network(world.alice)
     bob = world.bob.vpc
     assert await bob.list_vpcs((vpc.vpc_id,)) == []
     assert await bob.list_subnets((subnet.subnet_id,)) == []
-    assert await bob.list_security_groups((firewall.security_group_id,)) == []
-    entry = firewall.security_group_entry_set[0].security_group_entry_id
+    assert await bob.list_security_groups((security_group.security_group_id,)) == []
+    entry = security_group.security_group_entry_set[0].security_group_entry_id
     missing = "99999999-9999-4999-8999-999999999999"
-    hers = _foreign_calls(world.bob, vpc.vpc_id, subnet.subnet_id, firewall.security_group_id, entry)
+    hers = _foreign_calls(world.bob, vpc.vpc_id, subnet.subnet_id, security_group.security_group_id, entry)
     nobodys = _foreign_calls(world.bob, missing, missing, missing, entry)
     for (code, call), (_, same_call) in zip(hers, nobodys, strict=True):
         assert str(await _fails(code, call)) == str(await _fails(code, same_call))
@@ -192,26 +201,26 @@ async def test_a_range_that_the_machine_needs_is_refused_before_use(world):
 
 @pytest.mark.guide("env KCI_SECURITY_GROUP_IDS", "annotation kci-security-group-id", "limit securityGroups")
 async def test_a_group_names_security_groups_of_its_own_vpc(world):
-    vpc, subnet, firewall = await _network(world.alice)
+    vpc, subnet, security_group = await _network(world.alice)
     more = [
         await world.alice.vpc.create_security_group(security_groups.CreateSecurityGroup(vpc_id=vpc.vpc_id))
         for _ in range(3)
     ]
-    named = tuple(one.security_group_id for one in (firewall, *more))
+    named = tuple(one.security_group_id for one in (security_group, *more))
     group_id = await world.alice.create_container_group(
-        _request(subnet, firewall, security_group_id=named[:3])
+        _request(subnet, security_group, security_group_id=named[:3])
     )
     (listed,) = await world.alice.list_container_groups(ids=(group_id,))
     (face,) = listed.network_interface_attributes
     assert tuple(one.security_group_id for one in face.security_groups) == named[:3]
     await _fails(
         "InvalidParameterValue",
-        world.alice.create_container_group(_request(subnet, firewall, security_group_id=named)),
+        world.alice.create_container_group(_request(subnet, security_group, security_group_id=named)),
     )
     foreign = (service_world.SECURITY_GROUP_ID,)
     told = await _fails(
         "InvalidParameterValue",
-        world.alice.create_container_group(_request(subnet, firewall, security_group_id=foreign)),
+        world.alice.create_container_group(_request(subnet, security_group, security_group_id=foreign)),
     )
     assert "another VPC" in str(told)
     await _fails("SecurityGroupInUse", world.alice.vpc.delete_security_group(named[1]))
@@ -220,29 +229,32 @@ async def test_a_group_names_security_groups_of_its_own_vpc(world):
 
 
 async def test_of_several_subnets_the_first_with_a_free_address_is_taken(world):
-    vpc, small, firewall = await _network(world.alice, subnet="10.20.0.0/29")
+    vpc, small, security_group = await _network(world.alice, subnet="10.20.0.0/29")
     second = await world.alice.vpc.create_subnet(
         networks.CreateSubnet(vpc_id=vpc.vpc_id, cidr_block="10.20.0.8/29")
     )
     several = {"subnet_id": "", "multi_subnet_id": (small.subnet_id, second.subnet_id)}
     for _ in range(10):
-        await world.alice.create_container_group(_request(small, firewall, **several))
+        await world.alice.create_container_group(_request(small, security_group, **several))
     await _fails(
-        "InsufficientAddresses", world.alice.create_container_group(_request(small, firewall, **several))
+        "InsufficientAddresses",
+        world.alice.create_container_group(_request(small, security_group, **several)),
     )
     found = [group.private_address for group in await world.alice.list_container_groups()]
     assert found == [f"10.20.0.{part}" for part in (*range(2, 7), *range(10, 15))]
     missing = {"multi_subnet_id": (second.subnet_id, "99999999-9999-4999-8999-999999999999")}
-    await _fails("SubnetNotFound", world.alice.create_container_group(_request(small, firewall, **missing)))
+    await _fails(
+        "SubnetNotFound", world.alice.create_container_group(_request(small, security_group, **missing))
+    )
 
 
 @pytest.mark.guide("annotation kci-retain-ip", "annotation kci-retain-ip-hours")
 async def test_a_retained_address_comes_back_to_its_name_and_to_no_other(world):
-    _, subnet, firewall = await _network(world.alice, subnet="10.20.0.0/29")
+    _, subnet, security_group = await _network(world.alice, subnet="10.20.0.0/29")
 
     async def create(name, **asked):
         return await world.alice.create_container_group(
-            _request(subnet, firewall, container_group_name=name, retain_ip=True, **asked)
+            _request(subnet, security_group, container_group_name=name, retain_ip=True, **asked)
         )
 
     made = {name: await create(name) for name in ("default.db-0", "default.db-1", "default.db-2")}
@@ -269,23 +281,23 @@ async def test_a_retained_address_comes_back_to_its_name_and_to_no_other(world):
 
 
 async def test_subnets_and_security_groups_are_called_otherwise(world):
-    _, subnet, firewall = await _network(world.alice, dns1="10.20.0.53")
+    _, subnet, security_group = await _network(world.alice, dns1="10.20.0.53")
     newer = await world.alice.vpc.modify_subnet(
         networks.ModifySubnet(subnet_id=subnet.subnet_id, subnet_name="front", dns2="10.20.0.54")
     )
     assert (newer.subnet_name, newer.dns1, newer.dns2) == ("front", "10.20.0.53", "10.20.0.54")
     renamed = await world.alice.vpc.modify_security_group(
         security_groups.ModifySecurityGroup(
-            security_group_id=firewall.security_group_id, security_group_name="front"
+            security_group_id=security_group.security_group_id, security_group_name="front"
         )
     )
-    assert (renamed.security_group_name, renamed.description) == ("front", firewall.description)
+    assert (renamed.security_group_name, renamed.description) == ("front", security_group.description)
     assert await world.alice.vpc.list_subnets((subnet.subnet_id,)) == [newer]
-    assert await world.alice.vpc.list_security_groups((firewall.security_group_id,)) == [renamed]
+    assert await world.alice.vpc.list_security_groups((security_group.security_group_id,)) == [renamed]
 
 
 async def test_rules_are_added_named_by_others_and_taken_away(world):
-    vpc, _, firewall = await _network(world.alice)
+    vpc, _, security_group = await _network(world.alice)
     web = await world.alice.vpc.create_security_group(
         security_groups.CreateSecurityGroup(vpc_id=vpc.vpc_id, security_group_name="web")
     )
@@ -308,7 +320,7 @@ async def test_rules_are_added_named_by_others_and_taken_away(world):
     )
     by_peer = await world.alice.vpc.authorize_security_group_entry(
         _authorize(
-            firewall.security_group_id,
+            security_group.security_group_id,
             protocol="ICMP",
             icmp_type=8,
             cidr_block="",
@@ -332,10 +344,10 @@ async def test_rules_are_added_named_by_others_and_taken_away(world):
     )
     told = await _fails("SecurityGroupInUse", world.alice.vpc.delete_security_group(web.security_group_id))
     assert "revoke them first" in str(told)
-    await world.alice.vpc.revoke_security_group_entry(firewall.security_group_id, by_peer)
+    await world.alice.vpc.revoke_security_group_entry(security_group.security_group_id, by_peer)
     await _fails(
         "SecurityGroupEntryNotFound",
-        world.alice.vpc.revoke_security_group_entry(firewall.security_group_id, by_peer),
+        world.alice.vpc.revoke_security_group_entry(security_group.security_group_id, by_peer),
     )
     await world.alice.vpc.delete_security_group(web.security_group_id)
 
@@ -348,6 +360,9 @@ async def test_a_machine_is_told_all_rules_and_that_they_changed(tmp_path):
         )
         before, times = await world.security_groups.security_groups(), len(world.told)
         known = {one.security_group_id: one.rules for one in before.security_groups}
+        # Groups that come and go are no change of it.
+        await world.alice.create_container_group(service_world.create_request())
+        assert await world.security_groups.security_groups() == before
         # Also those that no group names yet.
         assert known[web.security_group_id] == ()
         await world.alice.vpc.authorize_security_group_entry(
@@ -442,8 +457,8 @@ async def test_lists_come_in_pages(world):
 
 async def test_the_watch_names_the_vpc_also_after_a_restart(tmp_path):
     async with service_world.running(tmp_path) as world:
-        vpc, subnet, firewall = await _network(world.alice)
-        group_id = await world.alice.create_container_group(_request(subnet, firewall))
+        vpc, subnet, security_group = await _network(world.alice)
+        group_id = await world.alice.create_container_group(_request(subnet, security_group))
         async with service_world.watching(world.alice) as watch:
             await service_world.until(watch, lambda change: change.group and change.group.status == "Running")
     reborn = link_server.LinkServer()

@@ -103,9 +103,9 @@ def test_whatever_is_asked_for_the_subnets_that_are_made_share_no_address(asked)
 
 def test_a_default_group_lets_out_everything_and_in_its_subnets():
     of = vpc()
-    firewall = security_groups.new_default(of)
+    security_group = security_groups.new_default(of)
     made = subnet(of=of)
-    out, into = security_groups.way_out(firewall), security_groups.way_in(firewall, made)
+    out, into = security_groups.way_out(security_group), security_groups.way_in(security_group, made)
     assert (out.match.direction, out.match.cidr, out.is_allowed) == ("out", "0.0.0.0/0", True)
     assert (into.match.direction, into.match.cidr) == ("in", "10.20.0.0/24")
     # Whatever somebody writes is looked at before them.

@@ -62,15 +62,15 @@ class NetworkService:
 
     async def create_vpc(self, tenant_id: ids.TenantId, request: api.CreateVpc) -> api.Vpc:
         vpc = networks.new_vpc(request, tenant_id, now=self._clock.now())
-        firewall = security_groups.new_default(vpc)
+        security_group = security_groups.new_default(vpc)
 
         def work(session: database.Session) -> None:
             _, count = table.list_vpcs(session, tenant_id, (), offset=0, limit=0)
             _check_limit(count, networks.MAX_VPCS, "VPCs")
             crashpoints.reached("service.create_vpc.before")
             table.insert_vpc(session, vpc)
-            security_groups_table.insert_security_group(session, firewall)
-            security_groups_table.insert_rule(session, security_groups.way_out(firewall))
+            security_groups_table.insert_security_group(session, security_group)
+            security_groups_table.insert_rule(session, security_groups.way_out(security_group))
             crashpoints.reached("service.create_vpc.after")
 
         await self._change(work)
@@ -94,15 +94,15 @@ class NetworkService:
     async def delete_vpc(self, tenant_id: ids.TenantId, vpc_id: ids.VpcId) -> None:
         def work(session: database.Session) -> None:
             vpc = _existing_vpc(session, tenant_id, vpc_id)
-            firewalls = security_groups_table.list_security_groups_of_vpc(session, vpc_id)
+            found_groups = security_groups_table.list_security_groups_of_vpc(session, vpc_id)
             if vpc.is_default:
                 raise errors.ApiError(
                     errors.VPC_IN_USE, "cannot delete the default VPC: the service is configured with it"
                 )
-            if table.list_subnets_of_vpc(session, vpc_id) or any(not one.is_default for one in firewalls):
+            if table.list_subnets_of_vpc(session, vpc_id) or any(not one.is_default for one in found_groups):
                 raise errors.ApiError(errors.VPC_IN_USE)
             crashpoints.reached("service.delete_vpc.before")
-            for one in firewalls:
+            for one in found_groups:
                 security_groups_table.remove_security_group(session, one.security_group_id)
             table.remove_vpc(session, vpc_id)
             crashpoints.reached("service.delete_vpc.after")
@@ -307,9 +307,9 @@ def _bootstrap_subnet(
 
 def _move_ways_in(session: database.Session, subnet: networks.Subnet) -> None:
     for owner in security_groups_table.remove_rules_of_subnet(session, subnet.subnet_id):
-        firewall = security_groups_table.get_security_group(session, owner)
-        assert firewall is not None, "a rule's security group is there by the database's own constraint"
-        security_groups_table.insert_rule(session, security_groups.way_in(firewall, subnet))
+        security_group = security_groups_table.get_security_group(session, owner)
+        assert security_group is not None, "a rule's security group is there by the database's own constraint"
+        security_groups_table.insert_rule(session, security_groups.way_in(security_group, subnet))
 
 
 def _bootstrap_security_groups(
@@ -331,9 +331,9 @@ def _bootstrap_security_groups(
         has_default = any(
             one.is_default for one in security_groups_table.list_security_groups_of_vpc(session, vpc.vpc_id)
         )
-        firewall = dataclasses.replace(
+        security_group = dataclasses.replace(
             security_groups.new_default(vpc, security_group_id), is_default=number == 0 and not has_default
         )
-        security_groups_table.insert_security_group(session, firewall)
-        security_groups_table.insert_rule(session, security_groups.way_out(firewall))
-        security_groups_table.insert_rule(session, security_groups.way_in(firewall, subnet))
+        security_groups_table.insert_security_group(session, security_group)
+        security_groups_table.insert_rule(session, security_groups.way_out(security_group))
+        security_groups_table.insert_rule(session, security_groups.way_in(security_group, subnet))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -25,6 +25,12 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
+class SecurityGroupSource(Protocol):
+    async def security_groups(self) -> link.SecurityGroups:
+        """All that groups may name, as they are now; each change has a higher generation."""
+        ...
+
+
 class SecurityGroupService:
     """The use cases. `on_change` is called after each change of what `security_groups` gives."""
 
@@ -34,12 +40,15 @@ class SecurityGroupService:
         self._store = store
         self._clock = clock
         self._on_change = on_change
+        # What was given last.
+        self._given: link.SecurityGroups | None = None
 
     # ---- for the reconcilers
 
     async def security_groups(self) -> link.SecurityGroups:
         """All that there are, also those which no group names yet: so a machine knows a security group before
-        the first instance of it starts. The generation grows with each change, past restarts.
+        the first instance of it starts. The generation grows with each change, past restarts, and stays as
+        long as nothing changes and the service runs.
         """
 
         def work(session: database.Session) -> link.SecurityGroups:
@@ -59,7 +68,10 @@ class SecurityGroupService:
                 ),
             )
 
-        return await self._store.run(work)
+        now = await self._store.run(work)
+        if self._given is None or self._given.security_groups != now.security_groups:
+            self._given = now
+        return self._given
 
     # ---- the API
 
