@@ -35,16 +35,27 @@ def claim_address(
         _ADDRESSES.c.address.between(first, last),
         _ADDRESSES.c.address != int(subnet.gateway),
     )
-    highest = session.connection.scalar(sa.select(sa.func.max(_ADDRESSES.c.address)).where(here))
-    good = _RETAINED.c.until_ms > _to_ms(now)
-    of_name = sa.and_(_RETAINED.c.tenant_id == tenant_id, _RETAINED.c.name == name, good)
-    chosen = addresses.choose_address(
-        subnet,
-        highest_used=None if highest is None else ipaddress.IPv4Address(highest),
-        longest_released=_longest_free(session, sa.and_(here, ~_is_retained(good))),
-        kept_for_it=_longest_free(session, sa.and_(here, _is_retained(of_name))),
-        kept_for_others=_longest_free(session, sa.and_(here, _is_retained(good))),
+    # Not max(): beside another condition SQLite would look at every one.
+    highest = session.connection.scalar(
+        sa.select(_ADDRESSES.c.address).where(here).order_by(_ADDRESSES.c.address.desc()).limit(1)
     )
+    kept = sa.select(_RETAINED.c.address).where(
+        _RETAINED.c.subnet_id == subnet.subnet_id, _RETAINED.c.until_ms > _to_ms(now)
+    )
+    free = _ADDRESSES.c.address
+    # By its key: among the free ones SQLite would go through all of them for it.
+    for_it = session.connection.scalar(
+        kept.where(_RETAINED.c.tenant_id == tenant_id, _RETAINED.c.name == name)
+    )
+    known = {
+        "highest_used": None if highest is None else ipaddress.IPv4Address(highest),
+        "longest_released": _longest_free(session, here, free.not_in(kept)),
+        "kept_for_it": None if for_it is None else _free(session, here, free == for_it),
+    }
+    chosen = addresses.choose_address(subnet, **known)
+    if chosen is None:
+        others = _longest_free(session, here, free.in_(kept))
+        chosen = addresses.choose_address(subnet, **known, kept_for_others=others)
     if chosen is None:
         return None
     session.connection.execute(
@@ -117,26 +128,23 @@ def remove_ended(session: database.Session, *, now: datetime.datetime) -> int:
     return result.rowcount
 
 
-def _longest_free(session: database.Session, where: sa.ColumnElement[bool]) -> ipaddress.IPv4Address | None:
+def _free(session: database.Session, *where: sa.ColumnElement[bool]) -> ipaddress.IPv4Address | None:
+    """The one that is meant, if it is free."""
+    query = sa.select(_ADDRESSES.c.address).where(*where, _ADDRESSES.c.group_id.is_(None))
+    found = session.connection.scalar(query)
+    return None if found is None else ipaddress.IPv4Address(found)
+
+
+def _longest_free(session: database.Session, *where: sa.ColumnElement[bool]) -> ipaddress.IPv4Address | None:
     found = session.connection.scalar(
         sa.select(_ADDRESSES.c.address)
-        .where(where, _ADDRESSES.c.group_id.is_(None), _ADDRESSES.c.released_at_ms.is_not(None))
+        # Else SQLite sorts all free ones to find the first.
+        .with_hint(_ADDRESSES, "INDEXED BY free_addresses", "sqlite")
+        .where(*where, _ADDRESSES.c.group_id.is_(None), _ADDRESSES.c.released_at_ms.is_not(None))
         .order_by(_ADDRESSES.c.released_at_ms, _ADDRESSES.c.address)
         .limit(1)
     )
     return None if found is None else ipaddress.IPv4Address(found)
-
-
-def _is_retained(where: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    return (
-        sa.exists()
-        .where(
-            _RETAINED.c.subnet_id == _ADDRESSES.c.subnet_id,
-            _RETAINED.c.address == _ADDRESSES.c.address,
-            where,
-        )
-        .correlate(_ADDRESSES)
-    )
 
 
 def _to_ms(moment: datetime.datetime) -> int:
