@@ -43,18 +43,25 @@ def claim_address(
         _RETAINED.c.subnet_id == subnet.subnet_id, _RETAINED.c.until_ms > _to_ms(now)
     )
     free = _ADDRESSES.c.address
+    # As `here`, but not so that SQLite takes the key's order, and sorts all free ones to find the first.
+    number = _ADDRESSES.c.address + 0
+    rested = sa.and_(
+        _ADDRESSES.c.subnet_id == subnet.subnet_id,
+        number.between(first, last),
+        number != int(subnet.gateway),
+    )
     # By its key: among the free ones SQLite would go through all of them for it.
     for_it = session.connection.scalar(
         kept.where(_RETAINED.c.tenant_id == tenant_id, _RETAINED.c.name == name)
     )
     known = {
         "highest_used": None if highest is None else ipaddress.IPv4Address(highest),
-        "longest_released": _longest_free(session, here, free.not_in(kept)),
+        "longest_released": _longest_free(session, rested, number.not_in(kept)),
         "kept_for_it": None if for_it is None else _free(session, here, free == for_it),
     }
     chosen = addresses.choose_address(subnet, **known)
     if chosen is None:
-        others = _longest_free(session, here, free.in_(kept))
+        others = _longest_free(session, rested, number.in_(kept))
         chosen = addresses.choose_address(subnet, **known, kept_for_others=others)
     if chosen is None:
         return None
@@ -138,9 +145,8 @@ def _free(session: database.Session, *where: sa.ColumnElement[bool]) -> ipaddres
 def _longest_free(session: database.Session, *where: sa.ColumnElement[bool]) -> ipaddress.IPv4Address | None:
     found = session.connection.scalar(
         sa.select(_ADDRESSES.c.address)
-        # Else SQLite sorts all free ones to find the first.
-        .with_hint(_ADDRESSES, "INDEXED BY free_addresses", "sqlite")
-        .where(*where, _ADDRESSES.c.group_id.is_(None), _ADDRESSES.c.released_at_ms.is_not(None))
+        # One that is given has no time of release.
+        .where(*where, _ADDRESSES.c.released_at_ms.is_not(None))
         .order_by(_ADDRESSES.c.released_at_ms, _ADDRESSES.c.address)
         .limit(1)
     )
