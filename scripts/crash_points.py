@@ -43,7 +43,9 @@ EFFECTS = (
     Effect("vnode", ("client",), ("create", "patch", "replace", "delete")),
     Effect("source", ("client",), ("create", "patch", "replace", "delete")),
     # The service's rows, the commit that makes them last, and its engine.
-    Effect("service/app", ("table",), ("insert_", "update_", "claim_", "remove_", "raise_")),
+    Effect(
+        "service/app", ("table", "addresses_table"), ("insert_", "update_", "claim_", "remove_", "raise_")
+    ),
     Effect("service/store/database.py", ("engine",), ("begin",)),
     Effect("service/reconcilers", ("engine",), ("sync", "ensure", "remove", "set_")),
     # What the kcilet does to its machine.

@@ -82,6 +82,8 @@ ANNOTATIONS = (
     Row("annotation ingress-bandwidth", "a limit of what comes in; G, M, k or bits"),
     Row("annotation egress-bandwidth", "a limit of what goes out; G, M, k or bits"),
     Row("annotation kci-host-aliases", "host names of the instance's machine, in the pod's /etc/hosts"),
+    Row("annotation kci-retain-ip", "ours: the next pod of the same name gets the same address"),
+    Row("annotation kci-retain-ip-hours", "ours: how long the address is kept, 24 hours unless given"),
     Row("annotation kci-instance-id", "ours, written back: the instance"),
     Row("annotation kci-instance-spec", "ours, written back: the granted size"),
 )

@@ -30,8 +30,24 @@ NOT_ON_THE_WAY = {
     "kcilet.add_gateway.after": "as kcilet.add_gateway.before",
     "kcilet.remove_gateway.before": "as kcilet.add_gateway.before",
     "kcilet.remove_gateway.after": "as kcilet.add_gateway.before",
-    "service.set_security_groups.before": "the default rules never change: tests/contract/test_engine.py",
+    "service.set_security_groups.before": "no pod changes a rule: tests/contract/test_engine.py",
     "service.set_security_groups.after": "as service.set_security_groups.before",
+    **{
+        f"service.{change}.{step}": "no pod makes a network: tests/harness/network_traffic.py"
+        for change in (
+            "create_vpc",
+            "delete_vpc",
+            "create_subnet",
+            "modify_subnet",
+            "delete_subnet",
+            "create_security_group",
+            "modify_security_group",
+            "delete_security_group",
+            "add_rule",
+            "remove_rule",
+        )
+        for step in ("before", "after")
+    },
     "vnode.lease.release.before": "an orderly stop is no crash: a Lease that was not released runs out",
     "vnode.lease.release.after": "as vnode.lease.release.before",
 }
@@ -94,6 +110,8 @@ PROVOKED = {
     "vnode.patch_node_labels.": _start_with_a_label_missing,
     "vnode.patch_node_status.": _start_again,
     "service.sync.": _start_service_again,
+    "service.bootstrap_vpc.": _start_service_again,
+    "service.bootstrap_subnet.": _start_service_again,
     "kcilet.note_store.": _start_service_again,
     "kcilet.remove_container.": _run_a_container_that_ends,
     "kcilet.exec.": _run_a_command,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import enum
 import random
 import uuid
 
 import msgspec
+import network_traffic
 import service_world
 
 from kci.client import client as clients
@@ -51,10 +53,16 @@ class Traffic:
         self.made: list[Made] = []
         self.acknowledged: collections.Counter[Stage] = collections.Counter()
         self._epoch = 0
+        self._networks = network_traffic.NetworkTraffic(client, chance)
 
     async def run(self, *, workers: int = 4, steps: int = 4) -> None:
         """Until everything is done, or the service is gone."""
-        await tasks.wait_all([self._work(steps) for _ in range(workers)], name="traffic")
+        works = [self._work(steps) for _ in range(workers)]
+        await tasks.wait_all([*works, self._make_networks()], name="traffic")
+
+    async def _make_networks(self) -> None:
+        with contextlib.suppress(*GONE):
+            await self._networks.round()
 
     async def _work(self, steps: int) -> None:
         try:
@@ -69,7 +77,10 @@ class Traffic:
             await self.delete(self.chance.choice(live))
         else:
             made = Made(
-                service_world.create_request(pod_uid=str(uuid.UUID(int=self.chance.getrandbits(128))))
+                service_world.create_request(
+                    pod_uid=str(uuid.UUID(int=self.chance.getrandbits(128))),
+                    retain_ip=self.chance.random() < 0.5,
+                )
             )
             self.made.append(made)
             await self.create(made)
@@ -98,6 +109,7 @@ class Traffic:
         acknowledged is asked for again, as its caller would, in a new epoch.
         """
         self._epoch += 1
+        await self._networks.check()
         listed = {group.container_group_id: group for group in await self._client.list_container_groups()}
         addresses = [group.private_address for group in listed.values()]
         assert len(set(addresses)) == len(addresses), "an address was given twice"

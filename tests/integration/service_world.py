@@ -14,12 +14,24 @@ from kci.client import credentials as sources
 from kci.contract import groups as api
 from kci.contract import ids, packages, signing
 from kci.kit import clock, secret, tasks
-from kci.service.app import accounts, changes, credentials, groups, replays, streams
+from kci.service.app import (
+    accounts,
+    changes,
+    credentials,
+    groups,
+    networks,
+    replays,
+    security_groups,
+    streams,
+)
 from kci.service.domain import addresses
 from kci.service.domain import groups as domain
+from kci.service.domain import networks as networks_domain
 from kci.service.engines import local
 from kci.service.http import credentials as credential_actions
 from kci.service.http import groups as group_actions
+from kci.service.http import networks as network_actions
+from kci.service.http import security_groups as security_group_actions
 from kci.service.http import server, verification
 from kci.service.http import streams as stream_actions
 from kci.service.reconcilers import groups as group_reconciler
@@ -30,17 +42,28 @@ REGION = "cn-test-1"
 KEY = bytes(range(32))
 SUBNET_ID = "11111111-1111-4111-8111-111111111111"
 SECURITY_GROUP_ID = "22222222-2222-4222-8222-222222222222"
-PLACE = domain.Place(
-    region=REGION,
-    zone="cn-test-1a",
-    vpc_id=ids.VpcId("33333333-3333-4333-8333-333333333333"),
-    subnet=addresses.Subnet(
-        ids.SubnetId(SUBNET_ID), ipaddress.IPv4Network("10.9.0.0/24"), ipaddress.IPv4Address("10.9.0.1")
-    ),
-    security_group_ids=frozenset((ids.SecurityGroupId(SECURITY_GROUP_ID),)),
-)
+RESERVED = ipaddress.IPv4Network("10.96.0.0/12")
+PLACE = domain.Place(region=REGION, zone="cn-test-1a", reserved=(RESERVED,))
 ALICE = accounts.Account(ids.TenantId("tenant-alice"), "AKALICE", secret.Secret("alice-secret"))
 BOB = accounts.Account(ids.TenantId("tenant-bob"), "AKBOB", secret.Secret("bob-secret"))
+SUBNET = addresses.Subnet(
+    ids.SubnetId(SUBNET_ID), ipaddress.IPv4Network("10.9.0.0/24"), ipaddress.IPv4Address("10.9.0.1")
+)
+NETWORK = networks_domain.Configured(ALICE.tenant_id, SUBNET, (ids.SecurityGroupId(SECURITY_GROUP_ID),))
+# Another tenant's, in the same service.
+BOBS_SUBNET_ID = "44444444-4444-4444-8444-444444444444"
+BOBS_SECURITY_GROUP_ID = "55555555-5555-4555-8555-555555555555"
+BOBS_NETWORK = networks_domain.Configured(
+    BOB.tenant_id,
+    addresses.Subnet(
+        ids.SubnetId(BOBS_SUBNET_ID),
+        ipaddress.IPv4Network("10.10.0.0/24"),
+        ipaddress.IPv4Address("10.10.0.1"),
+    ),
+    (ids.SecurityGroupId(BOBS_SECURITY_GROUP_ID),),
+)
+# What a create call of his says otherwise than one of hers.
+OF_BOB = {"subnet_id": BOBS_SUBNET_ID, "security_group_id": (BOBS_SECURITY_GROUP_ID,)}
 CANARY = "kubeconfig-canary-5f1d"
 
 
@@ -75,11 +98,22 @@ class World:
     bob: clients.KciClient
     application: object
     service: groups.GroupService
+    networks: networks.NetworkService
+    security_groups: security_groups.SecurityGroupService
+    # One entry for each time that security groups may have changed.
+    told: list[None]
     accounts: accounts.KnownAccounts
 
     @property
     def endpoint(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+
+async def prepare(store: database.Database) -> None:
+    """What a service that starts over this store does first: without a network there are no groups."""
+    made = networks.NetworkService(store, PLACE, clock.SystemClock(), on_change=lambda: None)
+    for network in (BOBS_NETWORK, NETWORK):
+        await made.bootstrap(network)
 
 
 @contextlib.asynccontextmanager
@@ -90,8 +124,10 @@ async def running(
     skew_s: int = 300,
     stream_idle_s: float = 3600,
     table: packages.Table = packages.STANDARD,
+    mtu: int = 0,
 ):
-    place = dataclasses.replace(PLACE, table=table)
+    place = dataclasses.replace(PLACE, table=table, mtu=mtu)
+    told: list[None] = []
     fake = kcilet or link_server.LinkServer()
     socket = str(folder / "kcilet.sock")
     feed = changes.Feed()
@@ -100,6 +136,12 @@ async def running(
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(fake.serve(socket))
         store = stack.enter_context(database.open_database(folder / "service.db", KEY))
+        network_service = networks.NetworkService(store, place, wall, on_change=lambda: told.append(None))
+        security_group_service = security_groups.SecurityGroupService(
+            store, wall, on_change=lambda: told.append(None)
+        )
+        await prepare(store)
+        await network_service.bootstrap(NETWORK)
         engine = await stack.enter_async_context(local.LocalEngine(socket))
         reconciler = group_reconciler.GroupReconciler(engine)
         used = replays.Replays(store, wall, window_s=skew_s)
@@ -111,6 +153,8 @@ async def running(
                 streams.StreamService(service, engine, replays=used), idle_s=stream_idle_s
             ),
             credential_actions.CredentialActions(credentials.CredentialService(known, wall, replays=used)),
+            network_actions.NetworkActions(network_service),
+            security_group_actions.SecurityGroupActions(security_group_service),
             version="test",
         )
         _, port = await stack.enter_async_context(
@@ -122,7 +166,18 @@ async def running(
         alice, bob = [
             await stack.enter_async_context(client_of(f"127.0.0.1:{port}", who)) for who in (ALICE, BOB)
         ]
-        yield World(port, fake, alice, bob, application, service, known)
+        yield World(
+            port,
+            fake,
+            alice,
+            bob,
+            application,
+            service,
+            network_service,
+            security_group_service,
+            told,
+            known,
+        )
 
 
 def client_of(endpoint: str, who: accounts.Account) -> clients.KciClient:

@@ -62,11 +62,94 @@ async def test_groups_are_listed_and_shown_in_all_forms(world, group_id):
     _, out, _ = await kci(world, "events", group_id, "-o", "json")
     assert json.loads(out)[0]["reason"] == "Created"
     _, out, _ = await kci(world, "subnets", "-o", "json")
-    assert json.loads(out) == [{"id": service_world.SUBNET_ID, "groups": 1}]
+    (subnet,) = json.loads(out)
+    assert subnet | {"vpc": ""} == {
+        "id": service_world.SUBNET_ID,
+        "name": "Default",
+        "cidr": "10.9.0.0/24",
+        "gateway": "10.9.0.1",
+        "vpc": "",
+        "free": 252,
+        "mtu": 0,
+        "groups": 1,
+    }
     _, out, _ = await kci(world, "security-groups", "-o", "yaml")
     assert service_world.SECURITY_GROUP_ID in out.decode()
     _, out, _ = await kci(world, "packages", "-o", "json")
     assert {"cpu": 2, "memory": [2, 4, 8, 16]} in json.loads(out)
+
+
+async def _answer(world, *words):
+    code, out, complaint = await kci(world, *words)
+    assert (code, complaint) == (0, ""), complaint
+    return out.decode().strip()
+
+
+async def test_a_network_is_made_and_ended(world):
+    vpc_id = await _answer(world, "vpc", "create", "--cidr", "10.20.0.0/16", "--name", "web")
+    listed = json.loads(await _answer(world, "vpcs", "-o", "json"))
+    assert listed[1] == {"id": vpc_id, "name": "web", "cidr": "10.20.0.0/16", "default": False}
+    made = json.loads(
+        await _answer(
+            world, "subnet", "create", "--vpc", vpc_id, "--cidr", "10.20.1.0/24", "--dns", "10.20.1.53",
+            "--mtu", "1400", "-o", "json",
+        )
+    )  # fmt: skip
+    assert (made["gateway"], made["free"], made["mtu"]) == ("10.20.1.1", 253, 1400)
+
+    code, _, complaint = await kci(world, "subnet", "create", "--cidr", "10.20.2.0/24")
+    assert code == 1
+    assert complaint.startswith("cannot tell which VPC is meant: give --vpc, one of")
+    code, _, complaint = await kci(world, "subnet", "create", "--vpc", vpc_id, "--cidr", "10.96.0.0/24")
+    assert code == 1
+    assert "outside of its VPC's range 10.20.0.0/16" in complaint
+    code, _, complaint = await kci(world, "vpc", "delete", vpc_id)
+    assert (code, "delete them first" in complaint) == (1, True)
+    await _answer(world, "subnet", "delete", made["id"])
+    await _answer(world, "vpc", "delete", vpc_id)
+    assert len((await _answer(world, "vpcs")).splitlines()) == 2
+
+
+async def test_what_a_security_group_lets_through_is_shown_and_changed(world):
+    web = await _answer(world, "security-group", "create", "--name", "web")
+    http = await _answer(
+        world, "security-group", "allow", web, "in", "-p", "tcp", "--port", "80-81", "--description", "web"
+    )
+    await _answer(
+        world,
+        "security-group",
+        "deny",
+        web,
+        "out",
+        "--peer",
+        service_world.SECURITY_GROUP_ID,
+        "--priority",
+        "7",
+    )
+    shown = json.loads(await _answer(world, "security-group", "show", web, "-o", "json"))
+    assert [rule | {"id": ""} for rule in shown["rules"]] == [
+        {"id": "", "priority": 50, "direction": "in", "does": "allow", "protocol": "tcp", "ports": "80-81",
+         "peer": "0.0.0.0/0", "description": "web"},
+        {"id": "", "priority": 7, "direction": "out", "does": "deny", "protocol": "ip", "ports": "all",
+         "peer": service_world.SECURITY_GROUP_ID, "description": ""},
+    ]  # fmt: skip
+    lines = (await _answer(world, "security-group", "show", web)).splitlines()
+    assert lines[0].split() == ["id", web]
+    # The rule that is looked at first stands first.
+    assert ["deny" in line for line in lines[-2:]] == [True, False]
+    await _answer(world, "security-group", "revoke", web, http)
+    (row,) = [line for line in (await _answer(world, "security-groups")).splitlines() if web in line]
+    assert row.split()[-2:] == ["1", "0"]
+    for words, told in (
+        (("allow", web, "sideways"), "write `in` or `out`"),
+        (("allow", web, "in", "--port", "80-"), "write 80, or 8000-8100"),
+        (("revoke", web, http), "no such entry"),
+        (("show", "nobody"), "`kci security-groups` lists"),
+        (("delete", service_world.SECURITY_GROUP_ID), "goes with its VPC"),
+    ):
+        code, _, complaint = await kci(world, "security-group", *words)
+        assert (code, told in complaint) == (1, True), complaint
+    await _answer(world, "security-group", "delete", web)
 
 
 async def test_a_missing_group_and_a_service_that_is_not_there_are_told_in_words(world):

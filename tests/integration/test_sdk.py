@@ -13,6 +13,8 @@ import service_world
 from fakes import link_server
 from ksyun.client.kci.v20200702 import client as sdk_client
 from ksyun.client.kci.v20200702 import models
+from ksyun.client.vpc.v20160304 import client as vpc_client
+from ksyun.client.vpc.v20160304 import models as vpc_models
 from ksyun.common import credential
 from ksyun.common.exception.ksyun_sdk_exception import KsyunSDKException
 from ksyun.common.profile import client_profile, http_profile
@@ -27,6 +29,14 @@ def sdk(endpoint, *, key="AKALICE", secret="alice-secret", region=service_world.
         protocol="http", endpoint=endpoint, reqMethod=method, reqTimeout=10
     )
     return sdk_client.KciClient(credential.Credential(key, secret), region, profile=profile)
+
+
+def vpc_sdk(endpoint, *, key="AKALICE", secret="alice-secret", method="POST"):
+    profile = client_profile.ClientProfile()
+    profile.httpProfile = http_profile.HttpProfile(
+        protocol="http", endpoint=endpoint, reqMethod=method, reqTimeout=10
+    )
+    return vpc_client.VpcClient(credential.Credential(key, secret), service_world.REGION, profile=profile)
 
 
 def create_request(pod="web-0"):
@@ -47,8 +57,8 @@ def create_request(pod="web-0"):
     return request
 
 
-def call(client, action, **fields):
-    request = getattr(models, f"{action}Request")()
+def call(client, action, *, of=models, **fields):
+    request = getattr(of, f"{action}Request")()
     for name, value in fields.items():
         setattr(request, name, value)
     return json.loads(getattr(client, action)(request))
@@ -99,6 +109,118 @@ async def test_the_official_sdk_reads_the_sizes_that_there_are(tmp_path):
         (package,) = answer["Packages"]
         # The Go SDK fails on 2.0.
         assert (repr(package["Cpu"]), repr(package["Mem"])) == ("2", "[4, 7.5]")
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_the_official_sdk_makes_and_ends_a_network(tmp_path, method):
+    """Against the whole program, at the endpoint that answers for groups as well."""
+    kcilet = link_server.LinkServer()
+    async with asyncio.timeout(90), kcilet.serve(str(tmp_path / "kcilet.sock")):
+        process, endpoint = await tasks.in_thread(_start_program, tmp_path)
+        try:
+            await tasks.in_thread(
+                _use_a_network, vpc_sdk(endpoint, method=method), sdk(endpoint, method=method)
+            )
+        finally:
+            process.terminate()
+            assert await tasks.in_thread(process.wait) == 0
+
+
+def _use_a_network(networks, groups):
+    def vpc(action, **fields):
+        return call(networks, action, of=vpc_models, **fields)
+
+    def refused(code, action, **fields):
+        with pytest.raises(KsyunSDKException) as caught:
+            vpc(action, **fields)
+        assert json.loads(caught.value.message)["Error"]["Code"] == code
+
+    made = vpc("CreateVpc", VpcName="web", CidrBlock="10.20.0.0/16")
+    assert made["RequestId"]
+    vpc_id = made["Vpc"]["VpcId"]
+    listed = vpc("DescribeVpcs", VpcId=[vpc_id], MaxResults=5)
+    assert listed["VpcSet"] == [made["Vpc"]]
+    assert made["Vpc"] | {"CreateTime": ""} == {
+        "VpcId": vpc_id, "VpcName": "web", "CidrBlock": "10.20.0.0/16", "IsDefault": False, "CreateTime": "",
+        "ProvidedIpv6CidrBlock": False, "Ipv6CidrBlockAssociationSet": [], "SecondaryCidrSet": [],
+    }  # fmt: skip
+    everything = vpc("DescribeVpcs")["VpcSet"]
+    assert [one["IsDefault"] for one in everything] == [True, False]
+    first = vpc("DescribeVpcs", MaxResults=1)
+    assert first["VpcSet"] == everything[:1]
+    assert vpc("DescribeVpcs", MaxResults=1, NextToken=first["NextToken"])["VpcSet"] == everything[1:]
+
+    subnet = vpc(
+        "CreateSubnet", VpcId=vpc_id, SubnetName="front", CidrBlock="10.20.1.0/24", SubnetType="Normal",
+        GatewayIp="10.20.1.254", DhcpIpFrom="10.20.1.2", DhcpIpTo="10.20.1.253", Dns1="10.20.1.53",
+        AvailabilityZone=f"{service_world.REGION}a",
+    )["Subnet"]  # fmt: skip
+    of_vpc = {"Filter": [{"Name": "vpc-id", "Value": [vpc_id]}]}
+    (shown,) = vpc("DescribeSubnets", **of_vpc)["SubnetSet"]
+    assert shown == subnet
+    assert (shown["GatewayIp"], shown["AvailableIpNumber"], shown["SubnetType"]) == (
+        "10.20.1.254",
+        "252",
+        "Normal",
+    )
+    refused("CidrConflict", "CreateSubnet", VpcId=vpc_id, CidrBlock="10.20.1.128/25", SubnetType="Normal")
+    refused("VpcInUse", "DeleteVpc", VpcId=vpc_id)
+    assert (
+        vpc("ModifySubnet", SubnetId=subnet["SubnetId"], SubnetName="back")["Subnet"]["SubnetName"] == "back"
+    )
+
+    (default,) = vpc("DescribeSecurityGroups", **of_vpc)["SecurityGroupSet"]
+    assert [entry["Direction"] for entry in default["SecurityGroupEntrySet"]] == ["out", "in"]
+    security_group = vpc("CreateSecurityGroup", VpcId=vpc_id, SecurityGroupName="web", Description="d")[
+        "SecurityGroup"
+    ]
+    security_group_id = security_group["SecurityGroupId"]
+    assert (security_group["SecurityGroupType"], security_group["SecurityGroupEntrySet"]) == ("other", [])
+    authorized = vpc(
+        "AuthorizeSecurityGroupEntry", SecurityGroupId=security_group_id, CidrBlock="0.0.0.0/0",
+        Direction="in", Protocol="tcp", PortRangeFrom=80, PortRangeTo=80, Priority=1, Policy="Accept",
+    )  # fmt: skip
+    assert authorized["Return"] is True
+    (entry_id,) = authorized["SecurityGroupEntryIdSet"]
+    vpc(
+        "AuthorizeSecurityGroupEntry", SecurityGroupId=security_group_id, CidrBlock="10.0.0.0/8",
+        Direction="in", Protocol="icmp", IcmpType=-1, IcmpCode=-1,
+    )  # fmt: skip
+    (again,) = vpc("DescribeSecurityGroups", SecurityGroupId=[security_group_id])["SecurityGroupSet"]
+    tcp, icmp = again["SecurityGroupEntrySet"]
+    assert (tcp["SecurityGroupEntryId"], tcp["PortRangeFrom"], tcp["Priority"], tcp["Policy"]) == (
+        entry_id, 80, 1, "Accept",
+    )  # fmt: skip
+    assert (icmp["Protocol"], icmp["IcmpType"], icmp["IcmpCode"]) == ("icmp", -1, -1)
+    renamed = vpc("ModifySecurityGroup", SecurityGroupId=security_group_id, SecurityGroupName="www")
+    assert renamed["SecurityGroupName"] == "www"
+
+    request = create_request()
+    request.SubnetId, request.SecurityGroupId = (
+        subnet["SubnetId"],
+        [security_group_id, default["SecurityGroupId"]],
+    )
+    group_id = json.loads(groups.CreateContainerGroup(request))["ContainerGroupId"]
+    (group,) = call(groups, "DescribeContainerGroup", ContainerGroupId=[group_id])["ContainerGroups"]
+    (face,) = group["NetworkInterfaceAttributes"]
+    assert (face["VpcId"], face["PrivateIpAddress"]) == (vpc_id, "10.20.1.2")
+    refused("SubnetInUse", "DeleteSubnet", SubnetId=subnet["SubnetId"])
+    refused("SecurityGroupInUse", "DeleteSecurityGroup", SecurityGroupId=security_group_id)
+    call(groups, "DeleteContainerGroup", ContainerGroupId=group_id)
+    while call(groups, "DescribeContainerGroup", ContainerGroupId=[group_id])["TotalCount"]:
+        time.sleep(0.02)
+
+    for action, fields in (
+        (
+            "RevokeSecurityGroupEntry",
+            {"SecurityGroupId": security_group_id, "SecurityGroupEntryId": entry_id},
+        ),
+        ("DeleteSecurityGroup", {"SecurityGroupId": security_group_id}),
+        ("DeleteSubnet", {"SubnetId": subnet["SubnetId"]}),
+        ("DeleteVpc", {"VpcId": vpc_id}),
+    ):
+        assert vpc(action, **fields)["Return"] is True
+    assert len(vpc("DescribeVpcs")["VpcSet"]) == 1
 
 
 @pytest.mark.requirement("R44")

@@ -105,7 +105,8 @@ async def test_a_client_token_is_the_tenants_own(world):
     assert await world.alice.create_container_group(request) == await world.alice.create_container_group(
         request
     )
-    assert await world.bob.create_container_group(request) not in {
+    of_bob = msgspec.structs.replace(request, **service_world.OF_BOB)
+    assert await world.bob.create_container_group(of_bob) not in {
         group.container_group_id for group in await world.alice.list_container_groups()
     }
 

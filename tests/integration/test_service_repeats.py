@@ -65,7 +65,9 @@ async def test_an_older_epoch_neither_creates_nor_deletes(world):
 async def test_epochs_are_those_of_one_tenants_one_holder(world):
     await world.alice.create_container_group(service_world.create_request(fence=fence(9)))
     await world.alice.create_container_group(service_world.create_request(fence=fence(1, "c1/other")))
-    await world.bob.create_container_group(service_world.create_request(fence=fence(1)))
+    await world.bob.create_container_group(
+        service_world.create_request(fence=fence(1), **service_world.OF_BOB)
+    )
     # Without a fence, as other clients do it.
     made = await world.alice.create_container_group(service_world.create_request())
     await world.alice.delete_container_group(made)
@@ -113,7 +115,8 @@ async def test_a_hundred_equal_creates_at_once_make_one_group(world, by, runs):
         await world.alice.create_container_group(msgspec.structs.replace(request, cpu=8))
     assert caught.value.code == "IdempotentParameterMismatch"
     # Another tenant's token and pod are its own.
-    assert await world.bob.create_container_group(request) != answers[0]
+    of_bob = msgspec.structs.replace(request, **service_world.OF_BOB)
+    assert await world.bob.create_container_group(of_bob) != answers[0]
 
 
 @pytest.mark.requirement("R13")
@@ -165,6 +168,7 @@ async def test_a_token_is_known_for_a_day_after_its_groups_deletion(tmp_path):
         service = groups.GroupService(
             store, service_world.PLACE, changes.Feed(), wall, used, on_work=lambda _: None
         )
+        await service_world.prepare(store)
         made = await service.create(caller.tenant_id, request)
         await service.delete(caller, made)
         await service.record_absent(made)

@@ -1,11 +1,11 @@
-"""The console in a terminal: groups, their events and logs, sizes, subnets and security groups."""
+"""The console in a terminal: groups, their events and logs, and sizes."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -48,8 +48,6 @@ def add_commands(app: typer.Typer) -> None:
     app.command("events", help="Show what the service tells of a group's past and present.")(show_events)
     app.command("logs", help="Print a container's log.")(print_log)
     app.command("packages", help="List the sizes that there are.")(list_packages)
-    app.command("subnets", help="List the subnets in which there are groups.")(list_subnets)
-    app.command("security-groups", help="List the security groups that groups have.")(list_security_groups)
 
 
 def list_groups(
@@ -68,7 +66,7 @@ def list_groups(
         return
     from kci.cli import group_rows
 
-    _table(group_rows.HEADINGS, [group_rows.row(group, _now()) for group in found])
+    output.table(group_rows.HEADINGS, [group_rows.row(group, _now()) for group in found])
 
 
 async def _follow(service: client.KciClient, form: output.Form) -> None:
@@ -120,7 +118,7 @@ def show_events(
             [{"time": one.time, "reason": one.reason, "message": one.message} for one in events], form
         )
         return
-    _table(("TIME", "REASON", "MESSAGE"), [(one.time, one.reason, one.message) for one in events])
+    output.table(("TIME", "REASON", "MESSAGE"), [(one.time, one.reason, one.message) for one in events])
     typer.echo(_POD_NOTE, err=True)
 
 
@@ -156,47 +154,12 @@ def list_packages(
 ) -> None:
     table = access.ask(state_dir, lambda service: service.describe_kci_packages())
     if form is output.Form.TABLE:
-        _table(
+        output.table(
             ("CPU", "MEMORY (GiB)"),
             [(f"{one.cpu:g}", ", ".join(f"{gib:g}" for gib in one.mem)) for one in table.packages],
         )
     else:
         output.show([{"cpu": one.cpu, "memory": list(one.mem)} for one in table.packages], form)
-
-
-def list_subnets(
-    *, form: output.FormOption = output.Form.TABLE, state_dir: access.StateDirOption = None
-) -> None:
-    _show_places(0, "SUBNET", form, state_dir)
-
-
-def list_security_groups(
-    *, form: output.FormOption = output.Form.TABLE, state_dir: access.StateDirOption = None
-) -> None:
-    _show_places(1, "SECURITY GROUP", form, state_dir)
-
-
-def _show_places(which: int, heading: str, form: output.Form, state_dir: access.StateDirOption) -> None:
-    from kci.cli import group_rows
-
-    found = access.ask(state_dir, lambda service: service.list_container_groups())
-    counts = group_rows.places(found)[which]
-    if form is output.Form.TABLE:
-        _table((heading, "GROUPS"), [(name, str(count)) for name, count in sorted(counts.items())])
-    else:
-        output.show([{"id": name, "groups": count} for name, count in sorted(counts.items())], form)
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    import rich.console
-
-    from kci.cli import group_rows
-
-    console = rich.console.Console(highlight=False, markup=False)
-    # Where nobody looks at it, nothing is cut to a width.
-    if not console.is_terminal:
-        console.width = 10_000
-    console.print(group_rows.render(headings, rows))
 
 
 def _aligned(cells: Sequence[str]) -> str:

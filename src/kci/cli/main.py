@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import kci
-from kci.cli import credentials, execute, groups, plan, serve, stack
+from kci.cli import credentials, execute, groups, networks, plan, security_groups, serve, stack
 from kci.kit import errors
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ serve.add_commands(app)
 credentials.add_commands(app)
 groups.add_commands(app)
 execute.add_commands(app)
+networks.add_commands(app)
+security_groups.add_commands(app)
 plan.add_commands(app)
 
 

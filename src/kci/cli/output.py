@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -35,3 +36,16 @@ def show_one(value: Any, form: Form) -> None:
         show(value, form)
     else:
         typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """For people."""
+    import rich.console
+
+    from kci.cli import group_rows
+
+    console = rich.console.Console(highlight=False, markup=False)
+    # Where nobody looks at it, nothing is cut to a width.
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(group_rows.render(headings, rows))

@@ -1,4 +1,4 @@
-"""The client: one method per action that we use.
+"""The client: one method per action that we use; those of the service `vpc` are in `networks.py`.
 
 Retrying is the caller's business, save for reads, which are tried three times unless told otherwise, and for
 credentials that ended: then other ones are looked for and the call is sent once more, whichever it is. A
@@ -30,7 +30,7 @@ import msgspec
 import yarl
 from aiohttp import http_exceptions
 
-from kci.client import answers, credentials, errors, pages
+from kci.client import answers, credentials, errors, networks, pages
 from kci.contract import capabilities, groups, ids, operations, packages, signing, wire
 from kci.contract import credentials as temporary
 from kci.contract import errors as catalogue
@@ -76,6 +76,8 @@ class KciClient:
         self._opened = sockets.Opened()
         # What the service said of itself when it was asked; nothing is taken for granted before.
         self._offered = capabilities.Capabilities()
+        # Networks and security groups, behind the same keys.
+        self.vpc = networks.VpcCalls(call=self._call, read=self._read)
 
     async def __aenter__(self) -> Self:
         trace = aiohttp.TraceConfig()
@@ -367,11 +369,12 @@ class KciClient:
         keys: signing.Credentials,
         limits: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        pairs = [("Action", operation.action), ("Version", operations.VERSION)]
+        url = url_of(self._url, operation.service)
+        pairs = [("Action", operation.action), ("Version", operation.version)]
         pairs += wire.flatten(msgspec.to_builtins(request))
         body = wire.encode_pairs(pairs).encode()
         headers = [
-            ("host", self._url.host_port_subcomponent or ""),
+            ("host", url.host_port_subcomponent or ""),
             ("content-type", "application/x-www-form-urlencoded"),
             # The signature's time has whole seconds: without this, two equal calls in one second would be
             # the same bytes, which is what a replay looks like.
@@ -382,10 +385,11 @@ class KciClient:
             keys,
             region=self._region,
             now=self._clock.now(),
+            service=operation.service,
         )
         headers += [("accept", "application/json"), ("accept-encoding", "identity")]
         async with self._active().post(
-            self._url, data=body, headers=headers, timeout=limits, allow_redirects=False
+            url, data=body, headers=headers, timeout=limits, allow_redirects=False
         ) as answer:
             with sockets.cut_unless_read(answer):
                 yield answer
@@ -408,6 +412,16 @@ def _parse_endpoint(endpoint: str) -> yarl.URL:
     if not url.scheme:
         url = url.with_scheme("http" if _is_loopback(url.host) else "https")
     return url.with_path("/")
+
+
+def url_of(url: yarl.URL, service: str) -> yarl.URL:
+    """Kingsoft's hosts are named for the service, such as kci.api.ksyun.com; any other host answers for all,
+    by the scope of the signature.
+    """
+    first, _, rest = (url.host or "").partition(".")
+    if service == operations.SERVICE or first != operations.SERVICE or not rest.endswith("api.ksyun.com"):
+        return url
+    return url.with_host(f"{service}.{rest}")
 
 
 def _is_loopback(host: str) -> bool:

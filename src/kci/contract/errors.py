@@ -89,9 +89,13 @@ CONTAINER_GROUP_NOT_FOUND = Entry(
     "ContainerGroupNotFound", 404, Kind.NOT_FOUND, "there is no such container group"
 )
 CONTAINER_NOT_FOUND = Entry("ContainerNotFound", 404, Kind.NOT_FOUND, "there is no such container or log")
+VPC_NOT_FOUND = Entry("VpcNotFound", 404, Kind.NOT_FOUND, "there is no such VPC")
 SUBNET_NOT_FOUND = Entry("SubnetNotFound", 404, Kind.NOT_FOUND, "there is no such subnet")
 SECURITY_GROUP_NOT_FOUND = Entry(
     "SecurityGroupNotFound", 404, Kind.NOT_FOUND, "there is no such security group"
+)
+SECURITY_GROUP_ENTRY_NOT_FOUND = Entry(
+    "SecurityGroupEntryNotFound", 404, Kind.NOT_FOUND, "the security group has no such entry"
 )
 
 IDEMPOTENT_PARAMETER_MISMATCH = Entry(
@@ -109,6 +113,22 @@ STALE_EPOCH = Entry(
 INSUFFICIENT_ADDRESSES = Entry(
     "InsufficientAddresses", 409, Kind.CONFLICT, "the subnet has no free address; delete a container group"
 )
+CIDR_CONFLICT = Entry(
+    "CidrConflict", 409, Kind.CONFLICT, "the range overlaps one that is in use; choose another"
+)
+VPC_IN_USE = Entry(
+    "VpcInUse", 409, Kind.CONFLICT, "the VPC has subnets or security groups; delete them first"
+)
+SUBNET_IN_USE = Entry(
+    "SubnetInUse", 409, Kind.CONFLICT, "container groups are in the subnet; delete them first"
+)
+SECURITY_GROUP_IN_USE = Entry(
+    "SecurityGroupInUse", 409, Kind.CONFLICT, "container groups or entries name the security group"
+)
+SECURITY_GROUP_ENTRY_EXISTS = Entry(
+    "SecurityGroupEntryExists", 409, Kind.CONFLICT, "the security group has the same entry already"
+)
+LIMIT_EXCEEDED = Entry("LimitExceeded", 409, Kind.CONFLICT, "there are as many as may be; delete one first")
 
 TOO_MANY_REQUESTS = Entry("TooManyRequests", 429, Kind.TRY_LATER, "too much at once; try again later")
 SERVICE_UNAVAILABLE = Entry(

@@ -28,6 +28,7 @@ POD_UUID = "pod-uuid"
 MODE_CLUSTER = "Cluster"
 KCI_TYPE = "RBKCI"
 
+RETAIN_IP_HOURS = 24
 DEFAULT_TAIL_LINES = 500
 MAX_TAIL_LINES = 2000
 DEFAULT_PAGE = 20
@@ -139,7 +140,7 @@ class CreateContainerGroup(Parameters, frozen=True):
     gpu: Annotated[float, msgspec.Meta(ge=0, le=256)] = 0
     kube_config: Annotated[str, msgspec.Meta(max_length=_MAX_KUBECONFIG_LENGTH)] = ""
     retain_ip: bool = False
-    retain_ip_hours: Annotated[int, msgspec.Meta(ge=0, le=8760)] = 24
+    retain_ip_hours: Annotated[int, msgspec.Meta(ge=0, le=8760)] = RETAIN_IP_HOURS
     eip_allocation_id: Text = ""
     multi_eip_allocation_id: tuple[Text, ...] = ()
     auto_match_image_cache: bool = False

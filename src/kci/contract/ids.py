@@ -10,6 +10,7 @@ TenantId = NewType("TenantId", str)
 SubnetId = NewType("SubnetId", str)
 SecurityGroupId = NewType("SecurityGroupId", str)
 VpcId = NewType("VpcId", str)
+RuleId = NewType("RuleId", str)
 
 
 def new_group_id() -> GroupId:

@@ -157,7 +157,14 @@ def parameters_of(query: Iterable[Pair]) -> list[Pair]:
 # ---- signing ------------------------------------------------------------------------------------
 
 
-def sign(request: Request, credentials: Credentials, *, region: str, now: datetime.datetime) -> list[Pair]:
+def sign(
+    request: Request,
+    credentials: Credentials,
+    *,
+    region: str,
+    now: datetime.datetime,
+    service: str = operations.SERVICE,
+) -> list[Pair]:
     """The headers to add to a request that has `host` among its headers already."""
     stamp = now.astimezone(datetime.UTC)
     body_hash = hashlib.sha256(request.body).hexdigest()
@@ -166,7 +173,7 @@ def sign(request: Request, credentials: Credentials, *, region: str, now: dateti
         added.append((TOKEN_HEADER, credentials.security_token.reveal()))
     whole = dataclasses.replace(request, headers=[*request.headers, *added])
     names = _names_to_sign(whole.headers)
-    scope = Scope(date=stamp.strftime("%Y%m%d"), region=region)
+    scope = Scope(date=stamp.strftime("%Y%m%d"), region=region, service=service)
     signature = signature_of(whole, scope, stamp, names, body_hash, credentials.secret_key)
     credential = f"{credentials.access_key}/{scope}"
     value = f"{ALGORITHM} Credential={credential}, SignedHeaders={';'.join(names)}, Signature={signature}"
@@ -378,8 +385,9 @@ def _read_signed_headers(names: str, headers: dict[str, str]) -> tuple[str, ...]
 
 
 def _check_scope(claim: Claim, region: str) -> None:
-    if claim.scope.service != operations.SERVICE:
-        raise _incomplete(f"the credential must be scoped to the service {operations.SERVICE!r}")
+    if claim.scope.service not in operations.SERVICES:
+        services = " or ".join(repr(name) for name in operations.SERVICES)
+        raise _incomplete(f"the credential must be scoped to the service {services}")
     if claim.scope.region != region:
         raise _incomplete(f"the credential must be scoped to the region {region!r}")
     if claim.scope.date != claim.timestamp.strftime("%Y%m%d"):

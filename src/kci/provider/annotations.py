@@ -25,8 +25,11 @@ SECURITY_GROUPS = f"{PREFIX}kci-security-group-id"
 SUBNET = f"{PREFIX}kci-subnet-id"
 KUBE_PROXY = f"{PREFIX}kci-kube-proxy-enabled"
 HOST_ALIASES = f"{PREFIX}kci-host-aliases"
+# Ours, for a parameter of the API that has no annotation of Kingsoft's.
+RETAIN_IP = f"{PREFIX}kci-retain-ip"
+RETAIN_IP_HOURS = f"{PREFIX}kci-retain-ip-hours"
 # What a user sets, and what is written back.
-ASKED = (CPU, MEMORY, SECURITY_GROUPS, SUBNET, KUBE_PROXY, HOST_ALIASES)
+ASKED = (CPU, MEMORY, SECURITY_GROUPS, SUBNET, KUBE_PROXY, HOST_ALIASES, RETAIN_IP, RETAIN_IP_HOURS)
 TOLD = (f"{PREFIX}kci-instance-id", f"{PREFIX}kci-instance-spec")
 
 REASON = "InvalidAnnotation"
@@ -37,6 +40,7 @@ MAX_MEMORY_GB = 512.0
 MAX_SECURITY_GROUPS = 3
 # So alike are words of which one is a misspelt other.
 _NEAR = 0.75
+MAX_RETAIN_IP_HOURS = 8760
 
 _EXAMPLE = '[{"ip": "10.0.0.9", "hostnames": ["registry.local"]}]'
 
@@ -59,6 +63,9 @@ class Wishes:
     kube_proxy: bool | None = None
     # Of the machine below; spec.hostAliases are the pod's own.
     host_aliases: tuple[groups.HostAlias, ...] = ()
+    # The next pod of the same name gets the same address, if it comes within so many hours.
+    retain_ip: bool = False
+    retain_ip_hours: int | None = None
     # Bits per second.
     ingress_bps: int | None = None
     egress_bps: int | None = None
@@ -96,6 +103,16 @@ class _Reader:
         if text.strip().lower() not in {"true", "false"}:
             self.refuse(key, f"{key} is {text!r}: write 'true' or 'false'")
         return text.strip().lower() == "true"
+
+    def hours(self, key: str, most: int) -> int | None:
+        text = self.texts.get(key)
+        if text is None:
+            return None
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+        if not 1 <= number <= most:
+            self.refuse(key, f"{key} is {text!r}: write a whole number of hours, 1 to {most}")
+            return None
+        return number
 
     def names(self, key: str, most: int, what: str) -> tuple[str, ...]:
         found = tuple(part.strip() for part in self.texts.get(key, "").split(",") if part.strip())
@@ -152,6 +169,8 @@ def read(
         security_group_ids=reader.names(SECURITY_GROUPS, MAX_SECURITY_GROUPS, "security groups"),
         kube_proxy=reader.boolean(KUBE_PROXY),
         host_aliases=reader.host_aliases(HOST_ALIASES),
+        retain_ip=reader.boolean(RETAIN_IP) or False,
+        retain_ip_hours=reader.hours(RETAIN_IP_HOURS, MAX_RETAIN_IP_HOURS),
         ingress_bps=reader.bandwidth(bandwidth.INGRESS),
         egress_bps=reader.bandwidth(bandwidth.EGRESS),
     )

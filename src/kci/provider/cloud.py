@@ -105,7 +105,13 @@ class KingsoftCloud:
         return 0.0 if watched else CONSISTENCY_WINDOW_S
 
     def refusals(self, pod: models.Pod) -> Sequence[provider.Refusal]:
-        found = self._decide(pod).refusals
+        decision = self._decide(pod)
+        found = decision.refusals
+        prepared = self._prepared
+        if prepared is not None:
+            with_pod_uuid = prepared.capabilities.has(capabilities.LABEL_POD_UUID)
+            unsupported = group.retain_ip_refusal(decision, with_pod_uuid=with_pod_uuid)
+            found = (*found, *([unsupported] if unsupported else []))
         if not found:
             return found
         # What is missing may well be there, under a name with a slip in it.

@@ -11,10 +11,21 @@ import structlog
 
 from kci.kit import clock, crashpoints, environment, errors, logs, tasks
 from kci.service import settings
-from kci.service.app import accounts, changes, credentials, groups, replays, security_groups, streams
+from kci.service.app import (
+    accounts,
+    changes,
+    credentials,
+    groups,
+    networks,
+    replays,
+    security_groups,
+    streams,
+)
 from kci.service.engines import local
 from kci.service.http import credentials as credential_actions
 from kci.service.http import groups as group_actions
+from kci.service.http import networks as network_actions
+from kci.service.http import security_groups as security_group_actions
 from kci.service.http import server, verification
 from kci.service.http import streams as stream_actions
 from kci.service.reconcilers import groups as group_reconciler
@@ -47,6 +58,10 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
     feed = changes.Feed()
     async with local.LocalEngine(str(chosen.kcilet_socket)) as engine:
         reconciler = group_reconciler.GroupReconciler(engine)
+        rules = security_group_reconciler.SecurityGroupReconciler(engine)
+        security_group_service = security_groups.SecurityGroupService(store, wall, on_change=rules.signal)
+        network_service = networks.NetworkService(store, chosen.place, wall, on_change=rules.signal)
+        await network_service.bootstrap(chosen.network)
         used = replays.Replays(store, wall, window_s=chosen.signature_skew_s)
         service = groups.GroupService(store, chosen.place, feed, wall, used, on_work=reconciler.signal)
         stream_service = streams.StreamService(service, engine, replays=used)
@@ -60,11 +75,11 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
             group_actions.GroupActions(service),
             stream_actions.StreamActions(stream_service, idle_s=chosen.stream_idle_s),
             credential_actions.CredentialActions(credentials.CredentialService(known, wall, replays=used)),
+            network_actions.NetworkActions(network_service),
+            security_group_actions.SecurityGroupActions(security_group_service),
             version=importlib.metadata.version("kci"),
         )
-        secured = security_groups.DefaultSecurityGroups(chosen.place)
-        rules = security_group_reconciler.SecurityGroupReconciler(engine, secured)
-        reader = reports.ReportReader(engine, service, reconciler, secured)
+        reader = reports.ReportReader(engine, service, reconciler, security_group_service)
         async with tasks.background("reports", reader.run()):
             # Nobody gets an answer from a store that the machine does not know.
             await tasks.first_of(
@@ -72,7 +87,9 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
             )
             async with server.listening(application, chosen.host, chosen.port, before_end=feed.close):
                 log.info("serving", host=chosen.host, port=chosen.port, region=chosen.place.region)
-                await tasks.first_of(stop.wait(), reconciler.run(service), rules.run(), name="serve")
+                await tasks.first_of(
+                    stop.wait(), reconciler.run(service), rules.run(security_group_service), name="serve"
+                )
                 log.info("stopping")
     return 0
 

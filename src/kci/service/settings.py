@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from kci.contract import ids, packages, signing
+from kci.contract import networks as api
 from kci.kit import errors, logs, secret
 from kci.service.app import accounts
-from kci.service.domain import addresses, groups
+from kci.service.domain import addresses, groups, networks
 from kci.service.store import sealing
 
 T = TypeVar("T")
@@ -36,6 +37,8 @@ class Settings:
     database: pathlib.Path
     kcilet_socket: pathlib.Path
     place: groups.Place
+    # Made into rows at the start; the operator's.
+    network: networks.Configured
     operator: accounts.Account
     encryption_key: bytes = dataclasses.field(repr=False)
     signature_skew_s: int
@@ -60,6 +63,8 @@ def read(arguments: Sequence[str] | None = None) -> Settings:
     security_groups = attempt(
         lambda: [_read_uuid(value, "--security-group-id") for value in given.security_group_id]
     )
+    reserved = attempt(lambda: tuple(_read_reserved(text) for text in given.reserved_cidr))
+    mtu = attempt(lambda: _read_mtu(given.mtu))
     operator = attempt(lambda: _read_operator(given.operator_credentials))
     key = attempt(lambda: _read_key(given.encryption_key_file))
     skew_s = attempt(lambda: _read_skew(given.signature_skew_s))
@@ -74,11 +79,14 @@ def read(arguments: Sequence[str] | None = None) -> Settings:
         place=groups.Place(
             region=given.region,
             zone=given.zone or f"{given.region}a",
-            # There is one VPC, and it goes with the subnet.
-            vpc_id=ids.VpcId(str(uuid.uuid5(uuid.NAMESPACE_OID, f"vpc of {subnet.subnet_id}"))),
-            subnet=subnet,
-            security_group_ids=frozenset(ids.SecurityGroupId(value) for value in security_groups),
             table=table,
+            reserved=reserved or (),
+            mtu=mtu or 0,
+        ),
+        network=networks.Configured(
+            tenant_id=operator.tenant_id,
+            subnet=subnet,
+            security_group_ids=tuple(ids.SecurityGroupId(value) for value in dict.fromkeys(security_groups)),
         ),
         operator=operator,
         encryption_key=key,
@@ -102,7 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--region", default="cn-beijing-6", help="the region that requests must be signed for")
     add("--zone", default="", help="the zone that answers name; default the region and 'a'")
     add("--kcilet-socket", type=pathlib.Path, required=True, metavar="PATH", help="where the kcilet listens")
-    add("--subnet-id", required=True, metavar="UUID", help="the subnet that groups are created in")
+    add(
+        "--subnet-id", required=True, metavar="UUID", help="the operator's first subnet; made if it never was"
+    )
     add("--subnet-cidr", required=True, metavar="CIDR", help="its addresses (IPv4)")
     add("--gateway", required=True, metavar="IP", help="its gateway, one of its addresses")
     add(
@@ -110,7 +120,22 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         action="append",
         metavar="UUID",
-        help="one that groups may name; may be repeated",
+        help="a security group of that subnet's VPC; made if it never was; may be repeated",
+    )
+    add(
+        "--reserved-cidr",
+        default=[],
+        action="append",
+        metavar="CIDR",
+        help="addresses that no subnet may have, such as those of services; may be repeated",
+    )
+    add(
+        "--mtu",
+        type=int,
+        default=0,
+        metavar="BYTES",
+        help="the largest packet of a group's interface, unless its subnet says; default 0, as the machine's"
+        " links have it",
     )
     add(
         "--packages",
@@ -180,6 +205,19 @@ def _read_subnet(subnet_id: str, cidr: str, gateway: str) -> addresses.Subnet:
     if address not in network or address in {network.network_address, network.broadcast_address}:
         raise ValueError(f"--gateway: cannot use {gateway}; it is no host's address in {cidr}")
     return addresses.Subnet(ids.SubnetId(_read_uuid(subnet_id, "--subnet-id")), network, address)
+
+
+def _read_reserved(text: str) -> ipaddress.IPv4Network:
+    try:
+        return ipaddress.IPv4Network(text)
+    except ValueError as error:
+        raise ValueError(f"--reserved-cidr: {error}; write it as 10.152.0.0/16") from error
+
+
+def _read_mtu(mtu: int) -> int:
+    if mtu and not api.MIN_MTU <= mtu <= api.MAX_MTU:
+        raise ValueError(f"--mtu: cannot use {mtu}; give {api.MIN_MTU} to {api.MAX_MTU}, or 0")
+    return mtu
 
 
 def _read_uuid(text: str, name: str) -> str:

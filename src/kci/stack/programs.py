@@ -65,6 +65,7 @@ def service(plan: Plan) -> commands.Command:
         "subnet-cidr": plan.ranges.pods,
         "gateway": host,
         "security-group-id": plan.identity.security_group_id,
+        **({"reserved-cidr": plan.ranges.services} if plan.ranges.services else {}),
         "operator-credentials": plan.where.env_file,
         "encryption-key-file": plan.where.encryption_key,
         "log-level": plan.asked.log_level,

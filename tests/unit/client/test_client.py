@@ -5,10 +5,11 @@ import contextlib
 import json
 
 import pytest
+import yarl
 from aiohttp import web
 
 from kci.client import client as clients
-from kci.client import credentials, errors
+from kci.client import credentials, errors, networks
 from kci.contract import groups, signing
 from kci.kit import secret
 
@@ -45,6 +46,55 @@ def page(ids, *, marker=0, total):
     return web.json_response(
         {"RequestId": "r", "Marker": marker, "TotalCount": total, "ContainerGroups": listed}
     )
+
+
+async def test_a_call_for_networks_is_signed_for_their_service():
+    scopes = []
+
+    async def answer(request, _count):
+        scopes.append(request.headers["Authorization"].split("/")[3])
+        return web.json_response({"RequestId": "r", "VpcSet": []})
+
+    async with endpoint(answer) as (client, forms):
+        assert await client.vpc.list_vpcs() == []
+        assert await client.list_container_groups() == []
+    assert scopes == ["vpc", "kci"]
+    assert [form["Version"] for form in forms] == ["2016-03-04", "2020-07-02"]
+
+
+@pytest.mark.parametrize(
+    ("host", "of_networks"),
+    [
+        ("kci.api.ksyun.com", "vpc.api.ksyun.com"),
+        ("kci.cn-beijing-6.api.ksyun.com", "vpc.cn-beijing-6.api.ksyun.com"),
+        ("internal.api.ksyun.com", "internal.api.ksyun.com"),
+        ("kci.example.com", "kci.example.com"),
+        ("10.0.0.1", "10.0.0.1"),
+    ],
+)
+def test_networks_are_at_their_own_host_where_kingsofts_hosts_have_names(host, of_networks):
+    url = yarl.URL(f"https://{host}:444/")
+    assert clients.url_of(url, "vpc").host == of_networks
+    assert clients.url_of(url, "kci") == url
+    assert clients.url_of(url, "vpc").port == 444
+
+
+@pytest.mark.parametrize("code", ["InvalidAction", "IncompleteSignature"])
+async def test_a_service_without_networks_is_told_from_one_that_fails(code):
+    async def answer(_request, _count):
+        return web.json_response({"RequestId": "r", "Error": {"Code": code, "Message": ""}}, status=400)
+
+    async with endpoint(answer) as (client, _):
+        assert await networks.known(client.vpc.list_subnets()) is None
+
+    async def refuse(_request, _count):
+        return web.json_response(
+            {"RequestId": "r", "Error": {"Code": "SignatureDoesNotMatch", "Message": ""}}, status=403
+        )
+
+    async with endpoint(refuse) as (client, _):
+        with pytest.raises(errors.RefusedError):
+            await networks.known(client.vpc.list_subnets())
 
 
 async def test_a_create_is_sent_once_whatever_happens():

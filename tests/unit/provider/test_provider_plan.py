@@ -82,6 +82,41 @@ def test_annotations_win_over_the_nodes_defaults():
     assert request.kube_proxy.enabled
 
 
+@pytest.mark.guide("annotation kci-retain-ip", "annotation kci-retain-ip-hours")
+def test_an_address_is_retained_for_a_name_that_the_next_pod_has_as_well():
+    request = planned(pod(notes={annotations.RETAIN_IP: "true", annotations.RETAIN_IP_HOURS: "48"}))
+    groups.check_create(request)
+    assert (request.container_group_name, request.retain_ip, request.retain_ip_hours) == (
+        "default.web",
+        True,
+        48,
+    )
+    assert planned(pod(notes={annotations.RETAIN_IP: "true"})).retain_ip_hours == 24
+    # Nothing is taken for a pod's own group by such a name; the label says whose it is.
+    assert names.to_uid(request.container_group_name) is None
+    longest = planned(pod(name="p" * 63, namespace="n" * 63, notes={annotations.RETAIN_IP: "true"}))
+    groups.check_create(longest)
+    plain = planned(pod(notes={annotations.RETAIN_IP: "false", annotations.RETAIN_IP_HOURS: "48"}))
+    assert (plain.container_group_name, plain.retain_ip) == (f"default-web-{UID}", False)
+
+
+def test_no_address_is_retained_where_the_uid_is_only_in_the_name():
+    decision = group.decide(pod(notes={annotations.RETAIN_IP: "true"}), DEFAULTS)
+    assert group.retain_ip_refusal(decision, with_pod_uuid=True) is None
+    refusal = group.retain_ip_refusal(decision, with_pod_uuid=False)
+    assert (refusal.reason, refusal.field) == (
+        "RetainIpNotSupported",
+        f"metadata.annotations[{annotations.RETAIN_IP}]",
+    )
+    assert group.retain_ip_refusal(group.decide(pod(), DEFAULTS), with_pod_uuid=False) is None
+
+
+@pytest.mark.parametrize("hours", ["0", "8761", "1.5", "a day", ""])
+def test_hours_are_whole_and_at_most_a_year(hours):
+    _, problems = annotations.read({annotations.RETAIN_IP_HOURS: hours})
+    assert "whole number of hours, 1 to 8760" in problems[0].message
+
+
 @pytest.mark.parametrize(
     ("notes", "resources", "asked", "granted"),
     [

@@ -80,6 +80,7 @@ async def _day(path, chance, hours):
         feed = changes.Feed()
         service = groups.GroupService(store, service_world.PLACE, feed, wall, used, on_work=reconciler.signal)
         reader = reports.ReportReader(engine, service, reconciler)
+        await service_world.prepare(store)
         kept: set[str] = set()
         async with (
             tasks.background("groups", reconciler.run(service)),

@@ -96,6 +96,30 @@ def test_a_gateway_is_a_hosts_address_of_the_subnet(files, gateway):
         settings.read(arguments(files, gateway=gateway))
 
 
+def test_what_is_configured_of_the_network_goes_to_the_operator(files):
+    other = "33333333-3333-4333-8333-333333333333"
+    read = settings.read([*arguments(files, mtu=1400), "--security-group-id", other, "--reserved-cidr",
+                          "10.96.0.0/12", "--reserved-cidr", "10.1.0.0/16"])  # fmt: skip
+    assert read.network.tenant_id == read.operator.tenant_id
+    assert read.network.security_group_ids == (UUID, other)
+    assert [str(one) for one in read.place.reserved] == ["10.96.0.0/12", "10.1.0.0/16"]
+    assert read.place.mtu == 1400
+    # The VPC goes with the subnet, so it is the same after every start.
+    assert read.network.vpc_id == settings.read(arguments(files)).network.vpc_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"reserved_cidr": "10.96.0.1/12"}, "--reserved-cidr: .* write it as"),
+        ({"mtu": 100}, "--mtu: .* 1280"),
+    ],
+)
+def test_a_network_that_cannot_be_used_is_told_with_what_to_write(files, changes, match):
+    with pytest.raises(errors.SettingsError, match=match):
+        settings.read(arguments(files, **changes))
+
+
 @pytest.mark.parametrize("skew_s", ["0", "-1", "901"])
 def test_how_far_clocks_may_differ_is_bounded(files, skew_s):
     with pytest.raises(errors.SettingsError, match="--signature-skew-s"):

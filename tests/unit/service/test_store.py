@@ -5,18 +5,23 @@ import contextlib
 import dataclasses
 import datetime
 import ipaddress
+import pathlib
+import shutil
 import sqlite3
+import tempfile
 import threading
 
+import hypothesis
 import pytest
 import service_world
 import sqlalchemy as sa
 from alembic import autogenerate, migration
+from hypothesis import strategies as st
 
 from kci.kit import secret
 from kci.service.domain import groups as domain
 from kci.service.domain import sizes
-from kci.service.store import database, errors, schema, sealing
+from kci.service.store import addresses, database, errors, schema, sealing
 from kci.service.store import groups as table
 
 KEY = service_world.KEY
@@ -56,11 +61,16 @@ async def test_the_migrations_lead_to_the_schema_in_code(made):
     assert {"one_group_per_pod", "one_group_per_token"} <= indexes
 
 
+# Each after those that lead to it.
+OF_0004 = ("security_group_rules", "security_groups", "subnets", "vpcs", "retained_addresses")
+
+
 async def test_a_database_of_the_first_schema_is_brought_up_to_date_with_its_groups(made):
     with database.open_database(made, KEY) as store:
         group = await store.run(_insert_group)
     with contextlib.closing(sqlite3.connect(made)) as connection:
         for step in (
+            *(f"DROP TABLE {name}" for name in OF_0004),
             "DROP TABLE fences",
             "DROP TABLE signatures",
             "ALTER TABLE groups DROP COLUMN checksum",
@@ -73,6 +83,44 @@ async def test_a_database_of_the_first_schema_is_brought_up_to_date_with_its_gro
     for _ in range(2):
         with database.open_database(made, KEY) as store:
             assert await store.run(lambda session: table.get_group(session, group.group_id)) == group
+
+
+async def test_a_database_of_the_version_before_networks_keeps_its_groups_and_gets_the_configured_place(made):
+    with database.open_database(made, KEY) as store:
+        group = await store.run(_insert_group)
+    with contextlib.closing(sqlite3.connect(made)) as connection:
+        for name in OF_0004:
+            connection.execute(f"DROP TABLE {name}")
+        connection.execute("UPDATE alembic_version SET version_num = '0003'")
+        connection.commit()
+    for _ in range(2):
+        with database.open_database(made, KEY) as store:
+            read = await store.run(lambda session: table.get_group(session, group.group_id))
+            if read.subnet.vpc_id:
+                break
+            assert read == group
+            await service_world.prepare(store)
+    assert read.subnet.vpc_id == service_world.NETWORK.vpc_id
+    assert dataclasses.replace(read, subnet=group.subnet) == group
+
+
+@pytest.mark.requirement("R04")
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("vpcs", "cidr = '10.0.0.0/8'"),
+        ("subnets", "gateway = '10.9.0.7'"),
+        ("security_groups", "tenant_id = 'bob'"),
+        ("security_group_rules", "is_allowed = 0"),
+    ],
+)
+async def test_a_changed_value_of_a_network_is_seen_though_sqlite_does_not(made, name, change):
+    with database.open_database(made, KEY) as store:
+        await service_world.prepare(store)
+    with contextlib.closing(sqlite3.connect(made)) as connection:
+        connection.execute(f"UPDATE {name} SET {change}")
+        connection.commit()
+    assert "not as they were written" in _refused(made)
 
 
 def _insert_group(session):
@@ -172,42 +220,48 @@ async def test_a_failed_transaction_leaves_nothing(made):
         assert await store.run(count) == before
 
 
+NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
+
+
+def claim(session, subnet, group_id, *, name="", now=NOW):
+    return addresses.claim_address(
+        session, subnet, group_id, tenant_id="alice", name=name or group_id, now=now
+    )
+
+
 async def test_an_address_comes_back_last(made):
-    subnet = service_world.PLACE.subnet
+    subnet = service_world.SUBNET
     with database.open_database(made, KEY) as store:
-        first = await store.run(lambda session: table.claim_address(session, subnet, "g1"))
+        first = await store.run(lambda session: claim(session, subnet, "g1"))
         await store.run(
             lambda session: session.connection.execute(
                 schema.addresses.update().values(group_id=None, released_at_ms=1)
             )
         )
-        taken = [
-            await store.run(lambda session, n=n: table.claim_address(session, subnet, f"g{n}"))
-            for n in range(2, 256)
-        ]
+        taken = [await store.run(lambda session, n=n: claim(session, subnet, f"g{n}")) for n in range(2, 256)]
     assert taken[-2:] == [first, None]
     assert len(set(taken)) == len(taken)
 
 
 async def test_no_address_of_an_earlier_range_or_the_gateway_is_given(made):
     """The same subnet after its range, and then its gateway, were changed in the settings."""
-    old = service_world.PLACE.subnet
+    old = service_world.SUBNET
     new = dataclasses.replace(
         old, network=ipaddress.IPv4Network("10.8.0.0/29"), gateway=ipaddress.IPv4Address("10.8.0.1")
     )
     moved = dataclasses.replace(new, gateway=ipaddress.IPv4Address("10.8.0.2"))
     with database.open_database(made, KEY) as store:
 
-        async def claim(subnet, group_id):
-            return await store.run(lambda session: table.claim_address(session, subnet, group_id))
+        async def take(subnet, group_id):
+            return await store.run(lambda session: claim(session, subnet, group_id))
 
-        await claim(old, "old")
+        await take(old, "old")
         await store.run(
             lambda session: session.connection.execute(
                 schema.addresses.update().values(group_id=None, released_at_ms=1)
             )
         )
-        assert [str(await claim(new, f"n{n}")) for n in range(6)] == [
+        assert [str(await take(new, f"n{n}")) for n in range(6)] == [
             *(f"10.8.0.{part}" for part in range(2, 7)),
             "None",
         ]
@@ -216,7 +270,97 @@ async def test_no_address_of_an_earlier_range_or_the_gateway_is_given(made):
                 schema.addresses.update().values(group_id=None, released_at_ms=1)
             )
         )
-        assert str(await claim(moved, "last")) == "10.8.0.3"
+        assert str(await take(moved, "last")) == "10.8.0.3"
+
+
+class Addresses:
+    """A subnet's addresses in a real database, and what must be true of them by a model in memory."""
+
+    def __init__(self, session):
+        self._session = session
+        self._now = NOW
+        self._count = 0
+        self.subnet = dataclasses.replace(
+            service_world.SUBNET, network=ipaddress.IPv4Network("10.9.0.0/29"), first=None
+        )
+        # By group: its name, its address, how long that is retained.
+        self.held = {}
+        # By name: an address and its end.
+        self.retained = {}
+
+    def take(self, name, hours):
+        self._count += 1
+        group_id = f"g{self._count}"
+        address = claim(self._session, self.subnet, group_id, name=name, now=self._now)
+        usable = set(self.subnet.network.hosts()) - {self.subnet.gateway}
+        taken = {held for _, held, _ in self.held.values()}
+        kept = {name: one for name, (one, end) in self.retained.items() if end > self._now}
+        if address is None:
+            assert taken == usable
+            return
+        assert address in usable - taken, "an address is given twice"
+        if name in kept:
+            assert address == kept[name], "its own address was free"
+        elif usable - taken - set(kept.values()):
+            assert address not in kept.values(), "another name's address was given without need"
+        self.retained = {name: one for name, one in self.retained.items() if one[0] != address}
+        self.held[group_id] = name, address, hours
+
+    def give_back(self, number):
+        if not self.held:
+            return
+        group_id = sorted(self.held)[number % len(self.held)]
+        name, address, hours = self.held.pop(group_id)
+        request = service_world.create_request(
+            container_group_name=name, retain_ip=hours > 0, retain_ip_hours=hours
+        )
+        interface = domain.Interface("i", self.subnet.subnet_id, str(address), 29, "10.9.0.1", "")
+        group = domain.Group(group_id, "alice", request, sizes.choose_size(request), interface, NOW)
+        addresses.release_address(self._session, group, now=self._now)
+        if hours:
+            self.retained[name] = address, self._now + datetime.timedelta(hours=hours)
+
+    def wait(self, hours):
+        self._now += datetime.timedelta(hours=hours)
+        if hours % 2:
+            addresses.remove_ended(self._session, now=self._now)
+
+
+_STEPS = st.one_of(
+    st.tuples(st.just("take"), st.sampled_from("abcd"), st.integers(0, 3)),
+    st.tuples(st.just("give_back"), st.integers(0, 9)),
+    st.tuples(st.just("wait"), st.integers(1, 4)),
+)
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(st.lists(_STEPS, max_size=40))
+def test_no_address_is_given_twice_and_a_retained_one_comes_back_to_its_name(steps):
+    with tempfile.TemporaryDirectory() as folder, TEMPLATE.copied(folder) as store:
+
+        def work(session):
+            model = Addresses(session)
+            for name, *arguments in steps:
+                getattr(model, name)(*arguments)
+
+        asyncio.run(store.run(work))
+
+
+class Template:
+    """An empty database is made once, and copied: making one takes longer than using it."""
+
+    def __init__(self):
+        self._folder = None
+
+    def copied(self, folder):
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory()
+            database.open_database(pathlib.Path(self._folder.name, "kci.db"), KEY).close()
+        shutil.copytree(self._folder.name, folder, dirs_exist_ok=True)
+        return database.open_database(pathlib.Path(folder, "kci.db"), KEY)
+
+
+TEMPLATE = Template()
 
 
 def test_a_sealed_value_opens_for_its_owner_only():

@@ -46,6 +46,7 @@ async def _fill(opened):
     service = groups.GroupService(
         opened, service_world.PLACE, changes.Feed(), clock.SystemClock(), used, on_work=lambda _: None
     )
+    await service_world.prepare(opened)
     made = [
         await service.create(CALLER.tenant_id, service_world.create_request(pod=f"web-{n}", fence=FENCE))
         for n in range(GROUPS)

@@ -177,15 +177,19 @@ def to_group(
     """
     decision = decide(pod, defaults, offered)
     assert decision.choice is not None, f"pod {pod.key} has refusals"
+    retain_ip = decision.wishes.retain_ip
+    assert with_pod_uuid or not retain_ip, f"pod {pod.key} is refused: see retain_ip_refusal"
     granted = decision.choice.grant.size
     node_dns = groups.MachineDnsConfig(name_server=defaults.node_dns) if defaults.node_dns else None
     return groups.CreateContainerGroup(
-        container_group_name=names.to_name(pod),
+        container_group_name=names.to_stable_name(pod) if retain_ip else names.to_name(pod),
         subnet_id=decision.subnet_id,
         security_group_id=decision.security_group_ids,
         cpu=granted.cores,
         memory=granted.gib,
         kube_config=kubeconfig.reveal(),
+        retain_ip=retain_ip,
+        retain_ip_hours=decision.wishes.retain_ip_hours or groups.RETAIN_IP_HOURS,
         label=_labels(pod, defaults, with_pod_uuid=with_pod_uuid),
         cluster_dns=",".join(defaults.cluster_dns),
         cluster_domain=defaults.cluster_domain,
@@ -194,6 +198,20 @@ def to_group(
         kube_proxy=groups.KubeProxy(enabled=decision.kube_proxy),
         bandwidth=_to_bandwidth(decision.wishes) if with_bandwidth else None,
         fence=fence,
+    )
+
+
+def retain_ip_refusal(decision: Decision, *, with_pod_uuid: bool) -> provider.Refusal | None:
+    """An address is retained for a name that the next pod has as well; without the UID in a label, that pod
+    would be taken for the one before it.
+    """
+    if with_pod_uuid or not decision.wishes.retain_ip:
+        return None
+    return provider.Refusal(
+        "RetainIpNotSupported",
+        f"metadata.annotations: {pod_annotations.RETAIN_IP} needs a service that keeps the pod's UID as a "
+        "label, and the one at hand does not; leave the annotation out",
+        f"metadata.annotations[{pod_annotations.RETAIN_IP}]",
     )
 
 

@@ -1,4 +1,6 @@
-"""A group's name carries the pod's UID, so that a second look finds it even where labels carry none."""
+"""A group's name carries the pod's UID, so that a second look finds it even where labels carry none; save
+where the name must be the same for the next pod, because a retained address hangs on it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,13 @@ def to_name(pod: models.Pod) -> str:
     meta = pod.metadata
     room = groups.MAX_NAME_LENGTH - len(meta.uid) - 1
     return f"{f'{meta.namespace}-{meta.name}'[:room].rstrip('-.')}-{meta.uid}"
+
+
+def to_stable_name(pod: models.Pod) -> str:
+    """`<namespace>.<pod name>`: that of the next pod of the same name, too. Only for a service whose labels
+    carry the UID, as nothing else tells the two pods' groups apart.
+    """
+    return f"{pod.metadata.namespace}.{pod.metadata.name}"
 
 
 def to_uid(name: str) -> models.PodUid | None:

@@ -20,10 +20,13 @@ from kci.contract import groups as api
 from kci.kit import clock, crashpoints, secret
 from kci.link import types as link
 from kci.service.app import accounts, changes, replays, views
-from kci.service.domain import addresses, groups, sizes, states
+from kci.service.domain import addresses, groups, networks, security_groups, sizes, states
+from kci.service.store import addresses as addresses_table
 from kci.service.store import database, sealing
 from kci.service.store import fences as fences_table
 from kci.service.store import groups as table
+from kci.service.store import networks as networks_table
+from kci.service.store import security_groups as security_groups_table
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +64,6 @@ class GroupService:
     async def create(self, tenant_id: ids.TenantId, request: api.CreateContainerGroup) -> ids.GroupId:
         """The new group's id, or that of the group which the same call made before."""
         api.check_create(request)
-        self._check_place(request)
         group_id = ids.new_group_id()
         kubeconfig = secret.Secret(request.kube_config)
         bare = groups.to_stored(request)
@@ -196,7 +198,8 @@ class GroupService:
 
         def work(session: database.Session) -> tuple[list[link.WantedGroup], str]:
             found = table.list_groups(session, lifecycles=(states.Lifecycle.WANTED,))
-            return [_to_wanted(session, group) for group in found if not group.gone], database.get_id(session)
+            wanted = [self._to_wanted(session, group) for group in found if not group.gone]
+            return wanted, database.get_id(session)
 
         return await self._store.run(work)
 
@@ -209,7 +212,7 @@ class GroupService:
                 return states.Lifecycle.DELETED, None
             if group.lifecycle is not states.Lifecycle.WANTED or group.gone:
                 return group.lifecycle, None
-            return group.lifecycle, _to_wanted(session, group)
+            return group.lifecycle, self._to_wanted(session, group)
 
         return await self._store.run(work)
 
@@ -236,7 +239,7 @@ class GroupService:
 
     async def remove_tombstones(self) -> int:
         """Forget groups that were deleted long ago; until then a repeated create call finds them. Holders
-        that have not written for much longer go, too.
+        that have not written for much longer go, too, and addresses are kept for a name no longer than asked.
         """
         now = self._clock.now()
 
@@ -244,12 +247,24 @@ class GroupService:
             crashpoints.reached("service.tombstones.before")
             removed = table.remove_tombstones(session, before=now - _TOMBSTONE_LIFE)
             fences_table.remove_unused(session, before=now - _FENCE_LIFE)
+            addresses_table.remove_ended(session, now=now)
             crashpoints.reached("service.tombstones.after")
             return removed
 
         return await self._store.run(work)
 
     # ---- inside
+
+    def _to_wanted(self, session: database.Session, group: groups.Group) -> link.WantedGroup:
+        """A kubeconfig that does not open must not take the group out of what is wanted: the engine would end
+        its pod. Without one the group keeps running, and the engine has another of the same cluster perhaps.
+        """
+        try:
+            kubeconfig = table.get_kubeconfig(session, group)
+        except sealing.SealError as error:
+            log.error("kubeconfig is damaged", group=group.group_id, error=str(error))
+            kubeconfig = secret.Secret("")
+        return views.to_wanted(group, self._place, kubeconfig)
 
     async def _record(self, group_id: ids.GroupId, see: Callable[[groups.Group], groups.Group]) -> None:
         now = self._clock.now()
@@ -305,13 +320,6 @@ class GroupService:
         fences_table.raise_epoch(session, tenant_id, fence, now=self._clock.now())
         crashpoints.reached("service.raise_epoch.after")
 
-    def _check_place(self, request: api.CreateContainerGroup) -> None:
-        if self._place.subnet.subnet_id not in {request.subnet_id, *request.multi_subnet_id}:
-            raise errors.ApiError(errors.SUBNET_NOT_FOUND, parameter="SubnetId")
-        for value in request.security_group_id:
-            if ids.SecurityGroupId(value) not in self._place.security_group_ids:
-                raise errors.ApiError(errors.SECURITY_GROUP_NOT_FOUND, parameter="SecurityGroupId")
-
     def _new_group(
         self,
         session: database.Session,
@@ -319,27 +327,46 @@ class GroupService:
         group_id: ids.GroupId,
         request: api.CreateContainerGroup,
     ) -> groups.Group:
-        subnet = self._place.subnet
-        crashpoints.reached("service.claim_address.before")
-        address = table.claim_address(session, subnet, group_id)
-        crashpoints.reached("service.claim_address.after")
-        if address is None:
-            raise errors.ApiError(errors.INSUFFICIENT_ADDRESSES, parameter="SubnetId")
+        subnet, address = self._claim_address(session, tenant_id, group_id, request)
         return groups.Group(
             group_id=group_id,
             tenant_id=tenant_id,
             request=request,
             size=sizes.choose_size(request, self._place.table),
-            interface=_new_interface(subnet, address),
+            interface=_new_interface(subnet.pool, address),
             created_at=self._clock.now(),
+            subnet=groups.SubnetNow(subnet.vpc_id, subnet.name_servers, subnet.mtu),
         )
+
+    def _claim_address(
+        self,
+        session: database.Session,
+        tenant_id: ids.TenantId,
+        group_id: ids.GroupId,
+        request: api.CreateContainerGroup,
+    ) -> tuple[networks.Subnet, ipaddress.IPv4Address]:
+        """In the first subnet that has one, of those that the request names."""
+        for subnet in _find_subnets(session, tenant_id, request):
+            crashpoints.reached("service.claim_address.before")
+            address = addresses_table.claim_address(
+                session,
+                subnet.pool,
+                group_id,
+                tenant_id=tenant_id,
+                name=request.container_group_name,
+                now=self._clock.now(),
+            )
+            crashpoints.reached("service.claim_address.after")
+            if address is not None:
+                return subnet, address
+        raise errors.ApiError(errors.INSUFFICIENT_ADDRESSES, parameter="SubnetId")
 
     def _to_query(self, tenant_id: ids.TenantId, request: api.DescribeContainerGroup) -> table.Query | None:
         """None if a filter lets nothing through."""
         asked: dict[str, Sequence[str]] = {part.name: part.value for part in request.filter}
-        for name, ours in (("vpc-id", self._place.vpc_id), ("availability-zone.name", self._place.zone)):
-            if name in asked and ours not in asked[name]:
-                return None
+        zones = asked.get("availability-zone.name")
+        if zones is not None and self._place.zone not in zones:
+            return None
         return table.Query(
             tenant_id=tenant_id,
             group_ids=request.container_group_id,
@@ -347,6 +374,7 @@ class GroupService:
             search=request.search,
             statuses=asked.get("status"),
             subnet_ids=asked.get("subnet-id"),
+            vpc_ids=asked.get("vpc-id"),
         )
 
 
@@ -369,16 +397,21 @@ def _existing(session: database.Session, tenant_id: ids.TenantId, group_id: ids.
     return group
 
 
-def _to_wanted(session: database.Session, group: groups.Group) -> link.WantedGroup:
-    """A kubeconfig that does not open must not take the group out of what is wanted: the engine would end
-    its pod. Without one the group keeps running, and the engine has another of the same cluster perhaps.
-    """
-    try:
-        kubeconfig = table.get_kubeconfig(session, group)
-    except sealing.SealError as error:
-        log.error("kubeconfig is damaged", group=group.group_id, error=str(error))
-        kubeconfig = secret.Secret("")
-    return views.to_wanted(group, kubeconfig)
+def _find_subnets(
+    session: database.Session, tenant_id: ids.TenantId, request: api.CreateContainerGroup
+) -> Sequence[networks.Subnet]:
+    """Those that the request names, once its security groups are known to fit."""
+    asked = [ids.SubnetId(part) for part in (request.subnet_id, *request.multi_subnet_id) if part]
+    vpc_id, subnets = networks.choose_subnets(
+        asked, [networks_table.get_subnet(session, part, tenant_id=tenant_id) for part in asked]
+    )
+    named = [ids.SecurityGroupId(part) for part in request.security_group_id]
+    security_groups.check_groups(
+        named,
+        [security_groups_table.get_security_group(session, part, tenant_id=tenant_id) for part in named],
+        vpc_id,
+    )
+    return subnets
 
 
 def _new_interface(subnet: addresses.Subnet, address: ipaddress.IPv4Address) -> groups.Interface:

@@ -1,15 +1,20 @@
-"""A group as others see it: the API's answer, the engine's wish, and what a report changes. Pure."""
+"""A group and its networks as others see them: the API's answers, the engine's wish, and what a report
+changes. Pure.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Iterable
 
 from kci.contract import groups as api
+from kci.contract import networks as networks_api
 from kci.contract import packages
+from kci.contract import security_groups as security_groups_api
 from kci.kit import secret
 from kci.link import types as link
-from kci.service.domain import groups, states
+from kci.service.domain import addresses, groups, networks, security_groups, states
 
 # Kingsoft shows Beijing time without saying so (kci-reference 12, row 15).
 _BEIJING = datetime.timezone(datetime.timedelta(hours=8))
@@ -27,13 +32,13 @@ def to_answer(group: groups.Group, place: groups.Place) -> api.ContainerGroup:
         project_id=request.project_id,
         instance_type=request.instance_type,
         status=group.status.value,
-        create_time=group.created_at.astimezone(_BEIJING).strftime("%Y-%m-%d %H:%M:%S"),
+        create_time=_to_time(group.created_at),
         cpu=group.size.cores,
         memory=group.size.gib,
         gpu=packages.whole(request.gpu),
         retain_ip=request.retain_ip,
         retain_ip_hours=request.retain_ip_hours if request.retain_ip else 0,
-        network_interface_attributes=(_to_interface(group, place),),
+        network_interface_attributes=(_to_interface(group),),
         labels=tuple(api.LabelValue(key=label.key, value=label.value) for label in request.label),
         status_reason=group.reason,
         status_message=group.message,
@@ -46,7 +51,7 @@ def to_change(group: groups.Group, place: groups.Place) -> api.GroupChange:
     return api.GroupChange(group_id=group.group_id, group=to_answer(group, place))
 
 
-def to_wanted(group: groups.Group, kubeconfig: secret.Secret) -> link.WantedGroup:
+def to_wanted(group: groups.Group, place: groups.Place, kubeconfig: secret.Secret) -> link.WantedGroup:
     request = group.request
     machine = request.machine_dns_config or api.MachineDnsConfig()
     return link.WantedGroup(
@@ -66,10 +71,11 @@ def to_wanted(group: groups.Group, kubeconfig: secret.Secret) -> link.WantedGrou
             prefix_length=group.interface.prefix_length,
             gateway=group.interface.gateway,
             mac_address=group.interface.mac_address,
+            mtu=group.subnet.mtu or place.mtu,
         ),
         cluster_dns=tuple(part.strip() for part in request.cluster_dns.split(",") if part.strip()),
         cluster_domain=request.cluster_domain or "cluster.local",
-        machine_dns=machine.name_server,
+        machine_dns=machine.name_server or group.subnet.name_servers,
         machine_searches=machine.search,
         machine_host_aliases=tuple(
             link.HostAlias(ip=alias.ip, hostnames=alias.hostname) for alias in request.machine_host_aliase
@@ -131,10 +137,99 @@ def apply_report(group: groups.Group, report: link.GroupReport) -> groups.Group:
     )
 
 
-def _to_interface(group: groups.Group, place: groups.Place) -> api.NetworkInterface:
+def to_vpc(vpc: networks.Vpc) -> networks_api.Vpc:
+    return networks_api.Vpc(
+        vpc_id=vpc.vpc_id,
+        vpc_name=vpc.name,
+        cidr_block=str(vpc.network),
+        is_default=vpc.is_default,
+        create_time=_to_time(vpc.created_at),
+    )
+
+
+def to_subnet(subnet: networks.Subnet, place: groups.Place, *, used: int) -> networks_api.Subnet:
+    """`used` is how many of its addresses groups have."""
+    pool = subnet.pool
+    first, last = addresses.bounds(pool)
+    dns1, dns2 = (*subnet.name_servers, "", "")[:2]
+    return networks_api.Subnet(
+        subnet_id=subnet.subnet_id,
+        vpc_id=subnet.vpc_id,
+        subnet_name=subnet.name,
+        cidr_block=str(pool.network),
+        dhcp_ip_from=addresses.to_text(first),
+        dhcp_ip_to=addresses.to_text(last),
+        dns1=dns1,
+        dns2=dns2,
+        gateway_ip=str(pool.gateway),
+        availability_zone_name=place.zone,
+        available_ip_number=str(max(0, addresses.count_usable(pool) - used)),
+        create_time=_to_time(subnet.created_at),
+        mtu=subnet.mtu or place.mtu,
+    )
+
+
+def to_security_group(
+    group: security_groups.SecurityGroup, rules: Iterable[security_groups.Rule]
+) -> security_groups_api.SecurityGroup:
+    return security_groups_api.SecurityGroup(
+        security_group_id=group.security_group_id,
+        vpc_id=group.vpc_id,
+        security_group_name=group.name,
+        description=group.description,
+        security_group_type=security_groups_api.DEFAULT if group.is_default else security_groups_api.ORDINARY,
+        create_time=_to_time(group.created_at),
+        security_group_entry_set=tuple(_to_entry(rule) for rule in rules),
+    )
+
+
+def to_link_rule(rule: security_groups.Rule) -> link.SecurityGroupRule:
+    match = rule.match
+    return link.SecurityGroupRule(
+        direction=link.Direction(match.direction),
+        is_allowed=rule.is_allowed,
+        priority=rule.priority,
+        protocol=link.Protocol(match.protocol),
+        first_port=match.first_port,
+        last_port=match.last_port,
+        icmp_type=match.icmp_type,
+        icmp_code=match.icmp_code,
+        cidr=match.cidr,
+        security_group_id=match.peer_id,
+    )
+
+
+def _to_entry(rule: security_groups.Rule) -> security_groups_api.SecurityGroupEntry:
+    match = rule.match
+    has_ports = match.protocol in {security_groups_api.TCP, security_groups_api.UDP}
+    is_icmp = match.protocol == security_groups_api.ICMP
+    every = security_groups_api.ALL_ICMP
+    return security_groups_api.SecurityGroupEntry(
+        security_group_entry_id=rule.rule_id,
+        description=rule.description,
+        cidr_block=match.cidr,
+        authorized_security_group_id=match.peer_id,
+        direction=match.direction,
+        protocol=match.protocol,
+        icmp_type=(every if match.icmp_type is None else match.icmp_type) if is_icmp else None,
+        icmp_code=(every if match.icmp_code is None else match.icmp_code) if is_icmp else None,
+        port_range_from=match.first_port if has_ports else None,
+        port_range_to=match.last_port if has_ports else None,
+        rule_tag=rule.tag,
+        priority=rule.priority,
+        policy=security_groups_api.ACCEPT if rule.is_allowed else security_groups_api.DROP,
+        create_time=_to_time(rule.created_at),
+    )
+
+
+def _to_time(moment: datetime.datetime) -> str:
+    return moment.astimezone(_BEIJING).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _to_interface(group: groups.Group) -> api.NetworkInterface:
     return api.NetworkInterface(
         network_interface_id=group.interface.interface_id,
-        vpc_id=place.vpc_id,
+        vpc_id=group.subnet.vpc_id,
         subnet_id=group.interface.subnet_id,
         private_ip_address=group.interface.address,
         mac_address=group.interface.mac_address,

@@ -1,32 +1,34 @@
-"""A container group as the service knows it, and the place that it runs in."""
+"""A container group as the service knows it, and what the service offers to all of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
 import hashlib
+import ipaddress
 
 import msgspec
 
 from kci.contract import groups, ids, packages
-from kci.service.domain import addresses, sizes, states
+from kci.service.domain import sizes, states
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """What this service offers: one zone, one subnet, its security groups, and the sizes that there are."""
+    """What this service offers: one zone, and the sizes that there are. Networks are in the store."""
 
     region: str
     zone: str
-    vpc_id: ids.VpcId
-    subnet: addresses.Subnet
-    security_group_ids: frozenset[ids.SecurityGroupId]
     table: packages.Table = packages.STANDARD
+    # Ranges of addresses that no subnet may have: the machine needs them for itself.
+    reserved: tuple[ipaddress.IPv4Network, ...] = ()
+    # The largest packet of an interface whose subnet does not say; 0 leaves it to the machine.
+    mtu: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Interface:
-    """The group's network interface."""
+    """The group's network interface, as it was made."""
 
     interface_id: str
     subnet_id: ids.SubnetId
@@ -34,6 +36,15 @@ class Interface:
     prefix_length: int
     gateway: str
     mac_address: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SubnetNow:
+    """What a group's subnet says today. It is read with the group, and not kept with it."""
+
+    vpc_id: ids.VpcId = ids.VpcId("")  # noqa: RUF009  (a NewType is no call)
+    name_servers: tuple[str, ...] = ()
+    mtu: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +57,8 @@ class Group:
     size: sizes.Size
     interface: Interface
     created_at: datetime.datetime
+    # Not known of a subnet that is gone, or from before subnets were kept.
+    subnet: SubnetNow = dataclasses.field(default_factory=SubnetNow)
     lifecycle: states.Lifecycle = states.Lifecycle.WANTED
     status: states.Status = states.Status.PENDING
     # The machine said that it holds nothing of the group.

@@ -28,11 +28,11 @@ def read_call(verified: verification.Verified, *, method: str, content_type: str
     if not action:
         raise errors.ApiError(errors.MISSING_PARAMETER, parameter="Action")
     operation = operations.ALL.get(action)
-    if operation is None:
+    if operation is None or operation.service != verified.service:
         raise errors.ApiError(errors.INVALID_ACTION, parameter="Action")
     for name, expected in (
-        ("Version", operations.VERSION),
-        ("Service", operations.SERVICE),
+        ("Version", operation.version),
+        ("Service", operation.service),
         ("Region", verified.region),
         ("Accesskey", verified.identity.access_key),
         ("AccountId", verified.identity.tenant_id),

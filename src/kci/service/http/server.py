@@ -16,6 +16,8 @@ from kci.kit import errors as kit_errors
 from kci.service.http import answers, parameters, verification
 from kci.service.http import credentials as credential_actions
 from kci.service.http import groups as group_actions
+from kci.service.http import networks as network_actions
+from kci.service.http import security_groups as security_group_actions
 from kci.service.http import streams as stream_actions
 from kci.service.store import errors as store_errors
 
@@ -37,6 +39,8 @@ def make_application(
     group_edge: group_actions.GroupActions,
     stream_edge: stream_actions.StreamActions,
     credential_edge: credential_actions.CredentialActions,
+    network_edge: network_actions.NetworkActions,
+    security_group_edge: security_group_actions.SecurityGroupActions,
     *,
     version: str,
 ) -> web.Application:
@@ -44,7 +48,9 @@ def make_application(
     application = web.Application(
         client_max_size=wire.MAX_BODY_BYTES, middlewares=[_answer_errors, _verify_first(verifier)]
     )
-    dispatch = _Dispatcher(group_edge, stream_edge, credential_edge, version).dispatch
+    dispatch = _Dispatcher(
+        group_edge, stream_edge, credential_edge, network_edge, security_group_edge, version
+    ).dispatch
     application.router.add_get("/", dispatch, allow_head=False)
     application.router.add_post("/", dispatch)
     application.router.add_get("/healthz", _say_healthy, allow_head=False)
@@ -128,6 +134,8 @@ class _Dispatcher:
         group_edge: group_actions.GroupActions,
         stream_edge: stream_actions.StreamActions,
         credential_edge: credential_actions.CredentialActions,
+        network_edge: network_actions.NetworkActions,
+        security_group_edge: security_group_actions.SecurityGroupActions,
         version: str,
     ) -> None:
         self._version = version
@@ -142,6 +150,19 @@ class _Dispatcher:
             operations.PORT_FORWARD_CONTAINER_GROUP: stream_edge.forward_port,
             operations.ISSUE_CREDENTIALS: credential_edge.issue,
             operations.DESCRIBE_CAPABILITIES: self._describe_capabilities,
+            operations.CREATE_VPC: network_edge.create_vpc,
+            operations.DESCRIBE_VPCS: network_edge.describe_vpcs,
+            operations.DELETE_VPC: network_edge.delete_vpc,
+            operations.CREATE_SUBNET: network_edge.create_subnet,
+            operations.DESCRIBE_SUBNETS: network_edge.describe_subnets,
+            operations.MODIFY_SUBNET: network_edge.modify_subnet,
+            operations.DELETE_SUBNET: network_edge.delete_subnet,
+            operations.CREATE_SECURITY_GROUP: security_group_edge.create,
+            operations.DESCRIBE_SECURITY_GROUPS: security_group_edge.describe,
+            operations.MODIFY_SECURITY_GROUP: security_group_edge.modify,
+            operations.DELETE_SECURITY_GROUP: security_group_edge.delete,
+            operations.AUTHORIZE_SECURITY_GROUP_ENTRY: security_group_edge.authorize,
+            operations.REVOKE_SECURITY_GROUP_ENTRY: security_group_edge.revoke,
         }
         self._streams: dict[operations.Operation, StreamAction] = {
             operations.STREAM_CONTAINER_LOG: stream_edge.stream_log,

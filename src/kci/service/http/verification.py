@@ -23,6 +23,8 @@ class Verified:
 
     identity: accounts.Identity
     region: str
+    # Whose action it may name: the service of the signature's scope.
+    service: str
     # How the caller reaches this service: scheme for WebSockets, and the Host header, which is signed.
     socket_base: str
     query: list[wire.Pair]
@@ -62,6 +64,7 @@ class Verifier:
                 is_temporary=account.is_temporary,
             ),
             region=self._region,
+            service=claim.scope.service,
             socket_base=f"{'wss' if request.secure else 'ws'}://{request.headers['Host']}",
             query=signing.parameters_of(head.query),
             body=whole.body,

@@ -21,9 +21,8 @@ class SecurityGroupReconciler:
     connected gets them with everything else that is wanted (reports.py).
     """
 
-    def __init__(self, engine: port.Engine, source: security_groups.SecurityGroupSource) -> None:
+    def __init__(self, engine: port.Engine) -> None:
         self._engine = engine
-        self._source = source
         self._backoff = backoff.Backoff(initial_s=0.1, cap_s=30.0)
         self._changed = asyncio.Event()
         self._told = 0
@@ -31,7 +30,7 @@ class SecurityGroupReconciler:
     def signal(self) -> None:
         self._changed.set()
 
-    async def run(self) -> None:
+    async def run(self, source: security_groups.SecurityGroupSource) -> None:
         failures = 0
         while True:
             wait_s = self._backoff.delay_s(failures) if failures else _LOOK_AGAIN_S
@@ -40,7 +39,7 @@ class SecurityGroupReconciler:
                     _ = await self._changed.wait()
             self._changed.clear()
             try:
-                await self._reconcile()
+                await self._reconcile(source)
             except Exception as error:
                 failures += 1
                 log.warning(
@@ -52,8 +51,8 @@ class SecurityGroupReconciler:
             else:
                 failures = 0
 
-    async def _reconcile(self) -> None:
-        known = await self._source.security_groups()
+    async def _reconcile(self, source: security_groups.SecurityGroupSource) -> None:
+        known = await source.security_groups()
         if known.generation == self._told:
             return
         crashpoints.reached("service.set_security_groups.before")

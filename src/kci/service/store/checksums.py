@@ -22,16 +22,36 @@ def install(connection: sqlite3.Connection) -> None:
     connection.create_function("kci_checksum", -1, _checksum, deterministic=True)
 
 
-# What the checksum of a group must be, as an expression in SQL.
-OF_GROUP: sa.ColumnElement[str] = sa.func.kci_checksum(
-    *(column for column in schema.groups.c if column.name not in {"number", "kubeconfig_sealed", "checksum"})
-)
+def of(table: sa.Table) -> sa.ColumnElement[str]:
+    """What the checksum of a row must be, as an expression in SQL."""
+    left_out = {"number", "kubeconfig_sealed", "checksum"}
+    return sa.func.kci_checksum(*(column for column in table.c if column.name not in left_out))
 
 
-def count_damaged(connection: sa.Connection) -> int:
-    """How many groups are not as they were written."""
-    damaged = sa.select(sa.func.count()).select_from(schema.groups)
-    return connection.scalar(damaged.where(schema.groups.c.checksum != OF_GROUP)) or 0
+OF_GROUP = of(schema.groups)
+# Each table that has checksums, and what a row of it is to a person.
+_SUMMED = {
+    schema.groups: "container groups",
+    schema.vpcs: "VPCs",
+    schema.subnets: "subnets",
+    schema.security_groups: "security groups",
+    schema.security_group_rules: "entries of security groups",
+    schema.retained_addresses: "retained addresses",
+}
+
+
+def find_damaged(connection: sa.Connection) -> str:
+    """What is not as it was written, in words; empty if all is."""
+    for table, name in _SUMMED.items():
+        damaged = sa.select(sa.func.count()).select_from(table).where(table.c.checksum != of(table))
+        if count := connection.scalar(damaged):
+            return f"{count} {name} are not as they were written"
+    return ""
+
+
+def sum_up(connection: sa.Connection, table: sa.Table, *where: sa.ColumnElement[bool]) -> None:
+    """After these rows were written."""
+    connection.execute(table.update().where(*where).values(checksum=of(table)))
 
 
 def of_schema(connection: sa.Connection) -> bytes:

@@ -146,6 +146,11 @@ def get_id(session: Session) -> str:
     return (_get_fact(session.connection, _ID) or b"").decode()
 
 
+def get_changes(session: Session) -> int:
+    """How many transactions changed something before this one: it grows with each, past restarts."""
+    return int(_get_fact(session.connection, _CHANGES) or b"0")
+
+
 def _take_lock(path: pathlib.Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -331,8 +336,8 @@ def _check_key(engine: sa.Engine, sealer: sealing.Sealer, path: pathlib.Path) ->
 
 def _check_rows(engine: sa.Engine) -> None:
     with engine.connect() as connection:
-        if damaged := checksums.count_damaged(connection):
-            raise ValueError(f"{damaged} container groups are not as they were written")
+        if damaged := checksums.find_damaged(connection):
+            raise ValueError(damaged)
 
 
 def _check_changes(engine: sa.Engine, lock: int, path: pathlib.Path) -> int:

@@ -1,10 +1,9 @@
-"""SQL for groups and their addresses. Each function works inside the session that it is given."""
+"""SQL for groups. Each function works inside the session that it is given."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import ipaddress
 from collections.abc import Sequence
 
 import msgspec
@@ -13,14 +12,20 @@ import sqlalchemy as sa
 from kci.contract import groups as api
 from kci.contract import ids
 from kci.kit import secret
-from kci.service.domain import addresses, groups, sizes, states
-from kci.service.store import checksums, database, schema
+from kci.service.domain import groups, sizes, states
+from kci.service.store import addresses, checksums, database, schema
 
 _GROUPS = schema.groups
-_ADDRESSES = schema.addresses
+_SUBNETS = schema.subnets
 # Built once: half the cost of a small statement is putting its thirty columns together.
 _INSERT = _GROUPS.insert()
-_SELECT = sa.select(*(column for column in _GROUPS.c if column.name != "kubeconfig_sealed"))
+_COLUMNS = (
+    *(column for column in _GROUPS.c if column.name != "kubeconfig_sealed"),
+    *(_SUBNETS.c[name] for name in ("vpc_id", "name_servers", "mtu")),
+)
+_SELECT = sa.select(*_COLUMNS).select_from(
+    _GROUPS.outerjoin(_SUBNETS, _SUBNETS.c.subnet_id == _GROUPS.c.subnet_id)
+)
 _SUM_UP = (
     _GROUPS.update().where(_GROUPS.c.group_id == sa.bindparam("summed")).values(checksum=checksums.OF_GROUP)
 )
@@ -36,6 +41,7 @@ class Query:
     search: str = ""
     statuses: Sequence[str] | None = None
     subnet_ids: Sequence[str] | None = None
+    vpc_ids: Sequence[str] | None = None
 
 
 def get_group(
@@ -74,11 +80,25 @@ def list_page(
     order is promised (capabilities.ORDERED_LIST): by it a client knows that it missed no group.
     """
     wanted = _conditions(query)
-    total = session.connection.scalar(sa.select(sa.func.count()).select_from(_GROUPS).where(*wanted)) or 0
+    counted = sa.select(sa.func.count()).select_from(_GROUPS).where(*wanted)
+    total = session.connection.scalar(counted) or 0
     rows = session.connection.execute(
         _SELECT.where(*wanted).order_by(_GROUPS.c.number).offset(offset).limit(limit)
     )
     return [_to_group(row) for row in rows], total
+
+
+def has_member(session: database.Session, security_group_id: ids.SecurityGroupId) -> bool:
+    """Whether a group that is not deleted names this security group."""
+    # An id is nothing else in a request; what only looks like it is looked at again.
+    likely = _GROUPS.c.request.contains(security_group_id, autoescape=True)
+    rows = session.connection.execute(
+        sa.select(_GROUPS.c.request).where(_GROUPS.c.lifecycle != states.Lifecycle.DELETED, likely)
+    )
+    return any(
+        security_group_id in msgspec.json.decode(row.request, type=api.CreateContainerGroup).security_group_id
+        for row in rows
+    )
 
 
 def list_groups(
@@ -130,7 +150,7 @@ def insert_group(session: database.Session, group: groups.Group, kubeconfig: sec
 
 def update_group(session: database.Session, group: groups.Group, *, now: datetime.datetime) -> groups.Group:
     """Write what can change of a group; returns it with its next revision. A deleted one loses its
-    secrets and its address.
+    secrets and its address, which may be kept for the next group of its name.
     """
     deleted = group.lifecycle is states.Lifecycle.DELETED
     newer = dataclasses.replace(group, revision=group.revision + 1)
@@ -147,48 +167,8 @@ def update_group(session: database.Session, group: groups.Group, *, now: datetim
     session.connection.execute(_GROUPS.update().where(_GROUPS.c.group_id == group.group_id).values(**values))
     session.connection.execute(_SUM_UP, {"summed": group.group_id})
     if deleted:
-        session.connection.execute(
-            _ADDRESSES.update()
-            .where(_ADDRESSES.c.group_id == group.group_id)
-            .values(group_id=None, released_at_ms=_to_ms(now))
-        )
+        addresses.release_address(session, group, now=now)
     return newer
-
-
-def claim_address(
-    session: database.Session, subnet: addresses.Subnet, group_id: ids.GroupId
-) -> ipaddress.IPv4Address | None:
-    """Give the group an address of the subnet; None if all are taken."""
-    first, last = addresses.bounds(subnet.network)
-    # What was given in an earlier range of the subnet, or has become its gateway, does not come back.
-    here = sa.and_(
-        _ADDRESSES.c.subnet_id == subnet.subnet_id,
-        _ADDRESSES.c.address.between(first, last),
-        _ADDRESSES.c.address != int(subnet.gateway),
-    )
-    highest = session.connection.scalar(sa.select(sa.func.max(_ADDRESSES.c.address)).where(here))
-    released = session.connection.scalar(
-        sa.select(_ADDRESSES.c.address)
-        .where(here, _ADDRESSES.c.group_id.is_(None), _ADDRESSES.c.released_at_ms.is_not(None))
-        .order_by(_ADDRESSES.c.released_at_ms, _ADDRESSES.c.address)
-        .limit(1)
-    )
-    chosen = addresses.choose_address(
-        subnet,
-        highest_used=None if highest is None else ipaddress.IPv4Address(highest),
-        longest_released=None if released is None else ipaddress.IPv4Address(released),
-    )
-    if chosen is None:
-        return None
-    values = {"group_id": group_id, "released_at_ms": None}
-    if highest is None or int(chosen) > highest:
-        fresh = {"subnet_id": subnet.subnet_id, "address": int(chosen), **values}
-        session.connection.execute(_ADDRESSES.insert(), fresh)
-    else:
-        session.connection.execute(
-            _ADDRESSES.update().where(here, _ADDRESSES.c.address == int(chosen)).values(**values)
-        )
-    return chosen
 
 
 def remove_tombstones(session: database.Session, *, before: datetime.datetime) -> int:
@@ -221,6 +201,9 @@ def _conditions(query: Query) -> list[sa.ColumnElement[bool]]:
         found.append(_GROUPS.c.status.in_(query.statuses))
     if query.subnet_ids is not None:
         found.append(_GROUPS.c.subnet_id.in_(query.subnet_ids))
+    if query.vpc_ids is not None:
+        of_vpcs = sa.select(_SUBNETS.c.subnet_id).where(_SUBNETS.c.vpc_id.in_(query.vpc_ids))
+        found.append(_GROUPS.c.subnet_id.in_(of_vpcs))
     return found
 
 
@@ -239,6 +222,11 @@ def _to_group(row: sa.Row[tuple[object, ...]]) -> groups.Group:
             mac_address=row.mac_address,
         ),
         created_at=datetime.datetime.fromtimestamp(row.created_at_ms / 1000, datetime.UTC),
+        subnet=groups.SubnetNow(
+            vpc_id=ids.VpcId(row.vpc_id or ""),
+            name_servers=tuple(part for part in (row.name_servers or "").split(",") if part),
+            mtu=row.mtu or 0,
+        ),
         lifecycle=states.Lifecycle(row.lifecycle),
         status=states.Status(row.status),
         gone=row.gone,

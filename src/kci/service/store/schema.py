@@ -78,6 +78,105 @@ addresses = sa.Table(
 )
 sa.Index("free_addresses", addresses.c.subnet_id, addresses.c.released_at_ms)
 
+# Addresses that are kept for the next group of a name (RetainIp). They are free, and given to others last.
+retained_addresses = sa.Table(
+    "retained_addresses",
+    metadata,
+    sa.Column("subnet_id", sa.String(36), primary_key=True),
+    sa.Column("tenant_id", sa.String(64), primary_key=True),
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("address", sa.BigInteger, nullable=False),
+    sa.Column("until_ms", sa.BigInteger, nullable=False),
+    sa.Column("checksum", sa.String(32), nullable=False, server_default=""),
+    sa.UniqueConstraint("subnet_id", "address", name="one_name_per_retained_address"),
+)
+sa.Index("retained_addresses_by_end", retained_addresses.c.until_ms)
+
+vpcs = sa.Table(
+    "vpcs",
+    metadata,
+    sa.Column("vpc_id", sa.String(36), primary_key=True),
+    sa.Column("tenant_id", sa.String(64), nullable=False),
+    sa.Column("name", sa.String(256), nullable=False),
+    sa.Column("cidr", sa.String(18), nullable=False),
+    sa.Column("is_default", sa.Boolean, nullable=False),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("checksum", sa.String(32), nullable=False, server_default=""),
+)
+sa.Index("vpcs_of_tenant", vpcs.c.tenant_id, vpcs.c.created_at_ms)
+
+subnets = sa.Table(
+    "subnets",
+    metadata,
+    sa.Column("subnet_id", sa.String(36), primary_key=True),
+    sa.Column("vpc_id", sa.String(36), sa.ForeignKey("vpcs.vpc_id"), nullable=False),
+    sa.Column("tenant_id", sa.String(64), nullable=False),
+    sa.Column("name", sa.String(256), nullable=False),
+    sa.Column("cidr", sa.String(18), nullable=False),
+    sa.Column("gateway", sa.String(15), nullable=False),
+    # Empty: as far as the range goes.
+    sa.Column("first_address", sa.String(15), nullable=False),
+    sa.Column("last_address", sa.String(15), nullable=False),
+    # With a comma between them.
+    sa.Column("name_servers", sa.String(31), nullable=False),
+    sa.Column("mtu", sa.Integer, nullable=False),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("checksum", sa.String(32), nullable=False, server_default=""),
+)
+sa.Index("subnets_of_tenant", subnets.c.tenant_id, subnets.c.created_at_ms)
+sa.Index("subnets_of_vpc", subnets.c.vpc_id)
+
+security_groups = sa.Table(
+    "security_groups",
+    metadata,
+    sa.Column("security_group_id", sa.String(36), primary_key=True),
+    sa.Column("vpc_id", sa.String(36), sa.ForeignKey("vpcs.vpc_id"), nullable=False),
+    sa.Column("tenant_id", sa.String(64), nullable=False),
+    sa.Column("name", sa.String(256), nullable=False),
+    sa.Column("description", sa.String(256), nullable=False),
+    sa.Column("is_default", sa.Boolean, nullable=False),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("checksum", sa.String(32), nullable=False, server_default=""),
+)
+sa.Index("security_groups_of_tenant", security_groups.c.tenant_id, security_groups.c.created_at_ms)
+sa.Index("security_groups_of_vpc", security_groups.c.vpc_id)
+
+security_group_rules = sa.Table(
+    "security_group_rules",
+    metadata,
+    sa.Column("rule_id", sa.String(36), primary_key=True),
+    sa.Column(
+        "security_group_id",
+        sa.String(36),
+        sa.ForeignKey("security_groups.security_group_id"),
+        nullable=False,
+    ),
+    sa.Column("direction", sa.String(3), nullable=False),
+    sa.Column("is_allowed", sa.Boolean, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("protocol", sa.String(4), nullable=False),
+    sa.Column("first_port", sa.Integer, nullable=False),
+    sa.Column("last_port", sa.Integer, nullable=False),
+    sa.Column("icmp_type", sa.Integer, nullable=True),
+    sa.Column("icmp_code", sa.Integer, nullable=True),
+    # One of the two is empty.
+    sa.Column("cidr", sa.String(18), nullable=False),
+    sa.Column("peer_id", sa.String(36), nullable=False),
+    sa.Column("description", sa.String(256), nullable=False),
+    sa.Column("tag", sa.String(256), nullable=False),
+    # The subnet that the rule came with; empty if somebody wrote it.
+    sa.Column("subnet_id", sa.String(36), nullable=False),
+    sa.Column("created_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("checksum", sa.String(32), nullable=False, server_default=""),
+)
+sa.Index(
+    "rules_of_security_group",
+    security_group_rules.c.security_group_id,
+    security_group_rules.c.created_at_ms,
+)
+sa.Index("rules_by_peer", security_group_rules.c.peer_id)
+sa.Index("rules_by_subnet", security_group_rules.c.subnet_id)
+
 # The highest epoch in which each holder has written.
 fences = sa.Table(
     "fences",
