@@ -16,6 +16,7 @@ import itertools
 import msgspec
 
 from kci.kcilet import ports
+from kci.kcilet.plan import services
 from kci.kcilet.workers import machine
 from kci.kit import secret
 from kci.kube import models
@@ -316,10 +317,34 @@ class FakeNetwork:
     def __init__(self):
         self.links = {}
         self.limits = {}
+        # By pod, and by outlook.
+        self.outlooks = {}
+        self.services = {}
+        self.members = {}
+        self.changes = []
+        # Raised by the next changes of Services, in order.
+        self.fail_next = []
 
-    def expect(self, pod_uid, interface, limits):
+    def expect(self, pod_uid, interface, limits, *, outlook=""):
         self.links[pod_uid] = interface
         self.limits[pod_uid] = limits
+        self.outlooks[pod_uid] = outlook
+
+    async def change_services(self, outlook, change, members):
+        self.changes.append(change)
+        if self.fail_next:
+            del self.services[outlook]
+            raise self.fail_next.pop(0)
+        if not change.is_whole and outlook not in self.services:
+            raise ports.DriverError("cannot change the rules for Services: a whole table is needed")
+        self.services[outlook] = services.apply(change, self.services.get(outlook, {}))
+        self.members[outlook] = set(members)
+
+    async def forget_services(self, outlook):
+        self.services.pop(outlook, None)
+
+    async def own_addresses(self):
+        return frozenset({"10.0.0.1"})
 
     async def limit_traffic(self, pod_uid, limits):
         if pod_uid in self.links:
@@ -327,6 +352,7 @@ class FakeNetwork:
 
     async def remove_network(self, pod_uid):
         self.links.pop(pod_uid, None)
+        self.outlooks.pop(pod_uid, None)
 
 
 class FakeCgroups:

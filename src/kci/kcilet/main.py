@@ -19,7 +19,7 @@ from kci.kcilet.drivers.runtime import cri
 from kci.kcilet.drivers.served import file as served
 from kci.kcilet.drivers.streams import driver as streams
 from kci.kcilet.drivers.volumes import folders as volumes
-from kci.kcilet.workers import agent, drain, machine
+from kci.kcilet.workers import agent, drain, machine, proxy
 from kci.kit import backoff as backoffs
 from kci.kit import clock, crashpoints, environment, errors, tasks
 from kci.kit import logs as program_logs
@@ -60,7 +60,9 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
         drivers = machine.Drivers(
             runtime=runtime,
             volumes=volumes.PodFolders(chosen.state_dir),
-            network=await stack.enter_async_context(network.open_network(chosen.cni_socket, chosen.bridge)),
+            network=await stack.enter_async_context(
+                network.open_network(chosen.cni_socket, chosen.bridge, reachable=chosen.reachable)
+            ),
             cgroups=cgroups.PodCgroups(chosen.cgroup_parent),
             logs=logs.Folders(chosen.logs_dir),
             streams=carried,
@@ -71,6 +73,7 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
             limits=chosen.limits,
             runtime_handler=chosen.runtime_handler,
             runtime_name=version.name,
+            services=proxy.Settings(chosen.reachable, chosen.service_external_addresses),
             clock=system_clock,
         )
         rotated = rotation.Rotation(

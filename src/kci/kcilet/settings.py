@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import ipaddress
 import pathlib
 import re
 from collections.abc import Sequence
 
+from kci.kcilet import ports
 from kci.kcilet.workers import machine
 from kci.kit import errors, logs
 
@@ -44,6 +46,12 @@ class Run:
     log_max_mib: int = 10
     #: How many files a container's log has at most; a kubelet's containerLogMaxFiles. Default: 5.
     log_max_files: int = 5
+    #: Ports of the machine that pods may reach, such as the API server's and the cluster DNS'. May be
+    #: repeated: HOST:PORT, or HOST:PORT/udp. Default: none.
+    reachable: tuple[ports.Reachable, ...] = ()
+    #: Whether pods reach Services by external and load-balancer addresses, too. Default: false, since
+    #: whoever may make Services in a cluster could take any address over.
+    service_external_addresses: bool = False
 
     @property
     def logs_dir(self) -> pathlib.Path:
@@ -123,6 +131,8 @@ def _to_run(found: argparse.Namespace) -> Run:
         limits=machine.Limits(starts=found.starts),
         log_max_mib=found.log_max_mib,
         log_max_files=found.log_max_files,
+        reachable=tuple(found.reachable),
+        service_external_addresses=found.service_external_addresses,
     )
 
 
@@ -174,8 +184,33 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="files that a container's log has at most (default: %(default)s)",
     )
+    run.add_argument(
+        "--reachable",
+        type=_reachable,
+        action="append",
+        default=[],
+        metavar="HOST:PORT[/udp]",
+        help="a port of the machine that pods may reach; may be repeated",
+    )
+    run.add_argument(
+        "--service-external-addresses",
+        action="store_true",
+        help="let pods reach Services by external and load-balancer addresses",
+    )
     drain.add_argument("--grace-s", type=int, default=30, metavar="N")
     return parser
+
+
+def _reachable(text: str) -> ports.Reachable:
+    target, _, protocol = text.partition("/")
+    host, _, port = target.rpartition(":")
+    try:
+        found = ports.Reachable(str(ipaddress.IPv4Address(host)), int(port), protocol or "tcp")
+    except ValueError:
+        found = None
+    if found is None or not 0 < found.port < 1 << 16 or found.protocol not in {"tcp", "udp", "sctp"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 10.0.0.1:6443 or 10.0.0.1:53/udp")
+    return found
 
 
 def _socket(text: str) -> pathlib.Path:

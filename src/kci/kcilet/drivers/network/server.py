@@ -10,14 +10,14 @@ import asyncio
 import concurrent.futures
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
 import structlog
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.network import cni, wiring
+from kci.kcilet.drivers.network import cni, services, wiring
 from kci.kit import tasks
 from kci.kube import models
 from kci.link import types as link
@@ -32,17 +32,21 @@ _MAX_LINE_BYTES = 64 << 10
 
 
 @contextlib.asynccontextmanager
-async def open_network(socket_path: pathlib.Path, bridge: str) -> AsyncIterator[BridgeNetwork]:
+async def open_network(
+    socket_path: pathlib.Path, bridge: str, *, reachable: Iterable[ports.Reachable] = ()
+) -> AsyncIterator[BridgeNetwork]:
     """Listens until the block ends. The bridge belongs to the machine and is there before."""
     thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="network")
     loop = asyncio.get_running_loop()
     try:
         wires = await loop.run_in_executor(thread, wiring.Wiring, bridge)
+        ways = await loop.run_in_executor(thread, services.Services, bridge, reachable)
         try:
-            network = BridgeNetwork(wires, thread)
+            network = BridgeNetwork(wires, ways, thread)
             async with tasks.Tasks() as group, _listening(socket_path, network, group):
                 yield network
         finally:
+            await loop.run_in_executor(thread, ways.close)
             await loop.run_in_executor(thread, wires.close)
     finally:
         thread.shutdown(wait=False)
@@ -73,13 +77,27 @@ def _remove_file(path: pathlib.Path) -> None:
 class BridgeNetwork:
     """Made by `open_network`."""
 
-    def __init__(self, wires: wiring.Wiring, thread: concurrent.futures.ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        wires: wiring.Wiring,
+        ways: services.Services,
+        thread: concurrent.futures.ThreadPoolExecutor,
+    ) -> None:
         self._wires = wires
+        self._ways = ways
         self._thread = thread
-        self._expected: dict[models.PodUid, tuple[link.Interface, ports.TrafficLimits]] = {}
+        # With the outlook on Services, empty for none.
+        self._expected: dict[models.PodUid, tuple[link.Interface, ports.TrafficLimits, str]] = {}
 
-    def expect(self, pod_uid: models.PodUid, interface: link.Interface, limits: ports.TrafficLimits) -> None:
-        self._expected[pod_uid] = interface, limits
+    def expect(
+        self,
+        pod_uid: models.PodUid,
+        interface: link.Interface,
+        limits: ports.TrafficLimits,
+        *,
+        outlook: str = "",
+    ) -> None:
+        self._expected[pod_uid] = interface, limits, outlook
 
     async def limit_traffic(self, pod_uid: models.PodUid, limits: ports.TrafficLimits) -> None:
         try:
@@ -91,8 +109,31 @@ class BridgeNetwork:
         self._expected.pop(pod_uid, None)
         try:
             await self._in_thread(lambda: self._wires.remove(cni.to_link_name(pod_uid)))
-        except wiring.WiringError as error:
+            await self._in_thread(lambda: self._ways.dismiss(pod_uid))
+        except (wiring.WiringError, services.ServicesError) as error:
             raise ports.DriverError(f"cannot remove the link of pod {pod_uid}: {error}") from error
+
+    async def change_services(
+        self, outlook: str, change: ports.ServiceChange, members: Mapping[models.PodUid, link.Interface]
+    ) -> None:
+        # Not the caller's any more when the thread comes to it.
+        members = dict(members)
+        try:
+            await self._in_thread(lambda: self._ways.change(outlook, change, members))
+        except (services.ServicesError, TimeoutError) as error:
+            raise ports.DriverError(f"cannot change the rules for Services: {error}") from error
+
+    async def forget_services(self, outlook: str) -> None:
+        try:
+            await self._in_thread(lambda: self._ways.forget(outlook))
+        except (services.ServicesError, TimeoutError) as error:
+            raise ports.DriverError(f"cannot remove the rules for Services: {error}") from error
+
+    async def own_addresses(self) -> frozenset[str]:
+        try:
+            return await self._in_thread(self._wires.own_addresses)
+        except (wiring.WiringError, TimeoutError) as error:
+            raise ports.DriverError(f"cannot list the machine's addresses: {error}") from error
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One question of the plugin; whatever is wrong with it is the answer."""
@@ -123,7 +164,7 @@ class BridgeNetwork:
                     return cni.Answer()
                 case other:
                     return cni.Answer(error=f"cannot serve the CNI command {other!r}")
-        except (wiring.WiringError, ports.DriverError, TimeoutError) as error:
+        except (wiring.WiringError, services.ServicesError, ports.DriverError, TimeoutError) as error:
             log.warning("cannot wire a pod", pod_uid=pod_uid, command=request.command, error=repr(error))
             return cni.Answer(error=f"cannot {request.command} the network of pod {pod_uid}: {error}")
 
@@ -131,10 +172,12 @@ class BridgeNetwork:
         expected = self._expected.get(pod_uid)
         if expected is None:
             raise ports.DriverError("no interface is expected for it")
-        interface, limits = expected
+        interface, limits, outlook = expected
         # The sandbox comes last: by it DEL knows whose link it is.
         alias = f"kci {pod_uid} {request.container_id}"
         name = cni.to_link_name(pod_uid)
+        # First: the rules are there before the pod's first process, and none of a former pod's.
+        await self._in_thread(lambda: self._ways.admit(pod_uid, interface, outlook))
         await self._in_thread(lambda: self._wires.add(name, alias, interface, request, limits))
         return cni.to_result(interface, request)
 

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import pathlib
+import socket
 
 import pyroute2
 
@@ -67,6 +68,14 @@ class Wiring:
             self._shaper.limit(name, limits)
         except (OSError, pyroute2.NetlinkError) as error:
             raise WiringError(f"{_text(error)} ({name})") from error
+
+    def own_addresses(self) -> frozenset[str]:
+        """The machine's, of IPv4."""
+        try:
+            found = self._machine.get_addr(family=socket.AF_INET)
+            return frozenset(str(one.get_attr("IFA_LOCAL") or one.get_attr("IFA_ADDRESS")) for one in found)
+        except (OSError, pyroute2.NetlinkError) as error:
+            raise WiringError(_text(error)) from error
 
     def remove(self, name: str, *, alias_ends_with: str = "") -> None:
         """Remove the machine's end, and with it the pod's; safe without it.
