@@ -14,6 +14,7 @@ import datetime
 import itertools
 
 import msgspec
+from fakes import service_world
 
 from kci.kcilet import ports
 from kci.kcilet.plan import services
@@ -475,6 +476,7 @@ class FakeCluster:
         self.is_away = False
         self.is_synced = True
         self.followers = set()
+        self.services = service_world.Services()
         self._versions = itertools.count(1)
 
     def put(self, pod):
@@ -543,6 +545,10 @@ class FakePod:
         if pod is None:
             return port.View(port.Sight.ABSENT if self._is_absent else port.Sight.UNKNOWN)
         return port.View(port.Sight.PRESENT, pod)
+
+    @property
+    def services(self):
+        return self._cluster.services
 
     async def confirm(self):
         self._cluster.check()

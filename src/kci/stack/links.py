@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import pyroute2
 from pyroute2.netlink import exceptions
 
+from kci.kit import nft
 from kci.stack import addresses, errors
 
 IP_FORWARD = pathlib.Path("/proc/sys/net/ipv4/ip_forward")
@@ -71,6 +72,24 @@ def remove(bridge: str, ranges: addresses.Ranges) -> None:
         for network in _networks(ranges):
             with _tolerated(errno.ESRCH):
                 netlink.route("del", dst=str(network), type=UNREACHABLE, priority=UNREACHABLE_PRIORITY)
+
+
+def remove_rules(bridge: str) -> None:
+    """The tables of nftables that the kcilet made, such as `<bridge>-services`."""
+    try:
+        rules = nft.Nft()
+    except nft.NftError:
+        # Then nobody made any.
+        return
+    try:
+        for one in rules.read("list tables inet"):
+            name = one["table"]["name"] if "table" in one else ""
+            if name.startswith(f"{bridge}-"):
+                _ = rules.run(f"delete table inet {name}")
+    except nft.NftError as error:
+        raise errors.StackError(f"cannot remove the rules of {bridge}: {error}") from error
+    finally:
+        rules.close()
 
 
 def has_default_route(routes: Sequence[addresses.Route]) -> bool:

@@ -31,6 +31,8 @@ class Plan:
     cri_endpoint: pathlib.Path
     runtime_handler: str
     path: str
+    # HOST:PORT of what listens on this machine and pods may reach.
+    reachable: tuple[str, ...] = ()
     # A folder with one file for each part that is to crash (kit/crashpoints.py); for tests.
     crash_points: str = ""
 
@@ -91,7 +93,7 @@ def kcilet(plan: Plan) -> commands.Command:
         plan,
         "kci.kcilet.main",
         flags,
-        arguments=("run",),
+        arguments=("run", *(text for one in plan.reachable for text in ("--reachable", one))),
         env=_crash_environment(plan, parts.Part.KCILET),
         probe=commands.HttpProbe("http://kcilet/v1/version", socket=plan.where.kcilet_socket),
     )

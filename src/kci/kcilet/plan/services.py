@@ -150,6 +150,18 @@ def has_cluster_ip(service: models.Service) -> bool:
     return service.spec.cluster_ip not in {"", "None"} and service.spec.type != "ExternalName"
 
 
+def linked(pod: models.Pod, services: Mapping[ServiceName, models.Service]) -> list[models.Service]:
+    """Those that a pod finds in its environment: its namespace's, unless it wants none, and the API server's.
+    Ported from pkg/kubelet/kubelet_pods.go (getServiceEnvVarMap).
+    """
+    wants_all = pod.spec.enable_service_links is not False
+    names = {("default", "kubernetes")} & services.keys()
+    taken = {name for _, name in names}
+    if wants_all:
+        names |= {name for name in services if name[0] == pod.metadata.namespace and name[1] not in taken}
+    return [services[name] for name in sorted(names) if has_cluster_ip(services[name])]
+
+
 def _is_others(service: models.Service) -> bool:
     return not has_cluster_ip(service) or PROXY_NAME in service.metadata.labels
 

@@ -43,11 +43,11 @@ def stale(change: ports.ServiceChange, old: ports.ServiceTable) -> dict[ports.Se
 
 def is_stale(flow: Flow, now: ports.Backend) -> bool:
     """Pure."""
-    return flow.answers not in (now.endpoints if now.serving is None else now.serving)
+    return flow.answers not in _targets(now)
 
 
 def _lost(before: ports.Backend | None, now: ports.Backend) -> bool:
-    """Whether a flow may lead where it must not; a new address may have flows from before it was ours."""
+    """Whether flows may lead where they must not; a new address may have some from before it was known."""
     return before is None or not set(_targets(before)) <= set(_targets(now))
 
 
