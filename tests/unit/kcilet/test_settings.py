@@ -2,7 +2,7 @@ import pathlib
 
 import pytest
 
-from kci.kcilet import settings
+from kci.kcilet import ports, settings
 from kci.kit import errors
 
 RUN = ["run", "--socket=/s", "--cri-endpoint=unix:///c", "--state-dir=/d", "--cni-socket=/n", "--bridge=kci0"]
@@ -13,6 +13,20 @@ def test_run_reads_its_flags():
     assert isinstance(found, settings.Run)
     assert (found.cri_endpoint, found.limits.starts) == (pathlib.Path("/c"), 2)
     assert found.logs_dir == pathlib.Path("/d/logs/pods")
+
+
+def test_ports_of_the_machine_that_pods_may_reach_are_named_one_by_one(capsys):
+    found = settings.parse([*RUN, "--reachable=10.0.0.1:6443", "--reachable=10.0.0.1:53/udp"])
+    assert isinstance(found, settings.Run)
+    assert found.reachable == (
+        ports.Reachable("10.0.0.1", 6443),
+        ports.Reachable("10.0.0.1", 53, "udp"),
+    )
+    assert not found.service_external_addresses
+    for wrong in ("10.0.0.1", "host:80", "10.0.0.1:0", "10.0.0.1:70000", "10.0.0.1:53/icmp", "[::1]:53"):
+        with pytest.raises(SystemExit):
+            settings.parse([*RUN, f"--reachable={wrong}"])
+        assert "is not like 10.0.0.1:6443" in capsys.readouterr().err
 
 
 def test_drain_needs_no_bridge():

@@ -19,6 +19,7 @@ text, and those hold checked addresses and numbers.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import re
 from collections import defaultdict
@@ -35,6 +36,7 @@ _OUTLOOK = re.compile(rf"o[0-9a-f]{{{_HASH_CHARACTERS}}}(?=-|$)")
 _CLIENTS = 65535
 
 
+@functools.lru_cache(maxsize=256)
 def outlook_name(outlook: str) -> str:
     """What its chains, maps and sets begin with."""
     return f"o{_hash(outlook)}"
@@ -98,6 +100,10 @@ class Rules:
         for chain, (hook, texts) in rules.items():
             lines += self._chain(chain, texts, hook)
         return "\n".join(lines)
+
+    def touch(self) -> str:
+        """Changes nothing where the base is, and fails where it is not."""
+        return f"add chain {self._in} refuse"
 
     def open(self, name: str) -> str:
         """An outlook without Services; may be repeated, and leaves what it has."""

@@ -10,6 +10,7 @@ The rules are the machine's: no pod can change them, and all runtimes obey them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 
 import pyroute2
@@ -71,7 +72,7 @@ class Services:
 
     def dismiss(self, pod_uid: models.PodUid) -> None:
         """Nothing happens if it has no way to Services."""
-        found = self._members.get(cni.to_link_name(pod_uid))
+        found = self._members.get(_owner(pod_uid))
         if found is None:
             return
         try:
@@ -132,8 +133,12 @@ class Services:
         self._members = {one.owner: one for one in service_rules.members_of(members)}
 
     def _is_there(self) -> bool:
-        tables = self._nft.read("list tables inet") if self._nft is not None else ()
-        return self._table in {one["table"]["name"] for one in tables if "table" in one}
+        """Cheap, where a listing would read all that there is."""
+        try:
+            _ = self._nft.run(self._rules.touch()) if self._nft is not None else ""
+        except nft.NftError:
+            return False
+        return True
 
     def _look_again(self) -> None:
         """Somebody else has meddled, or we were wrong: what there is, is what the kernel says."""
@@ -144,7 +149,7 @@ class Services:
             self._outlooks[name].is_held = True
 
     def _admit(self, pod_uid: models.PodUid, interface: link.Interface, outlook: str) -> None:
-        owner, address = cni.to_link_name(pod_uid), interface.address
+        owner, address = _owner(pod_uid), interface.address
         name = service_rules.outlook_name(outlook)
         member = service_rules.Member(owner, address, name)
         if outlook and self._members.get(owner) == member and name in self._outlooks:
@@ -201,6 +206,11 @@ class Services:
             _ = self._flows.forget(suspects, sources)
         except (OSError, pyroute2.NetlinkError) as error:
             raise ServicesError(f"flows to gone endpoints not forgotten: {error}") from error
+
+
+@functools.lru_cache(maxsize=4096)
+def _owner(pod_uid: models.PodUid) -> str:
+    return cni.to_link_name(pod_uid)
 
 
 def _opened(name: str) -> service_rules.Kept:
