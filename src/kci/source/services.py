@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 SERVICE_NAME = "kubernetes.io/service-name"
 # As kube-proxy selects (cmd/kube-proxy/app/server.go, 1.36); Services are all taken, for the environment.
 NO_HEADLESS = "!service.kubernetes.io/headless"
-RETRY = backoffs.Backoff(initial_s=0.5, cap_s=10.0, jitter=0.3)
+RETRY = backoffs.Backoff(initial_s=0.5, cap_s=7.0, jitter=0.3)
 AGAIN = backoffs.Backoff(initial_s=1.0, cap_s=30.0, jitter=0.3)
 # How long the watches go on for the next one who needs them.
 LINGER_S = 60.0
