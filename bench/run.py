@@ -10,6 +10,7 @@ One run starts a stack of its own in a network namespace of its own, and measure
     burst         50 pods at once until all are Ready
     streams       kubectl exec, cp both ways and port-forward (bench/streams.py)
     bandwidth     how much of a limit of its traffic a pod gets (bench/bandwidth.py)
+    network       a pod's network through the CNI socket, and a changed security group (bench/network.py)
     probes        1000 probes a second, HTTP and TCP: how late, and what one costs (bench/probes.py)
     services      1000 Services x 3 endpoints: first rules, and a change in the kernel (bench/services.py)
     sizes         what it costs to choose a pod's size, in microseconds (bench/sizes.py)
@@ -47,6 +48,7 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "harness"))
 import bandwidth  # noqa: E402
 import kubelet  # noqa: E402
 import line as lines  # noqa: E402
+import network  # noqa: E402
 import probes  # noqa: E402
 import restart  # noqa: E402
 import services  # noqa: E402
@@ -360,6 +362,7 @@ def show(result: dict) -> None:
         print(f"probes: {figures}")
     for row in result["bandwidth"]["share_of_limit"]:
         print(f"limit of {row['limit'] / 1e6:g} Mbit/s, share got: in {row['in']:.1%}, out {row['out']:.1%}")
+    print(f"network: {result['network']}")
     print(f"services: {result['services']}")
     print(f"choosing a size, us a pod: {result['size_us']}")
     for name, row in result["idle"].items():
@@ -398,6 +401,7 @@ def main() -> None:
             **asyncio.run(measure(stack, arguments.count)),
             "probes": [probes.measure(kind) for kind in ("http", "tcp")],
             "bandwidth": bandwidth.measure(),
+            "network": network.measure(),
             "services": services.measure(),
             "size_us": sizes.measure(),
             # Asked again: the kcilet is another process since.

@@ -45,13 +45,14 @@ EFFECTS = (
     # The service's rows, the commit that makes them last, and its engine.
     Effect("service/app", ("table",), ("insert_", "update_", "claim_", "remove_", "raise_")),
     Effect("service/store/database.py", ("engine",), ("begin",)),
-    Effect("service/reconcilers", ("engine",), ("sync", "ensure", "remove")),
+    Effect("service/reconcilers", ("engine",), ("sync", "ensure", "remove", "set_")),
     # What the kcilet does to its machine.
     Effect(
         "kcilet/workers/effects.py",
         ("runtime", "volumes", "network", "cgroups", "logs"),
         ("run_", "create_", "start_", "stop_", "remove_", "pull_", "ensure_"),
     ),
+    Effect("kcilet/workers/guard.py", ("network",), ("guard",)),
     Effect("kcilet/server.py", ("served",), ("ensure_",)),
 )
 # The store is opened, checked and made by functions of their own, before anybody was answered.
@@ -82,6 +83,17 @@ def list_points(package: pathlib.Path = PACKAGE) -> list[Point]:
         for file, tree in _sources(package)
         for call in ast.walk(tree)
         if isinstance(call, ast.Call) and _is_point(call) and _is_literal(call)
+    ]
+
+
+def list_steps_of_a_pod() -> list[Point]:
+    """Those of the kcilet that each pod passes on its machine, in its start or in its end."""
+    folders = ("kcilet/workers/effects.py", "kcilet/workers/guard.py", "kcilet/drivers/network/")
+    others = ("kcilet.adopt_", "kcilet.add_gateway.", "kcilet.remove_gateway.")
+    return [
+        point
+        for point in list_points()
+        if point.file.startswith(folders) and not point.name.startswith(others)
     ]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 
 _SERVICES = "the DNS server and service addresses themselves: part 2"
-_FIREWALL = "what a security group lets through: part 2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +47,7 @@ ENVIRONMENT = (
     Row("env KCI_CLUSTER_ID", "the cluster's id; needed"),
     Row("env KCI_REGION", "the region's code; needed"),
     Row("env KCI_SUBNET_ID", "the subnet of pods that name none"),
-    Row("env KCI_SECURITY_GROUP_IDS", "the security groups, at most 3, of pods that name none", _FIREWALL),
+    Row("env KCI_SECURITY_GROUP_IDS", "the security groups, at most 3, of pods that name none"),
     Row("env KCI_KUBE_PROXY", "whether pods of this node reach ClusterIP services"),
     Row("env KCI_CLUSTER_SERVER", "ip:port of the API server as instances reach it"),
     Row("env KCI_REQUEST_INTERNAL", "present, even empty: calls go to the internal endpoint"),
@@ -67,7 +66,7 @@ ENVIRONMENT = (
 ANNOTATIONS = (
     Row("annotation kci-instance-cpu", "the instance's cores; together with the memory"),
     Row("annotation kci-instance-memory", "the instance's memory in GiB; together with the cores"),
-    Row("annotation kci-security-group-id", "1 to 3 security groups instead of the node's", _FIREWALL),
+    Row("annotation kci-security-group-id", "1 to 3 security groups instead of the node's"),
     Row("annotation kci-subnet-id", "another subnet than the node's"),
     Row("annotation kci-kube-proxy-enabled", "whether the pod reaches ClusterIP services"),
     Row("annotation ingress-bandwidth", "a limit of what comes in; G, M, k or bits"),

@@ -77,6 +77,28 @@ class TestEngine:
             await engine.sync([wanted(OTHER)])
         assert set(machine.wanted) == {OTHER}
 
+    async def test_security_groups_come_with_the_wanted_set_and_whenever_they_change(self, parts):
+        engine, machine = parts
+        secured = [
+            link.SecurityGroups(
+                generation=number,
+                security_groups=(
+                    link.SecurityGroup(
+                        security_group_id="web",
+                        rules=(link.SecurityGroupRule(direction=link.Direction.IN, priority=number),),
+                    ),
+                ),
+            )
+            for number in (1, 2)
+        ]
+        with pytest.raises(port.UnreachableError):
+            await engine.set_security_groups(secured[0])
+        async with engine.observe():
+            await engine.sync([wanted()], security_groups=secured[0])
+            assert machine.security_groups == secured[0]
+            await engine.set_security_groups(secured[1])
+            assert machine.security_groups == secured[1]
+
     async def test_wishes_may_be_repeated(self, parts):
         engine, machine = parts
         async with engine.observe():

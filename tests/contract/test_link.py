@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from fakes import machine_world
 
-from kci.kcilet import server
+from kci.kcilet import ports, server
 from kci.kcilet.workers import agent, machine
 from kci.kit import channels, tasks
 from kci.link import types as link
@@ -58,6 +58,42 @@ async def until(reports, phase):
         if report.phase is phase:
             return report
     raise AssertionError("the reports ended")
+
+
+def secured(generation, **said):
+    rule = link.SecurityGroupRule(direction=link.Direction.IN, **said)
+    return link.SecurityGroups(
+        generation=generation,
+        security_groups=(link.SecurityGroup(security_group_id="web", rules=(rule,)),),
+    )
+
+
+async def test_changed_security_groups_are_the_machines_at_once_and_older_ones_never(line):
+    group = msgspec.structs.replace(machine_world.group(), security_group_ids=("web",))
+
+    async def until_port(number):
+        async for firewall in line.drivers.network.guarded.changes():
+            policy = firewall.policies.get("web", ports.Policy())
+            if [rule.first_port for rule in policy.incoming] == [number]:
+                return firewall
+        raise AssertionError
+
+    async with line.engine.observe():
+        tcp = {"protocol": link.Protocol.TCP}
+        await line.engine.sync([group], security_groups=secured(2, first_port=80, **tcp))
+        firewall = await until_port(80)
+        assert firewall.is_whole
+        (pod,) = firewall.pods
+        assert (pod.pod_uid, pod.policy) == ("uid-1", "web")
+        await line.engine.set_security_groups(secured(3, first_port=443, **tcp))
+        await until_port(443)
+        await line.engine.set_security_groups(secured(2, first_port=80, **tcp))
+        await line.engine.set_security_groups(secured(4, first_port=8080, **tcp))
+        await until_port(8080)
+        await line.engine.remove("g-1")
+        async for firewall in line.drivers.network.guarded.changes():
+            if not firewall.pods:
+                break
 
 
 async def test_a_group_runs_and_goes_and_each_change_is_reported(line):

@@ -14,6 +14,7 @@ class MemoryEngine:
     def __init__(self):
         self.wanted = {}
         self.logs = {}
+        self.security_groups = None
         self._reports = {}
         self._line = None
         self._synced = False
@@ -30,12 +31,17 @@ class MemoryEngine:
             self._synced = False
             self._line = None
 
-    async def sync(self, groups, *, store_id=""):
+    async def sync(self, groups, *, security_groups=None, store_id=""):
+        self.security_groups = security_groups
         for group_id in set(self.wanted) - {group.group_id for group in groups}:
             self._end(group_id)
         for group in groups:
             self._start(group)
         self._synced = True
+
+    async def set_security_groups(self, security_groups):
+        self._require_sync()
+        self.security_groups = security_groups
 
     async def ensure(self, group):
         self._require_sync()

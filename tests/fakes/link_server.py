@@ -24,6 +24,7 @@ class LinkServer:
 
     def __init__(self) -> None:
         self.wanted: dict[ids.GroupId, link.WantedGroup] = {}
+        self.security_groups: link.SecurityGroups | None = None
         self.calls: list[str] = []
         self.logs: dict[tuple[str, str], bytes] = {}
         self.queries: list[dict[str, list[str]]] = []
@@ -42,6 +43,7 @@ class LinkServer:
         application = web.Application(client_max_size=64 * 1024 * 1024)
         application.router.add_put("/v1/groups", self._sync)
         application.router.add_put("/v1/groups/{id}", self._ensure)
+        application.router.add_put("/v1/security-groups", self._secure)
         application.router.add_delete("/v1/groups/{id}", self._remove)
         application.router.add_get("/v1/reports", self._stream_reports)
         application.router.add_get("/v1/groups/{id}/containers/{name}/log", self._log)
@@ -80,11 +82,17 @@ class LinkServer:
     async def _sync(self, request: web.Request) -> web.Response:
         self.calls.append("PUT /v1/groups")
         sync = msgspec.json.decode(await request.read(), type=link.Sync)
+        self.security_groups = sync.security_groups
         keep = {group.group_id for group in sync.groups}
         for group_id in set(self.wanted) - keep:
             self._end(group_id)
         for group in sync.groups:
             self._start(group)
+        return web.json_response({})
+
+    async def _secure(self, request: web.Request) -> web.Response:
+        self.calls.append("PUT /v1/security-groups")
+        self.security_groups = msgspec.json.decode(await request.read(), type=link.SecurityGroups)
         return web.json_response({})
 
     async def _ensure(self, request: web.Request) -> web.Response:

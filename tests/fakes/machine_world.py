@@ -19,7 +19,7 @@ from fakes import service_world
 from kci.kcilet import ports
 from kci.kcilet.plan import services
 from kci.kcilet.workers import machine
-from kci.kit import secret
+from kci.kit import secret, tasks
 from kci.kube import models
 from kci.link import types as link
 from kci.source import errors, port
@@ -325,6 +325,7 @@ class FakeNetwork:
         self.changes = []
         # Raised by the next changes of Services, in order.
         self.fail_next = []
+        self.guarded = tasks.Latest(ports.Firewall())
 
     def expect(self, pod_uid, interface, limits, *, outlook=""):
         self.links[pod_uid] = interface
@@ -346,6 +347,9 @@ class FakeNetwork:
 
     async def own_addresses(self):
         return frozenset({"10.0.0.1"})
+
+    async def guard(self, firewall):
+        self.guarded.set(firewall)
 
     async def limit_traffic(self, pod_uid, limits):
         if pod_uid in self.links:

@@ -265,6 +265,33 @@ BUGS = (
             ),
         ),
     ),
+    Bug(
+        "B18",
+        "a packet is taken to be from whom it says",
+        ("R54",),
+        ("tests/integration/test_pod_firewall.py",),
+        (
+            Edit(
+                "kcilet/drivers/network/rules.py",
+                """                "iifname . ether saddr . ip saddr != @pods drop",
+""",
+                "",
+            ),
+        ),
+    ),
+    Bug(
+        "B19",
+        "of two rows of equal priority the one that allows counts",
+        ("R54",),
+        ("tests/unit/kcilet/test_firewall.py",),
+        (
+            Edit(
+                "kcilet/plan/firewall.py",
+                "row.priority, row.is_allowed)",
+                "row.priority, not row.is_allowed)",
+            ),
+        ),
+    ),
 )
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import sqlite3
 import subprocess
@@ -92,6 +93,9 @@ class Meter:
                     for kind in ("mounts", "network namespaces")
                 },
                 "links": self._links(),
+                "routes": self._inside_lines("ip", "-4", "route", "show", "table", "all"),
+                "tables": self._inside_lines("nft", "list", "tables"),
+                "rules of pods": self._elements(),
                 "cgroups": self._cgroups(),
                 "shims": frozenset(
                     str(one.pid) for one in processes.find_shims(self._where.containerd_socket)
@@ -120,6 +124,16 @@ class Meter:
             self._inside("ip", "-j", "link"), capture_output=True, text=True, timeout=20, check=False
         )
         return frozenset(link["ifname"] for link in json.loads(done.stdout or "[]"))
+
+    def _inside_lines(self, *argv: str) -> frozenset[str]:
+        done = subprocess.run(self._inside(*argv), capture_output=True, text=True, timeout=20, check=False)
+        return frozenset(line.strip() for line in done.stdout.splitlines())
+
+    def _elements(self) -> frozenset[str]:
+        """The pods' links that the kcilet's firewall names."""
+        argv = self._inside("nft", "list", "set", "inet", f"{self._where.bridge}-guard", "pods")
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+        return frozenset(re.findall(r'"(kv[0-9a-f]+)"', done.stdout))
 
     def _cgroups(self) -> frozenset[str]:
         root = pathlib.Path("/sys/fs/cgroup")

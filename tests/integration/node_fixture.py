@@ -30,6 +30,7 @@ def equip(node):
     node.inside("ip", "link", "add", node.where.bridge, "type", "bridge")
     node.inside("ip", "address", "add", "10.88.0.1/24", "dev", node.where.bridge)
     node.inside("ip", "link", "set", node.where.bridge, "up")
+    node.inside("sysctl", "-qw", "net.ipv4.ip_forward=1")
 
 
 def check(node, *arguments, timeout_s=300):

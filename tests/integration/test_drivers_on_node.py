@@ -29,6 +29,7 @@ def node(containerd):
     containerd.inside("ip", "link", "add", where.bridge, "type", "bridge")
     containerd.inside("ip", "address", "add", "10.88.0.1/24", "dev", where.bridge)
     containerd.inside("ip", "link", "set", where.bridge, "up")
+    containerd.inside("sysctl", "-qw", "net.ipv4.ip_forward=1")
     return containerd
 
 

@@ -54,6 +54,8 @@ async def test_a_group_runs_is_described_and_ends(world):
         )
         assert service_world.CANARY in wanted.cluster.kubeconfig
         assert (wanted.cpu_milli, wanted.memory_mib) == (2000, 8192)
+        assert wanted.security_group_ids == (service_world.SECURITY_GROUP_ID,)
+        assert wanted.tenant_id
         assert wanted.cluster_dns == ("10.0.0.10",)
 
         await world.alice.delete_container_group(group_id)

@@ -12,6 +12,7 @@ import uuid
 import needs
 import pytest
 
+from kci.kit import linkgroups
 from kci.stack import addresses
 
 pytestmark = pytest.mark.integration
@@ -61,6 +62,22 @@ def test_the_link_can_be_made_twice_and_removed_twice(netns):
     inside(netns, "links.remove('kci-test', ranges); links.remove('kci-test', ranges)")
     assert routes(netns) == before
     assert "kci-test" not in run("ip", "-n", netns, "link").stdout
+
+
+def test_links_and_rules_of_pods_go_with_the_link_and_others_stay(netns):
+    """As a kcilet that was killed leaves them."""
+    inside(netns, "links.ensure('kci-test', ranges)")
+    number = str(linkgroups.number_of("kci-test"))
+    for name, group in (("kvours", number), ("kvother", "7")):
+        run("ip", "-n", netns, "link", "add", name, "group", group, "type", "veth")
+    for table in ("kci-test-guard", "kci-test-services", "kci-other-guard"):
+        run("ip", "netns", "exec", netns, "nft", f"add table inet {table}")
+    inside(netns, "links.remove('kci-test', ranges); links.remove('kci-test', ranges)")
+    left = run("ip", "-n", netns, "-o", "link").stdout
+    assert "kvours" not in left
+    assert "kvother" in left
+    tables = run("ip", "netns", "exec", netns, "nft", "list", "tables").stdout
+    assert tables.split() == ["table", "inet", "kci-other-guard"]
 
 
 def test_addresses_in_use_by_nobody_do_not_leave_by_the_default_route(netns):

@@ -13,6 +13,7 @@ from kci.kcilet import ports, server, settings
 from kci.kcilet.drivers.cgroups import pods as cgroups
 from kci.kcilet.drivers.logs import folders as logs
 from kci.kcilet.drivers.logs import rotation
+from kci.kcilet.drivers.network import rules
 from kci.kcilet.drivers.network import server as network
 from kci.kcilet.drivers.probes import driver as probes
 from kci.kcilet.drivers.runtime import cri
@@ -61,7 +62,14 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
             runtime=runtime,
             volumes=volumes.PodFolders(chosen.state_dir),
             network=await stack.enter_async_context(
-                network.open_network(chosen.cni_socket, chosen.bridge, reachable=chosen.reachable)
+                network.open_network(
+                    chosen.cni_socket,
+                    chosen.bridge,
+                    reachable=frozenset(
+                        rules.Endpoint(one.address, one.port, one.protocol) for one in chosen.reachable
+                    ),
+                    connections=chosen.connections,
+                )
             ),
             cgroups=cgroups.PodCgroups(chosen.cgroup_parent),
             logs=logs.Folders(chosen.logs_dir),

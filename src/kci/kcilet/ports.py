@@ -362,6 +362,57 @@ class ServiceChange:
     is_whole: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class PacketRule:
+    """What passes or is dropped; of a list the first that fits decides."""
+
+    is_allowed: bool
+    protocol: link.Protocol = link.Protocol.ANY
+    # Both included; TCP and UDP only.
+    first_port: int = 1
+    last_port: int = 65535
+    # None is all; ICMP only.
+    icmp_type: int | None = None
+    icmp_code: int | None = None
+    # The other side: addresses, or a key of Firewall.members; both empty: everybody.
+    cidr: str = ""
+    members_of: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What may begin a connection with a pod, and what a pod may begin one with; what fits no rule is
+    dropped. Answers always pass.
+    """
+
+    incoming: tuple[PacketRule, ...] = ()
+    outgoing: tuple[PacketRule, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardedPod:
+    """A pod that has a link, or may get one."""
+
+    pod_uid: models.PodUid
+    interface: link.Interface
+    # Pods of different tenants never reach each other.
+    tenant_id: str = ""
+    # A key of Firewall.policies; empty: no policy, and so everything else passes.
+    policy: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Firewall:
+    """What holds for the links of all pods of this machine. A link that is not in it passes nothing."""
+
+    pods: tuple[GuardedPod, ...] = ()
+    policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)
+    # Addresses, by what rules name them by.
+    members: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
+    # Until it is known what is wanted as a whole, nothing that an earlier run left is taken away.
+    is_whole: bool = True
+
+
 class Network(Protocol):
     """Gives each pod the address the service chose. The CNI plugin asks this driver over its unix
     socket when the runtime makes or ends a sandbox.
@@ -372,6 +423,12 @@ class Network(Protocol):
     ) -> None:
         """Say which interface a pod gets, what may pass it, and whose Services it reaches from its first
         process on (none without an outlook); before run_sandbox.
+        """
+        ...
+
+    async def guard(self, firewall: Firewall) -> None:
+        """Have these rules and no others, at once and without a moment in between. No pod is connected before
+        its rules are there.
         """
         ...
 

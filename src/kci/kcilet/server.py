@@ -64,6 +64,7 @@ class Server:
             [
                 web.put("/v1/groups", self._sync),
                 web.put("/v1/groups/{group_id}", self._want),
+                web.put("/v1/security-groups", self._secure),
                 web.delete("/v1/groups/{group_id}", self._drop),
                 web.get("/v1/reports", self._reports),
                 web.get(f"{container}/log", self._log),
@@ -86,7 +87,7 @@ class Server:
             raise _OtherStoreError(refusal)
         # Before anything is done for it.
         await self._note(sync.store_id)
-        self._agent.sync(sync.groups)
+        self._agent.sync(sync.groups, sync.security_groups)
         return web.Response(status=204)
 
     async def _want(self, request: web.Request) -> web.Response:
@@ -94,6 +95,10 @@ class Server:
         if group.group_id != request.match_info["group_id"]:
             raise _InvalidError(f"cannot take group {group.group_id} under the path of another")
         self._agent.want(group)
+        return web.Response(status=204)
+
+    async def _secure(self, request: web.Request) -> web.Response:
+        self._agent.secure(await _read(request, link.SecurityGroups))
         return web.Response(status=204)
 
     async def _note(self, store_id: str) -> None:

@@ -32,8 +32,13 @@ class Run:
     state_dir: pathlib.Path
     #: The unix socket on which the CNI plugin asks us to wire a pod.
     cni_socket: pathlib.Path
-    #: The bridge that pods' interfaces are attached to. It is there before us.
+    #: The link that holds the pods' gateway addresses. It is there before us.
     bridge: str
+    #: What pods may begin connections to on this machine, as HOST:PORT or HOST:PORT/udp; may be repeated.
+    #: Beside it they reach nothing of the machine but an echo of their gateway. Default: nothing.
+    reachable: tuple[ports.Reachable, ...] = ()
+    #: Connections that a pod may have at once. Default: 16384.
+    connections: int = 16384
     #: The cgroup beneath which each pod gets its own. Default: kci.
     cgroup_parent: str = "kci"
     #: The runtime's handler for sandboxes. Default: the runtime's own default.
@@ -46,9 +51,6 @@ class Run:
     log_max_mib: int = 10
     #: How many files a container's log has at most; a kubelet's containerLogMaxFiles. Default: 5.
     log_max_files: int = 5
-    #: Ports of the machine that pods may reach, such as the API server's and the cluster DNS'. May be
-    #: repeated: HOST:PORT, or HOST:PORT/udp. Default: none.
-    reachable: tuple[ports.Reachable, ...] = ()
     #: Whether pods reach Services by external and load-balancer addresses, too. Default: false, since
     #: whoever may make Services in a cluster could take any address over.
     service_external_addresses: bool = False
@@ -99,6 +101,8 @@ def _other_problems(found: argparse.Namespace) -> list[str]:
         return problems + (["--grace-s: must not be negative"] if found.grace_s < 0 else [])
     if not _NAME.fullmatch(found.bridge) or len(found.bridge) > _INTERFACE_CHARACTERS:
         problems.append(f"--bridge: {found.bridge!r} is no name of an interface")
+    if found.connections < 1:
+        problems.append("--connections-per-pod: must be 1 or more")
     if found.starts < 1:
         problems.append("--concurrent-starts: must be 1 or more")
     if found.log_max_mib < 1:
@@ -125,13 +129,14 @@ def _to_run(found: argparse.Namespace) -> Run:
         state_dir=found.state_dir,
         cni_socket=found.cni_socket,
         bridge=found.bridge,
+        reachable=tuple(found.reachable),
+        connections=found.connections,
         cgroup_parent=found.cgroup_parent,
         runtime_handler=found.runtime_handler,
         log_level=found.log_level,
         limits=machine.Limits(starts=found.starts),
         log_max_mib=found.log_max_mib,
         log_max_files=found.log_max_files,
-        reachable=tuple(found.reachable),
         service_external_addresses=found.service_external_addresses,
     )
 
@@ -161,6 +166,22 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--socket", type=_socket, required=True, metavar="PATH")
     run.add_argument("--cni-socket", type=_socket, required=True, metavar="PATH")
     run.add_argument("--bridge", required=True, metavar="NAME")
+    run.add_argument(
+        "--reachable",
+        type=_reachable,
+        action="append",
+        default=[],
+        metavar="HOST:PORT[/udp]",
+        help="what pods reach on this machine; may be repeated (default: nothing)",
+    )
+    run.add_argument(
+        "--connections-per-pod",
+        dest="connections",
+        type=int,
+        default=Run.connections,
+        metavar="N",
+        help="connections that a pod has at most at once (default: %(default)s)",
+    )
     run.add_argument("--runtime-handler", default="", metavar="NAME")
     run.add_argument(
         "--concurrent-starts",
@@ -185,14 +206,6 @@ def _parser() -> argparse.ArgumentParser:
         help="files that a container's log has at most (default: %(default)s)",
     )
     run.add_argument(
-        "--reachable",
-        type=_reachable,
-        action="append",
-        default=[],
-        metavar="HOST:PORT[/udp]",
-        help="a port of the machine that pods may reach; may be repeated",
-    )
-    run.add_argument(
         "--service-external-addresses",
         action="store_true",
         help="let pods reach Services by external and load-balancer addresses",
@@ -202,15 +215,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _reachable(text: str) -> ports.Reachable:
-    target, _, protocol = text.partition("/")
-    host, _, port = target.rpartition(":")
-    try:
-        found = ports.Reachable(str(ipaddress.IPv4Address(host)), int(port), protocol or "tcp")
-    except ValueError:
-        found = None
-    if found is None or not 0 < found.port < 1 << 16 or found.protocol not in {"tcp", "udp", "sctp"}:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 10.0.0.1:6443 or 10.0.0.1:53/udp")
-    return found
+    """ValueError's own text is not shown: argparse names the flag and the value."""
+    endpoint, _, protocol = text.partition("/")
+    host, _, port = endpoint.rpartition(":")
+    address = str(ipaddress.IPv4Address(host))
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(text)
+    if protocol not in {"", "tcp", "udp"}:
+        raise ValueError(text)
+    return ports.Reachable(address, int(port), protocol or "tcp")
 
 
 def _socket(text: str) -> pathlib.Path:

@@ -51,6 +51,8 @@ class Interface(msgspec.Struct, frozen=True, kw_only=True):
     prefix_length: int
     gateway: str
     mac_address: str
+    # Bytes; 0 is the machine's own.
+    mtu: int = 0
 
 
 class Direction(enum.StrEnum):
@@ -76,7 +78,7 @@ class SecurityGroupRule(msgspec.Struct, frozen=True, kw_only=True):
 
     direction: Direction
     is_allowed: bool = True
-    # 1 to 100; of two with the same number the one that denies counts.
+    # 1 to 100; of two with the same number the one that denies counts, of whichever group it is.
     priority: int = 1
     protocol: Protocol = Protocol.ANY
     # Both included; TCP and UDP only.
@@ -109,6 +111,8 @@ class WantedGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     group_id: ids.GroupId
     generation: int
+    # Groups of different tenants never reach each other, whatever their security groups say.
+    tenant_id: str = ""
     cluster: Cluster
     namespace: str
     pod_name: str

@@ -11,7 +11,7 @@ import structlog
 
 from kci.kit import clock, crashpoints, environment, errors, logs, tasks
 from kci.service import settings
-from kci.service.app import accounts, changes, credentials, groups, replays, streams
+from kci.service.app import accounts, changes, credentials, groups, replays, security_groups, streams
 from kci.service.engines import local
 from kci.service.http import credentials as credential_actions
 from kci.service.http import groups as group_actions
@@ -19,6 +19,7 @@ from kci.service.http import server, verification
 from kci.service.http import streams as stream_actions
 from kci.service.reconcilers import groups as group_reconciler
 from kci.service.reconcilers import reports
+from kci.service.reconcilers import security_groups as security_group_reconciler
 from kci.service.store import database, sealing
 
 log = structlog.get_logger(__name__)
@@ -61,7 +62,9 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
             credential_actions.CredentialActions(credentials.CredentialService(known, wall, replays=used)),
             version=importlib.metadata.version("kci"),
         )
-        reader = reports.ReportReader(engine, service, reconciler)
+        secured = security_groups.DefaultSecurityGroups(chosen.place)
+        rules = security_group_reconciler.SecurityGroupReconciler(engine, secured)
+        reader = reports.ReportReader(engine, service, reconciler, secured)
         async with tasks.background("reports", reader.run()):
             # Nobody gets an answer from a store that the machine does not know.
             await tasks.first_of(
@@ -69,7 +72,7 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
             )
             async with server.listening(application, chosen.host, chosen.port, before_end=feed.close):
                 log.info("serving", host=chosen.host, port=chosen.port, region=chosen.place.region)
-                await tasks.first_of(stop.wait(), reconciler.run(service), name="serve")
+                await tasks.first_of(stop.wait(), reconciler.run(service), rules.run(), name="serve")
                 log.info("stopping")
     return 0
 

@@ -1,5 +1,7 @@
 """The stack's bridge, its gateway address and the routes that keep unused addresses from leaving.
 
+The bridge has no ports: it is a link that only holds addresses, and there on kernels without dummy links.
+
 Works on the network namespace that the process is in. `ensure` may be repeated, `remove` is safe
 without `ensure`. Blocking.
 """
@@ -16,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import pyroute2
 from pyroute2.netlink import exceptions
 
-from kci.kit import nft
+from kci.kit import linkgroups, nft
 from kci.stack import addresses, errors
 
 IP_FORWARD = pathlib.Path("/proc/sys/net/ipv4/ip_forward")
@@ -24,6 +26,8 @@ IP_FORWARD = pathlib.Path("/proc/sys/net/ipv4/ip_forward")
 UNREACHABLE_PRIORITY = 4_278_198_272
 
 UNREACHABLE = "unreachable"
+# What follows the bridge's name in the tables' names: pods' firewall, and Services.
+TABLES = ("guard", "services")
 
 
 def list_routes() -> list[addresses.Route]:
@@ -57,15 +61,21 @@ def ensure(bridge: str, ranges: addresses.Ranges) -> None:
         with _tolerated(errno.EEXIST):
             netlink.link("add", ifname=bridge, kind="bridge")
         index = netlink.link_lookup(ifname=bridge)[0]
-        # Set, or the bridge takes the lowest of its ports' and changes it when a pod comes or goes.
+        # As the kcilet has it at the pods' ends; earlier versions had them on the bridge.
         netlink.link("set", index=index, address=_mac_address(ranges.gateway), state="up")
         with _tolerated(errno.EEXIST):
             netlink.addr("add", index=index, address=str(ranges.gateway), prefixlen=ranges.pods.prefixlen)
 
 
 def remove(bridge: str, ranges: addresses.Ranges) -> None:
-    """Bridge first, unreachable routes last."""
+    """Pods' links and what is left of the kcilet's rules, bridge, and unreachable routes last."""
     with _netlink() as netlink:
+        group = linkgroups.number_of(bridge)
+        left = [link["index"] for link in netlink.get_links() if link.get_attr("IFLA_GROUP") == group]
+        for index in left:
+            with _tolerated(errno.ENODEV):
+                netlink.link("del", index=index)
+        _remove_tables(bridge)
         for index in netlink.link_lookup(ifname=bridge):
             with _tolerated(errno.ENODEV):
                 netlink.link("del", index=index)
@@ -74,22 +84,22 @@ def remove(bridge: str, ranges: addresses.Ranges) -> None:
                 netlink.route("del", dst=str(network), type=UNREACHABLE, priority=UNREACHABLE_PRIORITY)
 
 
-def remove_rules(bridge: str) -> None:
-    """The tables of nftables that the kcilet made, such as `<bridge>-services`."""
+def _remove_tables(bridge: str) -> None:
+    """Those of nftables that the kcilet has for its link; they outlive it."""
     try:
-        rules = nft.Nft()
+        kernel = nft.Nft()
     except nft.NftError:
-        # Then nobody made any.
+        # Without the library there was never a table.
         return
     try:
-        for one in rules.read("list tables inet"):
-            name = one["table"]["name"] if "table" in one else ""
-            if name.startswith(f"{bridge}-"):
-                _ = rules.run(f"delete table inet {name}")
+        for name in TABLES:
+            # Deleting what is not there would be refused: it is made first.
+            table = f"inet {bridge}-{name}"
+            _ = kernel.run(f"add table {table}; delete table {table}")
     except nft.NftError as error:
-        raise errors.StackError(f"cannot remove the rules of {bridge}: {error}") from error
+        raise errors.StackError(f"cannot remove the tables of nftables: {error}") from error
     finally:
-        rules.close()
+        kernel.close()
 
 
 def has_default_route(routes: Sequence[addresses.Route]) -> bool:

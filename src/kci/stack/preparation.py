@@ -8,10 +8,8 @@ from __future__ import annotations
 import base64
 import dataclasses
 import datetime
-import ipaddress
 import pathlib
 import secrets
-import urllib.parse
 from collections.abc import Callable, Sequence
 
 import kci
@@ -64,18 +62,6 @@ class Prepared:
     def kubeconfig(self) -> str:
         return self.asked.kubeconfig or str(self.where.kubeconfig)
 
-    @property
-    def reachable(self) -> tuple[str, ...]:
-        """The API server, which may be on this machine: pods reach it there, and as default/kubernetes."""
-        if self.cluster is None:
-            return (f"{self.gateway}:{self.asked.api_port}",)
-        server = urllib.parse.urlsplit(self.cluster.server)
-        try:
-            host = ipaddress.IPv4Address(server.hostname or "")
-        except ValueError:
-            return ()
-        return (f"{host}:{server.port or 443}",)
-
     def program_plan(self) -> programs.Plan:
         return programs.Plan(
             where=self.where,
@@ -86,7 +72,6 @@ class Prepared:
             cri_endpoint=self.cri_endpoint,
             runtime_handler=self.binaries.runtime if self.binaries else _plain(self.asked.runtime),
             path=self.machine.path,
-            reachable=self.reachable,
             crash_points=self.machine.variables.get(crashpoints.ENVIRONMENT, ""),
         )
 

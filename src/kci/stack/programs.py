@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import ipaddress
 import pathlib
 import sys
 import urllib.parse
@@ -17,6 +19,7 @@ ZONE = "local-1a"
 PROVIDER = "kingsoftcloud"
 # The runtime does not know a pod's own grace. `docker stop` gives this long, and so do we.
 DRAIN_GRACE_S = 10
+DNS_PORT, HTTPS_PORT = 53, 443
 NODE_CLIENT, NODE_SERVING, CLIENT_CA = "client", "serving", "client-ca"
 
 
@@ -31,8 +34,6 @@ class Plan:
     cri_endpoint: pathlib.Path
     runtime_handler: str
     path: str
-    # HOST:PORT of what listens on this machine and pods may reach.
-    reachable: tuple[str, ...] = ()
     # A folder with one file for each part that is to crash (kit/crashpoints.py); for tests.
     crash_points: str = ""
 
@@ -78,7 +79,7 @@ def service(plan: Plan) -> commands.Command:
     )
 
 
-def kcilet(plan: Plan) -> commands.Command:
+def kcilet(plan: Plan, *, cluster_server: str) -> commands.Command:
     flags = {
         "socket": plan.where.kcilet_socket,
         "cri-endpoint": plan.cri_endpoint,
@@ -93,10 +94,21 @@ def kcilet(plan: Plan) -> commands.Command:
         plan,
         "kci.kcilet.main",
         flags,
-        arguments=("run", *(text for one in plan.reachable for text in ("--reachable", one))),
+        arguments=("run",),
+        switches=tuple(f"--reachable={one}" for one in reachable(plan, cluster_server)),
         env=_crash_environment(plan, parts.Part.KCILET),
         probe=commands.HttpProbe("http://kcilet/v1/version", socket=plan.where.kcilet_socket),
     )
+
+
+def reachable(plan: Plan, cluster_server: str) -> list[str]:
+    """What pods reach on this machine: the API server if it is here, the cluster's DNS, the KCI service."""
+    gateway = plan.ranges.gateway
+    found = [f"{gateway}:{DNS_PORT}", f"{gateway}:{DNS_PORT}/udp", f"{gateway}:{plan.asked.kci_port}"]
+    server = urllib.parse.urlsplit(cluster_server)
+    with contextlib.suppress(ValueError):
+        found.append(f"{ipaddress.IPv4Address(server.hostname or '')}:{server.port or HTTPS_PORT}")
+    return found
 
 
 def drain(where: layout.Layout, cri_endpoint: pathlib.Path, path: str) -> commands.Command:

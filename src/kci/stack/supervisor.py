@@ -242,7 +242,9 @@ class Supervisor:
         planners: dict[parts.Part, Callable[[], commands.Command]] = {
             parts.Part.REGISTRY: lambda: programs.registry(plan),
             parts.Part.SERVICE: lambda: programs.service(plan),
-            parts.Part.KCILET: lambda: programs.kcilet(plan),
+            parts.Part.KCILET: lambda: programs.kcilet(
+                plan, cluster_server=preparation.administrator(prepared).server
+            ),
             parts.Part.VIRTUAL_KUBELET: lambda: programs.virtual_kubelet(
                 plan,
                 cluster_server=preparation.administrator(prepared).server,

@@ -146,7 +146,6 @@ async def _end_leftovers(scene: Scene) -> None:
 def _restore_machine(scene: Scene, state: record.State) -> None:
     choices = record.read_choices(scene.where)
     if choices and scene.in_netns:
-        links.remove_rules(scene.where.bridge)
         services = addresses.Network(choices.service_cidr) if choices.service_cidr else None
         links.remove(
             scene.where.bridge, addresses.Ranges(pods=addresses.Network(choices.pod_cidr), services=services)

@@ -14,7 +14,7 @@ async def test_a_pod_has_the_address_it_was_given_and_reaches_the_gateway(machin
     started = await machine.run("sleep", "1000")
     address = started.interface.address
     shown = await machine.ask(started, "ip", "address", "show", "eth0")
-    assert f"inet {address}/24" in shown
+    assert f"inet {address}/32" in shown
     assert started.interface.mac_address in shown
     assert "UP" in await machine.ask(started, "ip", "link", "show", "lo")
     assert f"default via {machines.GATEWAY}" in await machine.ask(started, "ip", "route")

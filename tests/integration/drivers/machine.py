@@ -43,6 +43,7 @@ class Machine:
         self.cgroup = cgroup
         self.runtime = runtime
         self.network = network
+        self.guarded = {}
         self.volumes = folders.PodFolders(where.kcilet)
         self.cgroups = pods.PodCgroups(cgroup)
         self.streams = driver.MachineStreams(
@@ -63,6 +64,8 @@ class Machine:
         interface = make_interface()
         await self.cgroups.ensure_cgroup(pod.uid, cpu_milli=cpu_milli, memory_mib=memory_mib, pids=pids)
         self.network.expect(pod.uid, interface, ports.NO_LIMITS)
+        self.guarded[pod.uid] = ports.GuardedPod(pod.uid, interface)
+        await self.network.guard(ports.Firewall(pods=tuple(self.guarded.values())))
         described = self.sandbox_spec(pod, attempt=attempt)
         sandbox_id = await self.runtime.run_sandbox(described)
         return Started(pod, sandbox_id, ports.ContainerId(""), interface, described.log_directory)

@@ -108,7 +108,7 @@ async def kcilet(tmp_path):
 
 
 def points():
-    return [point.name for point in crash_points.list_points() if point.file == "kcilet/workers/effects.py"]
+    return [point.name for point in crash_points.list_steps_of_a_pod()]
 
 
 @pytest.mark.parametrize("point", points())

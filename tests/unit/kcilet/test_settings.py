@@ -15,18 +15,23 @@ def test_run_reads_its_flags():
     assert found.logs_dir == pathlib.Path("/d/logs/pods")
 
 
-def test_ports_of_the_machine_that_pods_may_reach_are_named_one_by_one(capsys):
+def test_what_pods_reach_is_read_as_addresses_and_ports():
     found = settings.parse([*RUN, "--reachable=10.0.0.1:6443", "--reachable=10.0.0.1:53/udp"])
-    assert isinstance(found, settings.Run)
     assert found.reachable == (
-        ports.Reachable("10.0.0.1", 6443),
+        ports.Reachable("10.0.0.1", 6443, "tcp"),
         ports.Reachable("10.0.0.1", 53, "udp"),
     )
-    assert not found.service_external_addresses
-    for wrong in ("10.0.0.1", "host:80", "10.0.0.1:0", "10.0.0.1:70000", "10.0.0.1:53/icmp", "[::1]:53"):
-        with pytest.raises(SystemExit):
-            settings.parse([*RUN, f"--reachable={wrong}"])
-        assert "is not like 10.0.0.1:6443" in capsys.readouterr().err
+    assert settings.parse(RUN).reachable == ()
+    assert not settings.parse(RUN).service_external_addresses
+
+
+@pytest.mark.parametrize(
+    "wrong", ["10.0.0.1", "host:53", "10.0.0.1:0", "10.0.0.1:53/sctp", "10.0.0.1:x", ":53"]
+)
+def test_a_wrong_place_is_named_with_its_flag(wrong, capsys):
+    with pytest.raises(SystemExit):
+        settings.parse([*RUN, f"--reachable={wrong}"])
+    assert "--reachable" in capsys.readouterr().err
 
 
 def test_drain_needs_no_bridge():
@@ -41,7 +46,8 @@ def test_everything_that_is_wrong_is_named_at_once():
         "--bridge=a/b",
         "--cgroup-parent=a/b",
         "--concurrent-starts=0",
+        "--connections-per-pod=0",
     ]
     with pytest.raises(errors.SettingsError) as caught:
         settings.parse([*RUN, *wrong])
-    assert len(caught.value.problems) == 5
+    assert len(caught.value.problems) == 6

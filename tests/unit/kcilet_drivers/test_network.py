@@ -19,7 +19,7 @@ def test_the_result_is_what_a_runtime_reads():
         "result": {
             "cniVersion": "0.3.1",
             "interfaces": [{"name": "eth0", "mac": "02:00:00:00:00:07", "sandbox": "/run/netns/x"}],
-            "ips": [{"version": "4", "interface": 0, "address": "10.88.0.7/16", "gateway": "10.88.0.1"}],
+            "ips": [{"version": "4", "interface": 0, "address": "10.88.0.7/32", "gateway": "10.88.0.1"}],
             "routes": [{"dst": "0.0.0.0/0", "gw": "10.88.0.1"}],
             "dns": {},
         }

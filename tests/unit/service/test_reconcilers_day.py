@@ -34,8 +34,8 @@ class FlakyEngine:
         async with self.inner.observe() as told:
             yield self._until_away(told)
 
-    async def sync(self, wanted, *, store_id):
-        await self._call(self.inner.sync(wanted, store_id=store_id))
+    async def sync(self, wanted, **others):
+        await self._call(self.inner.sync(wanted, **others))
 
     async def ensure(self, group):
         await self._call(self.inner.ensure(group))

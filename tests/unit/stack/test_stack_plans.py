@@ -80,13 +80,21 @@ def all_commands():
         controlplane.scheduler(plan),
         programs.registry(ours),
         programs.service(ours),
-        programs.kcilet(ours),
+        programs.kcilet(ours, cluster_server=f"https://{ours.ranges.gateway}:6443"),
         programs.virtual_kubelet(
             ours,
             cluster_server="https://10.88.0.1:6443",
             node_kubeconfig=pathlib.Path("/state/node/kubeconfig"),
         ),
     ]
+
+
+def test_pods_reach_the_api_server_if_it_is_here_the_clusters_dns_and_the_service():
+    plan = program_plan()
+    own = {"10.88.0.1:53", "10.88.0.1:53/udp", "10.88.0.1:8180"}
+    assert set(programs.reachable(plan, "https://10.88.0.1:6443")) == own | {"10.88.0.1:6443"}
+    assert set(programs.reachable(plan, "https://192.0.2.7")) == own | {"192.0.2.7:443"}
+    assert set(programs.reachable(plan, "https://cluster.example:6443")) == own
 
 
 @pytest.mark.parametrize("own", list(itertools.product([True, False], repeat=2)))
@@ -239,7 +247,7 @@ def test_each_of_our_programs_is_told_its_own_file_of_crash_points_and_only_if_a
     for plan, expected in ((armed, {"kci-service", "kcilet", "virtual-kubelet"}), (program_plan(), set())):
         env = [
             programs.service(plan).env,
-            programs.kcilet(plan).env,
+            programs.kcilet(plan, cluster_server="").env,
             programs.virtual_kubelet(
                 plan, cluster_server="https://10.88.0.1:6443", node_kubeconfig=pathlib.Path("/k")
             ).env,

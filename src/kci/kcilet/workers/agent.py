@@ -19,8 +19,8 @@ import structlog
 
 from kci.contract import ids
 from kci.kcilet import ports
-from kci.kcilet.plan import histories, records
-from kci.kcilet.workers import machine, report_log, worker
+from kci.kcilet.plan import firewall, histories, records
+from kci.kcilet.workers import guard, machine, report_log, worker
 from kci.kit import backoff as backoffs
 from kci.kit import tasks
 from kci.kube import models
@@ -76,6 +76,8 @@ class Agent:
         # Whether it is known what the runtime holds from before our start.
         self._is_listed = False
         self._must_list = asyncio.Event()
+        self._security_groups = link.SecurityGroups(generation=0, security_groups=())
+        self._guard = guard.Guard(machine.drivers.network, self._firewall, again_s=machine.limits.relist_s)
         # Containers that had no process at the last look.
         self._suspects: set[ports.ContainerId] = set()
 
@@ -87,21 +89,32 @@ class Agent:
             self._list_again_and_again(),
             self._look_for_processes(),
             self._machine.proxy.run(),
+            self._guard.run(),
             name="runtime",
         )
 
     # ---- what the service wants -----------------------------------------------------------------
 
-    def sync(self, groups: tuple[link.WantedGroup, ...]) -> None:
-        """These are all groups that are wanted."""
+    def sync(
+        self, groups: tuple[link.WantedGroup, ...], security_groups: link.SecurityGroups | None = None
+    ) -> None:
+        """These are all groups that are wanted, and all security groups, whatever was known of them."""
         wanted = {group.group_id for group in groups}
+        self._security_groups = security_groups or link.SecurityGroups(generation=0, security_groups=())
         for group in groups:
             self.want(group)
         self._is_synced = True
         for group_id in self._groups.keys() - wanted:
             self.drop(group_id)
         log.info("groups synced", groups=len(groups))
+        self._guard.wake()
         self._must_list.set()
+
+    def secure(self, security_groups: link.SecurityGroups) -> None:
+        """These are all security groups from now on; an older generation than known is ignored."""
+        if security_groups.generation >= self._security_groups.generation:
+            self._security_groups = security_groups
+            self._guard.wake()
 
     def want(self, wanted: link.WantedGroup) -> None:
         """Run this group; an older generation than known is ignored."""
@@ -121,6 +134,7 @@ class Agent:
             group.source = None
         group.wanted = wanted
         self._groups[wanted.group_id] = group
+        self._guard.wake()
         if known is None:
             log.info("group wanted", group=wanted.group_id, pod=f"{wanted.namespace}/{wanted.pod_name}")
         self._resolve(group)
@@ -218,8 +232,18 @@ class Agent:
                 return
             self._resolve(group)
 
+    def _firewall(self) -> ports.Firewall:
+        """A group that is on its way out has its rules until nothing is left of it."""
+        return firewall.plan(
+            (firewall.Wanted(group.wanted, group.uid) for group in self._groups.values()),
+            self._security_groups.security_groups,
+            # Groups that came without a UID may have a pod from before our start.
+            is_whole=self._is_synced and self._is_listed,
+        )
+
     def _charge(self, group: Group) -> None:
         assert group.uid is not None
+        self._guard.wake()
         owner = self._owner_of(group.uid)
         if owner not in {None, group.wanted.group_id}:
             text = f"pod {group.uid} is run for group {owner} on this machine"
@@ -269,6 +293,7 @@ class Agent:
         if group.source is not None:
             group.source.leave()
         _ = self._groups.pop(group.wanted.group_id, None)
+        self._guard.wake()
 
     async def _drop_unknown(self, group_id: ids.GroupId) -> None:
         """A group that we were not told of since our start may have a pod in the runtime all the same."""
@@ -380,7 +405,9 @@ class Agent:
 
     def _recognize(self, pods: list[ports.SeenPod]) -> None:
         """Groups that came without a UID have their pod from before our restart, if there is one."""
-        self._is_listed = True
+        if not self._is_listed:
+            self._is_listed = True
+            self._guard.wake()
         found = {ids.GroupId(box.group_id): pod.pod_uid for pod in pods for box in pod.sandboxes}
         for group in [group for group in self._groups.values() if group.uid is None]:
             group.uid = found.get(group.wanted.group_id)

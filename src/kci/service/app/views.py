@@ -52,6 +52,8 @@ def to_wanted(group: groups.Group, kubeconfig: secret.Secret) -> link.WantedGrou
     return link.WantedGroup(
         group_id=group.group_id,
         generation=group.generation,
+        # Clusters of one customer's are as strange to each other as customers are.
+        tenant_id=f"{group.tenant_id}/{group.cluster_id}",
         cluster=link.Cluster(cluster_id=group.cluster_id, kubeconfig=kubeconfig.reveal()),
         namespace=request.label_value(api.NAMESPACE),
         pod_name=request.label_value(api.POD_NAME),
@@ -70,6 +72,7 @@ def to_wanted(group: groups.Group, kubeconfig: secret.Secret) -> link.WantedGrou
         machine_dns=machine.name_server,
         machine_searches=machine.search,
         kube_proxy=bool(request.kube_proxy and request.kube_proxy.enabled),
+        security_group_ids=request.security_group_id,
         ingress_bits=request.bandwidth.ingress if request.bandwidth else 0,
         egress_bits=request.bandwidth.egress if request.bandwidth else 0,
     )

@@ -62,9 +62,20 @@ class LocalEngine:
         finally:
             self._synced = False
 
-    async def sync(self, groups: Sequence[link.WantedGroup], *, store_id: str = "") -> None:
-        await self._put("v1/groups", link.Sync(groups=tuple(groups), store_id=store_id), _SYNC_TIMEOUT_S)
+    async def sync(
+        self,
+        groups: Sequence[link.WantedGroup],
+        *,
+        security_groups: link.SecurityGroups | None = None,
+        store_id: str = "",
+    ) -> None:
+        whole = link.Sync(groups=tuple(groups), security_groups=security_groups, store_id=store_id)
+        await self._put("v1/groups", whole, _SYNC_TIMEOUT_S)
         self._synced = True
+
+    async def set_security_groups(self, security_groups: link.SecurityGroups) -> None:
+        self._require_sync()
+        await self._put("v1/security-groups", security_groups, _CALL_TIMEOUT_S)
 
     async def ensure(self, group: link.WantedGroup) -> None:
         self._require_sync()

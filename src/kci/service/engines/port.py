@@ -57,10 +57,20 @@ class Engine(Protocol):
         """
         ...
 
-    async def sync(self, groups: Sequence[link.WantedGroup], *, store_id: str = "") -> None:
+    async def sync(
+        self,
+        groups: Sequence[link.WantedGroup],
+        *,
+        security_groups: link.SecurityGroups | None = None,
+        store_id: str = "",
+    ) -> None:
         """The whole wanted set: the engine removes what is not in it. OtherStoreError if it serves another
         store; then nothing is done.
         """
+        ...
+
+    async def set_security_groups(self, security_groups: link.SecurityGroups) -> None:
+        """All security groups as they are now: they hold for running groups at once."""
         ...
 
     async def ensure(self, group: link.WantedGroup) -> None:

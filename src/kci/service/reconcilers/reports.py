@@ -8,6 +8,7 @@ import structlog
 
 from kci.kit import backoff, crashpoints
 from kci.service.app import groups as app
+from kci.service.app import security_groups
 from kci.service.engines import port
 from kci.service.reconcilers import groups
 
@@ -18,9 +19,14 @@ class ReportReader:
     """`run` works until cancelled."""
 
     def __init__(
-        self, engine: port.Engine, service: app.GroupService, reconciler: groups.GroupReconciler
+        self,
+        engine: port.Engine,
+        service: app.GroupService,
+        reconciler: groups.GroupReconciler,
+        secured: security_groups.SecurityGroupSource | None = None,
     ) -> None:
         self._engine = engine
+        self._secured = secured
         self._service = service
         self._reconciler = reconciler
         self._backoff = backoff.Backoff(initial_s=0.1, cap_s=5.0)
@@ -64,8 +70,10 @@ class ReportReader:
     async def _follow(self) -> None:
         async with self._engine.observe() as reports:
             wanted, store_id = await self._service.wanted()
+            # After the groups: those that they name are among them.
+            secured = await self._secured.security_groups() if self._secured is not None else None
             crashpoints.reached("service.sync.before")
-            await self._engine.sync(wanted, store_id=store_id)
+            await self._engine.sync(wanted, security_groups=secured, store_id=store_id)
             crashpoints.reached("service.sync.after")
             log.info("engine is in step", groups=len(wanted))
             self._failures, self._told = 0, ""

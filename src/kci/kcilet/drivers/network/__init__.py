@@ -1,7 +1,8 @@
-"""Gives each pod the address the service chose, a veth pair to the machine's bridge, and its way to Services.
+"""Gives each pod the address the service chose: a veth pair, and a route of the machine's to it.
 
 May import: kcilet.ports, kube models, link, kit.
-May touch: links on the machine's bridge and in pods' network namespaces; the CNI plugin's unix socket;
-    the machine's nftables table `inet <bridge>-services`, and flows to Services.
-Must not: know another driver; choose an address; change the bridge or the machine's routes.
+May touch: links of its own group, their routes, pods' network namespaces, gateway addresses on the link that
+holds them; the CNI plugin's unix socket; the machine's tables of nftables `inet <bridge>-guard` and
+`inet <bridge>-services`, and flows to Services.
+Must not: know another driver; choose an address; change anything of the machine that it did not make.
 """

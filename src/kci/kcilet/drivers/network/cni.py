@@ -14,6 +14,8 @@ from kci.link import types as link
 
 CNI_VERSION = "0.3.1"
 INTERFACE_NAME = "eth0"
+# A pod has its address and no neighbours: all that it sends goes to its gateway.
+PREFIX_LENGTH = 32
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -77,7 +79,7 @@ def to_result(interface: link.Interface, request: Request) -> Result:
             _Address(
                 version="4",
                 interface=0,
-                address=f"{interface.address}/{interface.prefix_length}",
+                address=f"{interface.address}/{PREFIX_LENGTH}",
                 gateway=interface.gateway,
             ),
         ),

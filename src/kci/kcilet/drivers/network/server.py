@@ -1,7 +1,7 @@
 """The port `Network`: answers the CNI plugin on a unix socket, one JSON line for one JSON line.
 
 The pods' interfaces are known only here, from `expect`; what is wired is known to the kernel only,
-so removing works after any restart.
+so removing works after any restart. A pod is wired only once the firewall that was set names it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import asyncio
 import concurrent.futures
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TypeVar
 
 import msgspec
 import structlog
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.network import cni, services, wiring
-from kci.kit import tasks
+from kci.kcilet.drivers.network import cni, rules, services, wiring
+from kci.kcilet.drivers.network import firewall as firewalls
+from kci.kit import errors, linkgroups, tasks
 from kci.kube import models
 from kci.link import types as link
 
@@ -28,33 +29,54 @@ log = structlog.get_logger(__name__)
 # The plugin itself waits 30 s; the kernel takes milliseconds.
 _READ_S = 5.0
 _WIRE_S = 20.0
+# The firewall is set as soon as a group is wanted; a pod's sandbox takes longer to be made.
+_GUARD_S = 5.0
 _MAX_LINE_BYTES = 64 << 10
+# Of one pod at once, by default: a sixteenth of what a machine tracks; counting them takes longer and longer.
+CONNECTIONS = 16384
+
+
+def table_name(holder: str) -> str:
+    """The table of nftables that is ours, beside the link that holds the gateways."""
+    return f"{holder}-guard"
 
 
 @contextlib.asynccontextmanager
 async def open_network(
-    socket_path: pathlib.Path, bridge: str, *, reachable: Iterable[ports.Reachable] = ()
-) -> AsyncIterator[BridgeNetwork]:
-    """Listens until the block ends. The bridge belongs to the machine and is there before."""
+    socket_path: pathlib.Path,
+    holder: str,
+    *,
+    reachable: frozenset[rules.Endpoint] = frozenset(),
+    connections: int = CONNECTIONS,
+) -> AsyncIterator[PodNetwork]:
+    """Listens until the block ends. The link that holds the gateways is there before, and not ours. Of the
+    machine pods reach what is `reachable`, and each has at most so many connections at once.
+    """
+    frame = rules.Frame(
+        table=table_name(holder),
+        link_group=linkgroups.number_of(holder),
+        reachable=reachable,
+        connections=connections,
+    )
     thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="network")
     loop = asyncio.get_running_loop()
     try:
-        wires = await loop.run_in_executor(thread, wiring.Wiring, bridge)
-        ways = await loop.run_in_executor(thread, services.Services, bridge, reachable)
+        kernel = await loop.run_in_executor(thread, _Kernel, holder, frame)
         try:
-            network = BridgeNetwork(wires, ways, thread)
+            network = PodNetwork(kernel, thread)
             async with tasks.Tasks() as group, _listening(socket_path, network, group):
                 yield network
         finally:
-            await loop.run_in_executor(thread, ways.close)
-            await loop.run_in_executor(thread, wires.close)
+            await loop.run_in_executor(thread, kernel.close)
+    except firewalls.FirewallError as error:
+        raise errors.UserError(str(error)) from error
     finally:
         thread.shutdown(wait=False)
 
 
 @contextlib.asynccontextmanager
 async def _listening(
-    socket_path: pathlib.Path, network: BridgeNetwork, group: tasks.Tasks
+    socket_path: pathlib.Path, network: PodNetwork, group: tasks.Tasks
 ) -> AsyncIterator[None]:
     def on_connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         _ = group.spawn("cni", network.serve(reader, writer))
@@ -74,18 +96,53 @@ def _remove_file(path: pathlib.Path) -> None:
     path.unlink(missing_ok=True)
 
 
-class BridgeNetwork:
+class _Kernel:
+    """Links and rules, in one thread. Raises WiringError and FirewallError."""
+
+    def __init__(self, holder: str, frame: rules.Frame) -> None:
+        self.wires = wiring.Wiring(holder)
+        try:
+            self._firewall = firewalls.Firewall(frame)
+        except firewalls.FirewallError:
+            self.wires.close()
+            raise
+        reachable = [ports.Reachable(one.address, one.port, one.protocol) for one in frame.reachable]
+        self.ways = services.Services(holder, reachable)
+        self._is_adopted = False
+        self._gateways: frozenset[str] | None = None
+
+    def close(self) -> None:
+        self.ways.close()
+        self._firewall.close()
+        self.wires.close()
+
+    def set_rules(self, wanted: ports.Firewall) -> bool:
+        """Whether they are set now (see firewalls.Firewall.ensure)."""
+        return self._firewall.ensure(wanted)
+
+    def set_links(self, wanted: ports.Firewall) -> None:
+        """Have the machine's side as the rules say: once for what an earlier run left, and the gateways."""
+        if not wanted.is_whole:
+            return
+        if not self._is_adopted:
+            self.wires.adopt({cni.to_link_name(pod.pod_uid): pod.interface for pod in wanted.pods})
+            self._is_adopted = True
+        gateways = frozenset(pod.interface.gateway for pod in wanted.pods)
+        if gateways != self._gateways:
+            self.wires.keep_gateways(gateways)
+            self._gateways = gateways
+
+
+class PodNetwork:
     """Made by `open_network`."""
 
-    def __init__(
-        self,
-        wires: wiring.Wiring,
-        ways: services.Services,
-        thread: concurrent.futures.ThreadPoolExecutor,
-    ) -> None:
-        self._wires = wires
-        self._ways = ways
+    def __init__(self, kernel: _Kernel, thread: concurrent.futures.ThreadPoolExecutor) -> None:
+        self._kernel = kernel
+        self._wires = kernel.wires
+        self._ways = kernel.ways
         self._thread = thread
+        self._guarded: frozenset[models.PodUid] = frozenset()
+        self._guarded_changed = asyncio.Condition()
         # With the outlook on Services, empty for none.
         self._expected: dict[models.PodUid, tuple[link.Interface, ports.TrafficLimits, str]] = {}
 
@@ -98,6 +155,17 @@ class BridgeNetwork:
         outlook: str = "",
     ) -> None:
         self._expected[pod_uid] = interface, limits, outlook
+
+    async def guard(self, firewall: ports.Firewall) -> None:
+        try:
+            if not await self._in_thread(lambda: self._kernel.set_rules(firewall)):
+                return
+            async with self._guarded_changed:
+                self._guarded = frozenset(pod.pod_uid for pod in firewall.pods)
+                self._guarded_changed.notify_all()
+            await self._in_thread(lambda: self._kernel.set_links(firewall))
+        except (firewalls.FirewallError, wiring.WiringError) as error:
+            raise ports.DriverError(f"cannot set the rules for pods' traffic: {error}") from error
 
     async def limit_traffic(self, pod_uid: models.PodUid, limits: ports.TrafficLimits) -> None:
         try:
@@ -173,6 +241,7 @@ class BridgeNetwork:
         if expected is None:
             raise ports.DriverError("no interface is expected for it")
         interface, limits, outlook = expected
+        await self._wait_guarded(pod_uid)
         # The sandbox comes last: by it DEL knows whose link it is.
         alias = f"kci {pod_uid} {request.container_id}"
         name = cni.to_link_name(pod_uid)
@@ -180,6 +249,13 @@ class BridgeNetwork:
         await self._in_thread(lambda: self._ways.admit(pod_uid, interface, outlook))
         await self._in_thread(lambda: self._wires.add(name, alias, interface, request, limits))
         return cni.to_result(interface, request)
+
+    async def _wait_guarded(self, pod_uid: models.PodUid) -> None:
+        try:
+            async with asyncio.timeout(_GUARD_S), self._guarded_changed:
+                _ = await self._guarded_changed.wait_for(lambda: pod_uid in self._guarded)
+        except TimeoutError as error:
+            raise ports.DriverError("there are no rules for its traffic") from error
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
