@@ -101,6 +101,10 @@ class Rules:
             lines += self._chain(chain, texts, hook)
         return "\n".join(lines)
 
+    def remove(self) -> str:
+        """All of it. What is not there cannot be deleted, so it is made first."""
+        return f"add table {self._in}\ndelete table {self._in}"
+
     def touch(self) -> str:
         """Changes nothing where the base is, and fails where it is not."""
         return f"add chain {self._in} refuse"

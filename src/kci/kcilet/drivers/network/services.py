@@ -195,6 +195,9 @@ class Services:
             if known is not None and not known.is_held:
                 self._run(self._rules.forget(known.kept))
                 del self._outlooks[name]
+        if names and not self._outlooks and not self._members:
+            self._run(self._rules.remove())
+            self._has_base = False
 
     def _forget_flows(self, name: str, suspects: Mapping[ports.ServiceAddress, ports.Backend]) -> None:
         sources = {one.address for one in self._members.values() if one.outlook == name}
