@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from typing import NewType, Protocol, TypeAlias
+from typing import NamedTuple, NewType, Protocol, TypeAlias
 
 from kci.kit import secret
 from kci.kube import models
@@ -321,8 +321,7 @@ class Reachable:
     protocol: str = "tcp"
 
 
-@dataclasses.dataclass(frozen=True, order=True)
-class ServiceAddress:
+class ServiceAddress(NamedTuple):
     """Where a Service is reached, such as its ClusterIP and one of its ports. IPv4."""
 
     address: str
@@ -331,8 +330,7 @@ class ServiceAddress:
     port: int
 
 
-@dataclasses.dataclass(frozen=True, order=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     address: str
     port: int
 

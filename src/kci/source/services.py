@@ -211,6 +211,9 @@ class Services:
             raise errors.UnreachableError(f"cannot reach the cluster for its {resource.plural}") from error
 
     def note_failure(self, resource: resources.Resource[Any], error: errors.KubeError) -> None:
+        if self.is_known and not isinstance(error, errors.ForbiddenError):
+            # What is known goes on to count while the API server is away; that is nobody's to mend.
+            return
         problem = f"cannot list {resource.plural}: {error}"
         if isinstance(error, errors.ForbiddenError):
             problem += f"; {remedy(self._user)}"

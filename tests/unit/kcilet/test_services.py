@@ -141,6 +141,15 @@ def test_of_two_families_it_is_ipv4():
     assert chosen(both, slice_of(endpoint("fd00::2"), address_type="IPv6")) == []
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["1.2.3", "1.2.3.4.5", "1.2.3.256", "01.2.3.4", "1.2.3.4\n", "1.2.3.4; flush ruleset", "::1", ""],
+)
+def test_what_is_no_address_in_its_usual_form_reaches_no_rule(address):
+    assert chosen(service(), slice_of(endpoint(address), endpoint("1.0.0.1"))) == ["1.0.0.1"]
+    assert chosen(service(cluster_ip=address), slice_of(endpoint("1.0.0.1"))) is None
+
+
 def test_ports_are_matched_by_name_and_protocol():
     many = service(
         ports=(

@@ -119,6 +119,19 @@ async def test_a_refusal_is_told_with_its_remedy_until_it_is_lifted(api):
         assert ("default", "web") in services.services
 
 
+async def test_an_api_server_that_is_away_is_no_problem_of_pods_once_services_are_known(api):
+    await put_service(api, "web")
+    async with sources_of(api) as sources:
+        holder = Holder(sources, await api.add_pod("p"))
+        services = holder.services
+        await until(lambda: services.is_known)
+        services.note_failure(resources.SERVICES, errors.UnreachableError("cannot list: no answer"))
+        assert services.problem == ""
+        services.note_failure(resources.SERVICES, errors.ForbiddenError("cannot list: forbidden", code=403))
+        assert "system:node-proxier" in services.problem
+        assert ("default", "web") in services.services
+
+
 async def test_the_last_one_who_leaves_ends_the_watches_after_a_while(api):
     async with sources_of(api) as sources:
         holder = Holder(sources, await api.add_pod("p"))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
@@ -26,6 +27,8 @@ SERVICE_NAME = "kubernetes.io/service-name"
 # What the API server fills in.
 DEFAULT_AFFINITY_S = 10800
 _PROTOCOLS = ("tcp", "udp", "sctp")
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Rows:
 
 
 NOTHING = Rows()
+_NO_NAMES: frozenset[str] = frozenset()
 
 
 class _Candidate(NamedTuple):
@@ -242,16 +246,20 @@ def _numbers(part: models.EndpointSlice, port: models.ServicePort) -> list[int]:
 
 
 def _candidate(endpoint: ports.Endpoint, one: models.Endpoint) -> _Candidate:
-    said, hints = one.conditions, one.hints or models.EndpointHints()
+    said, hints = one.conditions, one.hints
     return _Candidate(
         endpoint,
         ready=said.ready is not False,
         serving=said.serving is not False,
         terminating=said.terminating is True,
         node_name=one.node_name or "",
-        zone_hints=frozenset(zone.name for zone in hints.for_zones or ()),
-        node_hints=frozenset(node.name for node in hints.for_nodes or ()),
+        zone_hints=_names(hints.for_zones) if hints is not None else _NO_NAMES,
+        node_hints=_names(hints.for_nodes) if hints is not None else _NO_NAMES,
     )
+
+
+def _names(hinted: Iterable[models.HintedName] | None) -> frozenset[str]:
+    return frozenset(one.name for one in hinted or ())
 
 
 def _forbidden(endpoint: ports.Endpoint, protocol: str, bounds: Bounds) -> str:
@@ -267,7 +275,7 @@ def _forbidden(endpoint: ports.Endpoint, protocol: str, bounds: Bounds) -> str:
 @functools.lru_cache(maxsize=65536)
 def _special(text: str) -> str:
     """What makes an address one that no pod has; empty for all others."""
-    first, second = _octets(text)[:2]
+    first, second = map(int, text.split(".")[:2])
     if first == 127:
         return "a loopback address"
     if (first, second) == (169, 254):
@@ -278,18 +286,9 @@ def _special(text: str) -> str:
     return "no address of a pod" if first == 0 or first >= 240 else ""
 
 
-def _octets(text: str) -> tuple[int, ...]:
-    """Empty for what is no IPv4 address in its usual form, such as 010.0.0.1."""
-    parts = text.split(".")
-    # Nothing else may reach the kernel's rules. Plainer than the module ipaddress, and ten times as fast.
-    if len(parts) != 4 or not all(one.isdecimal() and one.isascii() and len(one) <= 3 for one in parts):
-        return ()
-    found = tuple(map(int, parts))
-    return found if max(found) < 256 and ".".join(map(str, found)) == text else ()
-
-
 def _is_ipv4(text: str) -> bool:
-    return bool(_octets(text))
+    """In its usual form, unlike 010.0.0.1: nothing else may reach the kernel's rules."""
+    return _IPV4.fullmatch(text) is not None
 
 
 # ---- topology.go ----------------------------------------------------------------------------------
