@@ -5,7 +5,7 @@ One run starts a stack of its own in a network namespace of its own, and measure
     up            `kci up --detach`, warm cache, until it says ready (and the node's start -> Ready)
     floor         the same pods on a node that only writes the status: scheduler + API server alone
     start         create -> Ready on a watch, one pod at a time at random phases, default pod (token volume)
-    exit          SIGKILL of the container's process -> `state.terminated` on a watch
+    exit          SIGKILL of the container's process -> `state.terminated` on a watch, and the final phase
     delete        delete with default grace -> object gone (the process exits at once on TERM)
     burst         50 pods at once until all are Ready
     streams       kubectl exec, cp both ways and port-forward (bench/streams.py)
@@ -63,6 +63,7 @@ from kci.kube import resources  # noqa: E402
 
 CLONE_NEWNET = 0x40000000
 FLOOR_NODE = "bench-floor"
+FINAL = frozenset({"Succeeded", "Failed"})
 ON_FLOOR = {"nodeSelector": {"bench": "floor"}, "tolerations": [{"operator": "Exists"}]}
 # Ends at once when it is told to.
 PROMPT = {"command": ["sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"]}
@@ -92,6 +93,8 @@ class Watcher:
         self.pods: dict[str, object] = {}
         # Writes to each pod from being bound to being Ready, as the watch shows them.
         self.writes: dict[str, int] = {}
+        # The phase of each pod in the first event that shows one of its containers terminated.
+        self.phase_at_exit: dict[str, str] = {}
 
     async def run(self) -> None:
         """Until cancelled: a watch that ends would make everything look stuck."""
@@ -112,6 +115,8 @@ class Watcher:
                 if event.object.spec.node_name and not is_ready(self.pods, name):
                     self.writes[name] = self.writes.get(name, -1) + 1
                 self.pods[name] = event.object
+                if is_terminated(self.pods, name):
+                    self.phase_at_exit.setdefault(name, event.object.status.phase)
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
 
@@ -135,6 +140,10 @@ def is_ready(pods, name: str) -> bool:
 def is_terminated(pods, name: str) -> bool:
     pod = pods.get(name)
     return pod is not None and any(s.state.terminated for s in pod.status.container_statuses)
+
+
+def has_ended(pods, name: str) -> bool:
+    return name in pods and pods[name].status.phase in FINAL
 
 
 async def create(client, body) -> float:
@@ -171,9 +180,11 @@ def find_process(mark: str) -> int:
     raise LookupError(mark)
 
 
-async def bench_exit(client, watcher, *, count: int, pod) -> list[float]:
-    """A process that the bench's own pod runs is killed; how long until a watch shows it."""
-    times = []
+async def bench_exit(client, watcher, *, count: int, pod) -> dict[str, object]:
+    """A process that the bench's own pod runs is killed; how long until a watch shows that the container is
+    terminated, how long until it shows the pod's final phase, and how often one event brought both.
+    """
+    times, phases, together = [], [], 0
     for number in range(count):
         name, mark = f"exit-{uuid.uuid4().hex[:6]}-{number}", str(random.randint(10**6, 10**7))
         await create(client, pod(name, container={"command": ["sleep", mark]}, restartPolicy="Never"))
@@ -183,9 +194,15 @@ async def bench_exit(client, watcher, *, count: int, pod) -> list[float]:
         began = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         times.append((await watcher.until(lambda pods, name=name: is_terminated(pods, name)) - began) * 1000)
+        phases.append((await watcher.until(lambda pods, name=name: has_ended(pods, name)) - began) * 1000)
+        together += watcher.phase_at_exit[name] in FINAL
         await client.delete(resources.PODS, name, namespace="default")
         await watcher.until(lambda pods, name=name: name not in pods)
-    return times
+    return {
+        "exit_ms": percentiles(times),
+        "exit_phase_ms": percentiles(phases),
+        "exit_phase_in_same_write": {"n": count, "same": together},
+    }
 
 
 async def bench_burst(client, watcher, *, count: int, pod) -> dict[str, float]:
@@ -311,7 +328,7 @@ async def measure_node(stack: lines.Line, client, watcher, *, count: int, pod) -
     streamed = await asyncio.to_thread(streams.measure, stack, execs=max(10, count // 4), pod=pod)
     return {
         "start_ms": percentiles(starts),
-        "exit_ms": percentiles(exits),
+        **exits,
         "delete_ms": percentiles(deletes),
         "burst_50": burst,
         "status_writes": {"n": len(writes), "mean": round(sum(writes) / len(writes), 2), "max": max(writes)},
@@ -346,7 +363,7 @@ def show(result: dict) -> None:
     print(f"\nstack up {result['up_s']} s; {result['machine']}")
     print(f"{'':20}{'n':>5}{'p50':>9}{'p90':>9}{'p99':>9}{'max':>9}  ms")
     measured = {"": result} | ({", kubelet": result["kubelet"]} if "kubelet" in result else {})
-    for name in ("floor_ms", "start_ms", "exit_ms", "delete_ms", "exec_ms", "burst_50"):
+    for name in ("floor_ms", "start_ms", "exit_ms", "exit_phase_ms", "delete_ms", "exec_ms", "burst_50"):
         for whose, figures in measured.items():
             if name in figures:
                 row = "".join(f"{figures[name][column]:>9}" for column in ("p50", "p90", "p99", "max"))
@@ -354,6 +371,7 @@ def show(result: dict) -> None:
     print(f"start / floor (p50): {result['start_over_floor']}")
     for whose, figures in measured.items():
         print(f"burst{whose}: {figures['burst_50']['pods_per_s']} pods/s")
+        print(f"phase in the write that tells the exit{whose}: {figures['exit_phase_in_same_write']}")
         print(f"status writes from bound to Ready{whose}: {figures['status_writes']}")
         for name in ("cp_to_pod_mb_s", "cp_from_pod_mb_s", "port_forward_mb_s"):
             print(f"{name.removesuffix('_mb_s').replace('_', ' ')}{whose}: {figures[name]} MB/s")

@@ -3,6 +3,7 @@
 - Pure packages have no `async`: nothing can change under a decision.
 - Each package's docstring has its four lines: purpose, May import, May touch, Must not.
 - Each store write and each effect on the outside has a crash point beside it (scripts/crash_points.py).
+- Each call that waits on the outside has a limit in time (scripts/deadlines.py).
 - Tests patch next to nothing: a patch says that the design lacks a door (style: under 5 per 100 tests).
 - No file in version control names a package registry's host, or a path of the machine it was written on.
 """
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Iterator
 
 import crash_points
+import deadlines
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "src" / "kci"
@@ -37,7 +39,14 @@ NO_HOSTS_IN = ("*.lock", "*.in", "*.toml", "*.sh", "Makefile", "scripts/*", ".ci
 
 
 def main() -> int:
-    problems = [*asynchronous(), *docstrings(), *crash_points.problems(), *patches(), *hosts()]
+    problems = [
+        *asynchronous(),
+        *docstrings(),
+        *crash_points.problems(),
+        *deadlines.problems(REPOSITORY),
+        *patches(),
+        *hosts(),
+    ]
     for problem in problems:
         print(problem)
     return 1 if problems else 0

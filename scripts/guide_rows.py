@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 
-_SERVICES = "the DNS server and service addresses themselves: part 2"
-
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -21,7 +19,7 @@ class Row:
 FLAGS = (
     Row("flag --provider", "who runs the pods: kingsoftcloud"),
     Row("flag --nodename", "the node's name, virtual-kubelet unless given"),
-    Row("flag --cluster-dns", "DNS servers of pods with dnsPolicy ClusterFirst; may be repeated", _SERVICES),
+    Row("flag --cluster-dns", "DNS servers of pods with dnsPolicy ClusterFirst; may be repeated"),
     Row("flag --virtual-node-dns", "DNS servers of pods with dnsPolicy Default"),
     Row("flag --cluster-domain", "the cluster's domain, cluster.local unless given"),
     Row("flag --disable-taint", "the node without its taint: every new pod may come"),
@@ -34,6 +32,9 @@ FLAGS = (
         "checked; the metrics themselves come with those of all programs",
     ),
     Row("flag --startup-timeout", "upstream's: how long the node may take to start"),
+    Row("flag --stream-idle-timeout", "upstream's: when a stream on which nothing moves is closed"),
+    Row("flag --stream-creation-timeout", "upstream's: how long a stream may take to open"),
+    Row("flag --klog.*", "upstream's logger's: passed over with a warning"),
     Row("flag --os", "upstream's: the node's operating system"),
     Row("flag --provider-config", "upstream's: the file with the provider's configuration"),
     Row("flag --kubeconfig", "upstream's: the file with the node's identity"),
@@ -44,6 +45,13 @@ ENVIRONMENT = (
     Row("env KCI_ACCESS_KEY", "the key that signs, unless TEMP_AKSK_CM is given"),
     Row("env KCI_SECRET_KEY", "its secret, unless TEMP_AKSK_CM is given"),
     Row("env TEMP_AKSK_CM", "the ConfigMap in kube-system with temporary keys"),
+    Row("env TEMP_AKSK_SECRET", "Kingsoft's key provider's: the same in a Secret"),
+    Row("env AKSK_FILE_PATH", "Kingsoft's key provider's: a folder with the keys"),
+    Row("env AK", "Kingsoft's key provider's: with SK the key pair, where there is no other"),
+    Row("env SK", "Kingsoft's key provider's: the other of that pair"),
+    Row("env SECURITY_TOKEN", "Kingsoft's key provider's: goes with AK and SK"),
+    Row("env AKSK_ENCRYPT", "Kingsoft's key provider's: whether SK is encrypted"),
+    Row("env AKSK_CIPHER_KEY", "Kingsoft's key provider's: opens an encrypted key"),
     Row("env KCI_CLUSTER_ID", "the cluster's id; needed"),
     Row("env KCI_REGION", "the region's code; needed"),
     Row("env KCI_SUBNET_ID", "the subnet of pods that name none"),
@@ -71,7 +79,7 @@ ANNOTATIONS = (
     Row("annotation kci-kube-proxy-enabled", "whether the pod reaches ClusterIP services"),
     Row("annotation ingress-bandwidth", "a limit of what comes in; G, M, k or bits"),
     Row("annotation egress-bandwidth", "a limit of what goes out; G, M, k or bits"),
-    Row("annotation kci-host-aliases", "host names of the machine below"),
+    Row("annotation kci-host-aliases", "host names of the instance's machine, in the pod's /etc/hosts"),
     Row("annotation kci-instance-id", "ours, written back: the instance"),
     Row("annotation kci-instance-spec", "ours, written back: the granted size"),
 )
@@ -97,6 +105,7 @@ LIMITS = (
     Row("limit hostPort", "ours: refused"),
     Row("limit sizes", "an instance has one of the sizes that there are"),
     Row("limit securityGroups", "at most 3"),
+    Row("limit containers", "lifted: more than 5 run, with a warning that the real cloud may refuse them"),
 )
 
 FORM = (

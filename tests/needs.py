@@ -19,6 +19,6 @@ def demand(reason: str) -> None:
 def go_program(program: str) -> pathlib.Path:
     """Where the stack keeps a Go program that it built."""
     cache = pathlib.Path(environment.read().get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "kci")
-    path = goprograms.cached_path(program, goprograms.read_module(), cache)
+    path = goprograms.cached_path(program, goprograms.read_module(program=program), cache)
     demand("" if path.exists() else f"{program} is not built: `python -m kci.stack.goprograms` builds it")
     return path

@@ -286,6 +286,43 @@ def mutated(line, spec):
     return ours(made) != ours(body)
 
 
+@pytest.mark.guide("limit NodePort")
+def test_a_pod_behind_a_node_port_is_an_endpoint_and_the_virtual_nodes_own_port_is_none(line):
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": BY_TOLERATION},
+        "spec": {"type": "NodePort", "selector": {"app": BY_TOLERATION}, "ports": [{"port": 80}]},
+    }
+    line.apply(deployment(BY_TOLERATION), service)
+    try:
+        pods = line.wait_pods_ready(f"app={BY_TOLERATION}", 3)
+        addresses = {body["status"]["podIP"] for body in pods.values()}
+        # What a kube-proxy or a load balancer sends to.
+        eventually(lambda: endpoints(line, BY_TOLERATION) == addresses, what="all pods are endpoints")
+        for address in addresses:
+            assert "nginx" in line.http(f"http://{address}/").lower()
+        (port,) = line.get("service", BY_TOLERATION)["spec"]["ports"]
+        node = {one["type"]: one["address"] for one in line.get("node", NODE)["status"]["addresses"]}
+        with pytest.raises(subprocess.CalledProcessError):
+            line.http(f"http://{node['InternalIP']}:{port['nodePort']}/")
+    finally:
+        line.kubectl("delete", "service", BY_TOLERATION)
+        remove(line, "deployment", BY_TOLERATION)
+
+
+def endpoints(line, name):
+    """The addresses of a Service that are ready."""
+    slices = line.get("endpointslices", "-l", f"kubernetes.io/service-name={name}")["items"]
+    return {
+        address
+        for one in slices
+        for endpoint in one.get("endpoints") or []
+        if endpoint["conditions"].get("ready")
+        for address in endpoint["addresses"]
+    }
+
+
 @pytest.mark.guide("form node", "form taint")
 def test_the_nodes_row_is_the_guides(line, open_line):
     for one in (line, open_line):

@@ -1,11 +1,13 @@
 """The whole line, used as a user uses it: kubectl, a real scheduler, the signed API, real containers."""
 
 import json
+import random
 import shlex
 import subprocess
 import sys
 import threading
 
+import client_streams
 import pytest
 from line import IDLE, REPOSITORY, eventually, pod
 
@@ -241,6 +243,24 @@ def test_a_pod_is_given_its_grace_and_then_is_gone(line):
     follow.stdout.close()
     assert heard == ["up\n", "bye\n"]
     assert line.run_kubectl("get", "pod", "graceful").returncode != 0
+
+
+@pytest.mark.requirement("R20")
+@pytest.mark.parametrize("is_ready", [True, False], ids=["running", "starting"])
+def test_a_forced_deletion_ends_the_process_and_the_instance(line, is_ready):
+    """The object is gone at once, so nobody can be told any more; what it stood for goes all the same."""
+    name, seconds = f"forced-{'running' if is_ready else 'starting'}", str(random.randrange(10**6, 10**7))
+    # It does not hear that it is to end.
+    line.apply(pod(name, f"trap '' TERM; sleep {seconds}; true"))
+    if is_ready:
+        line.wait_ready(f"pod/{name}")
+        assert client_streams.runs("sleep", seconds)
+    uid = line.get("pod", name)["metadata"]["uid"]
+    line.kubectl("delete", "pod", name, "--force", "--grace-period=0", "--wait=false")
+    assert name not in line.pods()
+    eventually(lambda: not client_streams.runs("sleep", seconds), what="the process has ended")
+    eventually(lambda: uid not in {one.uid for one in line.instances()}, what="the instance is gone")
+    eventually(lambda: _group_of(line, name) is None, what="the group gone from the KCI API")
 
 
 def test_exits_are_told_at_once_and_the_restart_policy_is_followed(line):

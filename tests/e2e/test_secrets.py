@@ -2,7 +2,10 @@
 
 import base64
 import json
+import subprocess
+import sys
 
+import line as lines
 import pytest
 from line import IDLE, eventually, pod
 
@@ -65,6 +68,74 @@ def test_secrets_stay_where_they_are_kept(line, guard):
     line.kubectl("delete", "pod", "keeper", "no-image", "no-program", "--timeout=40s")
     line.kubectl("delete", "secret/pull", "secret/kept", "configmap/kept")
     assert guard.find_secrets() == []
+
+
+@pytest.mark.requirement("R57")
+def test_temporary_keys_are_told_by_nobody(line, guard):
+    """Issued, used, refused with another's token or key, and handed to the cluster for a node."""
+    manifest = _issue(line)
+    issued, other = _keys(manifest), _keys(_issue(line))
+    for keys in (issued, other):
+        guard.canaries.know("a temporary secret key", keys["sk"])
+        guard.canaries.know("a security token", keys["securityToken"])
+    line.kubectl("apply", "-f", "-", stdin=manifest)
+    assert _list_groups(line, issued) == "listed"
+    assert "RefusedError" in _list_groups(line, {**issued, "securityToken": other["securityToken"]})
+    assert "RefusedError" in _list_groups(line, {**issued, "sk": other["sk"]})
+    assert "RefusedError" in _list_groups(line, {**issued, "securityToken": issued["securityToken"][:-8]})
+
+    assert guard.find_secrets() == []
+
+    line.kubectl("delete", "-f", "-", stdin=manifest)
+
+
+def _issue(line):
+    """As the operator does it, who keeps what is printed."""
+    return subprocess.run(
+        line.inside(str(lines.BIN / "kci"), "credentials", "issue", "--state-dir", str(line.state_dir)),
+        capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+
+
+def _keys(manifest):
+    return json.loads(manifest)["items"][0]["data"]
+
+
+# Keys come in by standard input: command lines are searched as well.
+LIST = """
+import asyncio, json, sys
+from kci.client import client, credentials
+from kci.contract import signing
+from kci.kit import secret
+
+async def run(given):
+    keys = signing.Credentials(
+        given["ak"], secret.Secret(given["sk"]), secret.Secret(given["securityToken"])
+    )
+    held = credentials.Static(keys)
+    async with client.KciClient(given["endpoint"], region=given["region"], credentials=held) as service:
+        try:
+            await service.list_container_groups()
+            return "listed"
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+
+print(asyncio.run(run(json.load(sys.stdin))))
+"""
+
+
+def _list_groups(line, keys):
+    """What comes of it, in the client's words."""
+    text = line.where.env_file.read_text()
+    operator = dict(one.split("=", 1) for one in text.splitlines())
+    place = {"endpoint": operator["KCI_ENDPOINT"], "region": operator["KCI_REGION"]}
+    done = subprocess.run(
+        line.inside(sys.executable, "-c", LIST),
+        input=json.dumps({**keys, **place}),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def _reason(line, name):

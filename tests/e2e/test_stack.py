@@ -75,11 +75,15 @@ def test_an_existing_cluster_gets_a_second_node_and_loses_it_again(line):
     try:
         other.kci("up", "--detach", "--netns", other.netns, *given)
         names = {part["name"] for part in json.loads(other.kci("status", "-o", "json"))["parts"]}
-        assert "kube-apiserver" not in names
+        assert not {"kube-apiserver", "coredns"} & names
         line.apply(pod("elsewhere", IDLE, nodeSelector={"kubernetes.io/hostname": "second"}))
         line.wait_ready("pod/elsewhere")
         assert line.get("pod", "elsewhere")["spec"]["nodeName"] == "second"
         assert line.kubectl("exec", "elsewhere", "--", "echo", "here") == "here\n"
+        # Its DNS is what the cluster says of itself.
+        dns = line.get("service", "kube-dns", "--namespace", "kube-system")["spec"]["clusterIP"]
+        resolver = line.kubectl("exec", "elsewhere", "--", "cat", "/etc/resolv.conf")
+        assert f"nameserver {dns}\n" in resolver
         line.kubectl("delete", "pod", "elsewhere", "--timeout=30s")
         assert "second" in other.kci("down")
         assert line.run_kubectl("get", "node", "second").returncode != 0

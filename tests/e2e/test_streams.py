@@ -4,27 +4,21 @@ import contextlib
 import hashlib
 import json
 import os
-import pathlib
-import random
 import socket
 import subprocess
-import sys
 import threading
 
+import client_streams
 import pytest
-from line import IDLE, eventually, pod
+from line import IDLE, pod
 
-from kci.kit import environment, netns
+from kci.kit import netns
 
 pytestmark = pytest.mark.e2e
 
 SOCKETS = netns.SocketMaker()
-TESTS = pathlib.Path(__file__).resolve().parents[1]
-# How kubectl and API server talk to the node: as today, and as they did before Kubernetes 1.31.
-WAYS = {
-    "WebSocket": {},
-    "SPDY": {"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "false", "KUBECTL_PORT_FORWARD_WEBSOCKETS": "false"},
-}
+# A second at most; the rest is for a machine that is busy.
+END_S = 10
 BIG_BYTES = 100_000_000
 SMALL_FILES = 10_000
 # Of each there is a listener of its own: busybox takes few connections at once on one port.
@@ -33,20 +27,22 @@ FIRST_PORT, PORTS = 7001, 50
 
 @pytest.fixture(scope="module")
 def pods(line):
-    """A shell that waits for somebody to attach, and a pod that echoes on many ports."""
+    """A shell that waits for somebody to attach, one that echoes on many ports, and one that is quiet."""
     echo = f"for p in $(seq {FIRST_PORT} {FIRST_PORT + PORTS - 1}); do nc -ll -p $p -e cat & done; {IDLE}"
     line.apply(
-        pod("shell", container={"stdin": True, "tty": True, "command": ["/bin/sh"]}), pod("echo", echo)
+        pod("shell", container={"stdin": True, "tty": True, "command": ["/bin/sh"]}),
+        pod("echo", echo),
+        client_streams.pod("quiet", talks=False),
     )
-    line.wait_ready("pod/shell", "pod/echo")
+    line.wait_ready("pod/shell", "pod/echo", "pod/quiet")
     yield line
-    line.kubectl("delete", "pod", "shell", "echo", "--now")
+    line.kubectl("delete", "pod", "shell", "echo", "quiet", "--now")
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=client_streams.WAYS)
 def way(request, monkeypatch):
     """kubectl's environment; a variable is how it is told."""
-    for name, value in WAYS[request.param].items():
+    for name, value in client_streams.WAYS[request.param].items():
         monkeypatch.setenv(name, value)
     return request.param
 
@@ -80,21 +76,13 @@ def test_attach_reaches_the_containers_own_shell(pods, way):
 
 
 @pytest.mark.requirement("R27")
-def test_a_command_ends_when_its_client_is_killed(pods, way):
-    marker = f"31{random.randrange(10**6):06}"  # a sleep that nobody else has
-    with subprocess.Popen(
-        pods.kubectl_argv("exec", "-i", "shell", "--", "sleep", marker),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as running:
-        eventually(lambda: marker in _processes(pods), what="the command runs")
-        running.kill()
-        eventually(lambda: marker not in _processes(pods), timeout_s=10, what="the command has ended")
-
-
-def _processes(stack):
-    return stack.kubectl("exec", "shell", "--", "ps")
+@pytest.mark.parametrize("kind", client_streams.KINDS)
+def test_what_a_client_opened_ends_when_it_is_killed(pods, way, kind):
+    """Though nothing is said on it that would tell that nobody listens."""
+    with client_streams.KINDS[kind](pods, "quiet", {}) as stream:
+        stream.kubectl.kill()
+        took_s = client_streams.Clock().times({kind: lambda: not stream.is_held()}, timeout_s=END_S)
+    print(f"s until the pod's end: {took_s}")
 
 
 @pytest.mark.requirement("R27")
@@ -205,26 +193,9 @@ def _tree(folder):
 @pytest.mark.requirement("R27")
 def test_a_command_over_spdy_straight_at_the_node(pods):
     """Not through this API server at all: what one before 1.36 sends is made here."""
-    node = pods.get("node", "virtual-kubelet")["status"]
-    address = next(one["address"] for one in node["addresses"] if one["type"] == "InternalIP")
-    port = node["daemonEndpoints"]["kubeletEndpoint"]["Port"]
-    pki = pods.state_dir / "pki"
     content = os.urandom(1_000_000)
-    done = subprocess.run(
-        pods.inside(
-            sys.executable,
-            str(TESTS / "e2e" / "exec_over_spdy.py"),
-            f"{address}:{port}",
-            "/exec/default/shell/main?input=1&output=1&command=sh&command=-c&command=cat%3B+exit+5",
-            str(pki / "ca.crt"),
-            str(pki / "apiserver-kubelet-client.crt"),
-            str(pki / "apiserver-kubelet-client.key"),
-        ),
-        input=content,
-        capture_output=True,
-        timeout=90,
-        check=False,
-        env={**environment.read(), "PYTHONPATH": str(TESTS)},
+    done = client_streams.run_straight_at_node(
+        pods, client_streams.address_of_node(pods), "shell", "cat;exit 5", stdin=content
     )
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout == content

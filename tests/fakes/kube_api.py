@@ -44,9 +44,7 @@ class FakeApi:
         found = [
             self._decode(resource, item)
             for (plural, where, _), item in sorted(self._objects.items())
-            if plural == resource.plural
-            and namespace in {"", where}
-            and _is_selected(item["metadata"], field_selector)
+            if plural == resource.plural and namespace in {"", where} and _is_selected(item, field_selector)
         ]
         return clients.Listing(tuple(found), str(self.version))
 
@@ -84,7 +82,7 @@ class FakeApi:
                 elif (
                     plural == resource.plural
                     and namespace in {"", item["metadata"].get("namespace", "")}
-                    and _is_selected(item["metadata"], field_selector)
+                    and _is_selected(item, field_selector)
                 ):
                     yield clients.WatchEvent(clients.EventKind(kind), self._decode(resource, item))
             await self._news.wait()
@@ -168,10 +166,12 @@ class FakeApi:
         self._news = asyncio.Event()
 
 
-def _is_selected(metadata, field_selector):
-    """Of field selectors only an object's name is looked at."""
+def _is_selected(item, field_selector):
+    """Of field selectors an object's name and a Service's address are looked at."""
     field, _, value = field_selector.partition("=")
-    return field != "metadata.name" or metadata["name"] == value
+    if field == "spec.clusterIP":
+        return item["spec"].get("clusterIP", "") == value
+    return field != "metadata.name" or item["metadata"]["name"] == value
 
 
 def _merged(target, patch):

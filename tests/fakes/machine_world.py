@@ -475,12 +475,15 @@ class FakeCluster:
         self.pods = {}
         self.config_maps = {}
         self.secrets = {}
+        # Services by their ClusterIP.
+        self.services = {}
         self.events = []
         self.patches = []
         self.is_away = False
         self.is_synced = True
         self.followers = set()
-        self.services = service_world.Services()
+        # As pods with kube-proxy reach them.
+        self.proxied = service_world.Services()
         self._versions = itertools.count(1)
 
     def put(self, pod):
@@ -552,7 +555,7 @@ class FakePod:
 
     @property
     def services(self):
-        return self._cluster.services
+        return self._cluster.proxied
 
     async def confirm(self):
         self._cluster.check()
@@ -585,6 +588,10 @@ class FakePod:
 
     def record_event(self, pod, *, container, kind, reason, message):
         self._cluster.events.append((kind, reason, message))
+
+    def name_service(self, address, tell):
+        if address in self._cluster.services:
+            tell(self._cluster.services[address])
 
     def leave(self):
         self._cluster.followers.discard(self)

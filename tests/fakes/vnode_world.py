@@ -185,7 +185,8 @@ class Cloud:
         self.lies_until_s = 0.0
         # What happens to the next creates: ok, refuse, later, lost before or after the effect.
         self.outcomes = []
-        self.refused_uids = set()
+        # Creates for these fail, whatever else happens.
+        self.failing_uids = set()
         self.created, self.removed, self.listings = [], [], 0
         self._watched = watched
         self._made = {}
@@ -254,6 +255,8 @@ class Cloud:
         self.cluster.must(not self.exists(uid), f"a second instance for {uid}")
         self.cluster.must(self.cluster.is_wanted(uid), f"an instance for {uid}, which nobody wants")
         self.created.append(uid)
+        if uid in self.failing_uids:
+            raise provider.TryLaterError("QuotaExceeded", "cannot create now")
         outcome = self.outcomes.pop(0) if self.outcomes else "ok"
         match outcome:
             case "refuse":

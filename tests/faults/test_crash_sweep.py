@@ -1,13 +1,13 @@
 """Our programs are killed at every crash point, and at random, while pods come and go on a real line.
 
-Each run: a pod that starts and one that is refused are applied, deleted, and applied again under the same
-names, while a program dies on the way. Afterwards the line converges, nothing is left, and no invariant was
-broken; a bystander's container runs through all of it.
+Each run: a pod that starts and one that is refused are applied and deleted, under the same names each time,
+while a program dies on the way. Afterwards the line converges, nothing is left, and no invariant was
+broken; a bystander's container runs through all of it. That the names can be used again after a crash is
+shown by the run after it, as all runs are on one line.
 """
 
 import contextlib
 import itertools
-import pathlib
 import threading
 
 import crash_points
@@ -16,8 +16,6 @@ import guard as guard_module
 import line as lines
 import pytest
 from line import IDLE, eventually, pod
-
-from kci.stack import runner
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
@@ -40,7 +38,6 @@ NOT_ON_THE_WAY = {
 PROVOKED_WITHIN_S = 45.0
 PROVOKED_TIMES = 2
 LONGEST_KILL_DELAY_S = 2.0
-KILLED_IN_A_ROW = 3
 VIRTUAL_KUBELET, SERVICE = "virtual-kubelet", "kci-service"
 # Longer than all runs together.
 FOR_HOURS = IDLE.replace("sleep 600", "sleep 86400")
@@ -180,7 +177,10 @@ def test_a_crash_at_any_point_is_made_good(line, crashes, point):
             with contextlib.suppress(AssertionError):
                 eventually(lambda: crashes.has_fired(point), timeout_s=PROVOKED_WITHIN_S)
                 break
-    _come_and_go(line, crashes)
+    _come_and_go(line, crashes.converge)
+    if not crashes.has_fired(point):
+        # It may have been armed in a program that was ending for the crash before this one.
+        _come_and_go(line, crashes.converge)
     line.kubectl(
         "delete", "pod", "again", "talks", "reaches", "--ignore-not-found", "--timeout=60s", timeout_s=90
     )
@@ -193,40 +193,37 @@ def test_a_crash_at_any_point_is_made_good(line, crashes, point):
 
 @pytest.mark.requirement("R01")
 def test_the_virtual_node_killed_at_random_moments_makes_no_second_instance(line, crashes, guard, runs):
-    for run in range(runs.scale(quick=3, faults=50, release=200)):
-        chance = runs.random(run)
-        if run % KILLED_IN_A_ROW == 0:
-            # So that it is started again at once: the waits grow with deaths in a row.
-            # The supervisor may not have heard of the last death yet: so it is asked anew each time.
-            eventually(
-                lambda: _runs_for_s(line.process(VIRTUAL_KUBELET)) > runner.STABLE_S,
-                timeout_s=crashes_module.BACK_S + runner.STABLE_S,
-                what="it ran a while",
-            )
-        with guard.around():
-            delay_s = chance.uniform(0, LONGEST_KILL_DELAY_S)
-            killer = threading.Timer(delay_s, line.kill, [VIRTUAL_KUBELET])
-            killer.start()
-            _come_and_go(line, crashes, times=1)
-            killer.join()
-            crashes.wait_running(VIRTUAL_KUBELET)
+    count = runs.scale(quick=3, faults=50, release=200)
+    crashes.wait_running(VIRTUAL_KUBELET)
+    # Started again at once: a supervisor would wait longer after each death in a row.
+    with line.by_hand(VIRTUAL_KUBELET) as program:
+        for run in range(count):
+            with guard.around():
+                delay_s = runs.random(run).uniform(0, LONGEST_KILL_DELAY_S)
+                killer = threading.Timer(delay_s, _kill_and_start, [program])
+                killer.start()
+                _come_and_go(line, _converge)
+                killer.join()
 
 
-def _come_and_go(line, crashes, *, times=2):
+def _kill_and_start(program):
+    program.kill()
+    program.start()
+
+
+def _converge(look, what):
+    """Of a program that is started again at once."""
+    eventually(look, timeout_s=LONGEST_KILL_DELAY_S + crashes_module.CONVERGE_S, what=what)
+
+
+def _come_and_go(line, converge):
     """Each step converges, whatever crashes on the way."""
-    for _ in range(times):
-        # Always pulled: that is a step of its own.
-        line.apply(
-            pod("comes", IDLE, container={"imagePullPolicy": "Always"}),
-            pod("refused", IDLE, hostNetwork=True),
-        )
-        crashes.converge(lambda: lines.is_ready(line.get("pod", "comes")), "the pod is ready")
-        crashes.converge(lambda: line.get("pod", "refused")["status"].get("reason"), "the refusal is told")
-        line.kubectl("delete", "pod", "comes", "refused", "--wait=false")
-        crashes.converge(lambda: not {"comes", "refused"} & line.pods().keys(), "the pods are gone")
-
-
-def _runs_for_s(process):
-    """How long a process has been running."""
-    uptime_s = float(pathlib.Path("/proc/uptime").read_text(encoding="ascii").split()[0])
-    return uptime_s - process.start_ticks / 100
+    # Always pulled: that is a step of its own.
+    line.apply(
+        pod("comes", IDLE, container={"imagePullPolicy": "Always"}),
+        pod("refused", IDLE, hostNetwork=True),
+    )
+    converge(lambda: lines.is_ready(line.get("pod", "comes")), "the pod is ready")
+    converge(lambda: line.get("pod", "refused")["status"].get("reason"), "the refusal is told")
+    line.kubectl("delete", "pod", "comes", "refused", "--wait=false")
+    converge(lambda: not {"comes", "refused"} & line.pods().keys(), "the pods are gone")

@@ -3,18 +3,24 @@
 import contextlib
 import datetime
 import itertools
+import math
 import pathlib
 import statistics
 import subprocess
 import time
 
 import between as betweens
+import client_streams
+import leaks
 import line as lines
 import pytest
+import requirements
 import scenarios
 import traffic
 from line import IDLE, eventually, pod
 from scenarios import Answer, Cut, Rule, Scenario, Stall, Truncate, When
+
+from kci.vnode import auth
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
@@ -23,6 +29,8 @@ LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 HANG_S = 45
 # Few, so that a call which hangs beside them does so until the last has started.
 STARTS_IN_TURN = 5
+UNREAD, UNREAD_S = 30, 15
+TALKING = tuple(f"talks-{number}" for number in range(5))
 HARM = (
     Cut(When.BEFORE),
     Cut(When.AFTER),
@@ -41,37 +49,54 @@ def between(line):
         yield opened
 
 
-@pytest.mark.requirement("R16")
+@pytest.mark.requirement("R16", "R50")
 def test_the_api_server_is_away_and_statuses_follow_when_it_is_back(line, recorder, bystanders, runs):
     """Containers go on, and what ended meanwhile is told once it can be. The control plane itself takes pods
     for not ready when it has not heard of their node for the length of a Lease, until it does again.
+
+    Who may run commands is asked of the API server: an answer is believed for a while, and then nobody may.
     """
-    away_s = runs.scale(quick=15, faults=30, release=600)
-    runs.count = changing = 10
-    ends = f"sleep $((RANDOM % {away_s} + 5)); exit 3"
-    line.apply(*(pod(f"ends-{n}", ends, restartPolicy="Never") for n in range(changing)))
+    away_s = runs.scale(quick=auth.ALLOWED_CREATE_S, faults=auth.ALLOWED_CREATE_S, release=600)
+    runs.count = changing = requirements.scaled(quick=10, faults=30, release=100)
+    ends = f"sleep $((RANDOM % {away_s:.0f} + 5)); exit 3"
+    names = [f"ends-{n}" for n in range(changing)]
+    line.apply(
+        *(pod(name, ends, restartPolicy="Never", metadata={"labels": {"app": "ends"}}) for name in names)
+    )
     eventually(
-        lambda: all(line.pods()[f"ends-{n}"]["status"]["phase"] != "Pending" for n in range(changing)),
+        lambda: all(one["status"]["phase"] != "Pending" for one in line.pods("app=ends").values()),
+        timeout_s=60,
         what="they run",
     )
     kubelet_memory = _memory_mib(line, "kcilet")
+    address = client_streams.address_of_node(line)
+    stays = next(iter(bystanders.values())).pod
+
+    def may_exec():
+        return client_streams.run_straight_at_node(line, address, stays, "true").returncode == 0
+
     with line.by_hand("kube-apiserver") as api:
+        eventually(lambda: line.run_kubectl("get", "--raw", "/readyz").returncode == 0, what="it serves")
+        assert may_exec()
         recorder.note("away", "kube-apiserver")
         api.kill()
+        assert may_exec(), "what was allowed a moment ago is not"
         # Nothing tells that it was away long enough.
         time.sleep(away_s + 5)
+        assert not may_exec(), "nobody was asked, and it is allowed"
         assert len(line.live_instances()) >= len(bystanders)
         assert _memory_mib(line, "kcilet") < kubelet_memory + 30
         api.start()
         eventually(lambda: line.run_kubectl("get", "--raw", "/readyz").returncode == 0, what="it is back")
         recorder.note("back", "kube-apiserver")
         eventually(lambda: _all_ended(line, changing), timeout_s=30, what="statuses equal the truth")
-        line.kubectl("delete", "pods", *(f"ends-{n}" for n in range(changing)), "--timeout=60s")
+        eventually(may_exec, what="commands are allowed again")
+        line.kubectl("delete", "pods", "-l", "app=ends", "--timeout=90s", timeout_s=120)
 
 
 def _all_ended(line, count):
-    statuses = [line.pods()[f"ends-{n}"]["status"] for n in range(count)]
-    return all(
+    statuses = [one["status"] for one in line.pods("app=ends").values()]
+    return len(statuses) == count and all(
         status["phase"] == "Failed"
         and status["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 3
         and status["containerStatuses"][0]["restartCount"] == 0
@@ -126,6 +151,46 @@ def _not_ready(nodes):
         for condition in event["object"]["status"].get("conditions", ())
         if condition["type"] == "Ready" and condition["status"] != "True"
     ]
+
+
+@pytest.mark.requirement("R38")
+def test_clients_that_read_nothing_hold_up_their_own_commands_and_nothing_else(
+    line, recorder, standing, runs
+):
+    """Endless output, and nobody takes it: it waits in the pods, and none of our programs grows by it."""
+    runs.count = UNREAD
+    line.apply(*(pod(name, IDLE) for name in TALKING))
+    line.wait_ready(*(f"pod/{name}" for name in TALKING))
+    # What a first command opens for good is no growth.
+    line.kubectl("exec", TALKING[0], "--", "true")
+    before = {part: _memory_mib(line, part) for part in leaks.OURS}
+    alone_s = statistics.median(_starts_s(line, recorder, "alone"))
+    with (
+        lines.Watch(line, "/api/v1/nodes") as nodes,
+        lines.Watch(line, LEASE) as leases,
+        client_streams.unread(line, TALKING, UNREAD),
+    ):
+        eventually(lambda: client_streams.runs("cat", "/dev/zero") == UNREAD, timeout_s=180, what="all run")
+        starts = _starts_s(line, recorder, "beside")
+        ends_s = time.monotonic() + UNREAD_S
+        grown = dict.fromkeys(before, -math.inf)
+        while time.monotonic() < ends_s:
+            for part, was in before.items():
+                grown[part] = max(grown[part], _memory_mib(line, part) - was)
+            assert line.kubectl("exec", TALKING[0], "--", "echo", "through") == "through\n"
+        assert client_streams.runs("cat", "/dev/zero") == UNREAD
+    told = {part: round(mib) for part, mib in grown.items()}
+    gap_s = max(_renew_gaps(leases))
+    print(
+        f"{UNREAD} unread streams: grown by MiB {told}, longest gap of the heartbeat {gap_s:.1f} s, "
+        f"a start takes {statistics.median(starts):.2f} s (alone {alone_s:.2f} s)"
+    )
+    eventually(lambda: not client_streams.runs("cat", "/dev/zero"), what="they end with their clients")
+    assert max(grown.values()) < 64, told
+    assert gap_s <= 15
+    assert _not_ready(nodes) == []
+    assert statistics.median(starts) <= 2 * alone_s + 0.5
+    line.kubectl("delete", "pod", *TALKING, "--timeout=30s")
 
 
 @pytest.mark.requirement("R15")

@@ -292,6 +292,19 @@ BUGS = (
             ),
         ),
     ),
+    Bug(
+        "B20",
+        "a command goes on for good whose client said that it leaves and then broke its line",
+        ("R27",),
+        ("tests/unit/kcilet_drivers/test_left_commands.py",),
+        (
+            Edit(
+                "kcilet/drivers/streams/sessions.py",
+                "within_s=_APPEARS_S + _GIVE_UP_S",
+                "within_s=0.0",
+            ),
+        ),
+    ),
 )
 
 

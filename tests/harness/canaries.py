@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from kci.kube import config
 from kci.stack import layout
 
-# Below the state folder: what holds secrets because that is what it is for.
+# Below the state folder: what holds secrets because that is what it is for; with all that is below it, and
+# with what its name goes on with after a `.` or `-`. A star stands for a name.
 KEPT = (
     "pki",
     "kubeconfigs",
@@ -29,13 +30,21 @@ KEPT = (
     "node",
     "service/encryption.key",
     # Volumes and containers' own logs: what a pod is given, and what it says itself.
-    "kcilet",
-    # Images and pods' root file systems.
-    "containerd",
+    "kcilet/pods/*/volumes",
+    "kcilet/logs/pods",
+    # Pods' root file systems, and containers' variables: in the runtime's records, and in what runs each.
+    "containerd/root/io.containerd.snapshotter.v1.overlayfs/snapshots",
+    "containerd/root/io.containerd.metadata.v1.bolt/meta.db",
+    "containerd/state/io.containerd.runtime.v2.task/k8s.io/*/rootfs",
+    "containerd/state/io.containerd.runtime.v2.task/k8s.io/*/config.json",
+    # Images, which are compressed.
+    "containerd/root/io.containerd.content.v1.content/blobs",
     "registry",
     # The cluster's own account of the pods' specs; `--audit` says so.
     "logs/audit",
 )
+_NAMES = "|".join(re.escape(kept).replace(r"\*", "[^/]+") for kept in KEPT)
+_IS_KEPT = re.compile(rf"({_NAMES})([/.-]|$)")
 FORMS = {
     "a signature": re.compile(rb"AWS4-HMAC-SHA256 Credential=|X-Amz-Signature=[0-9a-f]{64}"),
     "a token": re.compile(rb"eyJhbGciOi[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}"),
@@ -44,6 +53,9 @@ FORMS = {
         rb"-----BEGIN [A-Z ]*PRIVATE KEY-----|LS0tLS1CRUdJTi[A-Za-z0-9]*(QUklWQVRFIEtFW|UFJJVkFURSBLRV)"
     ),
     "a kubeconfig": re.compile(rb"client-key-data"),
+    # Of temporary keys, as they are sent, answered and handed on.
+    "a security token": re.compile(rb"(?i)security_?-?token[\\\"',:=\s]{1,8}[A-Za-z0-9_=-]{60,}"),
+    "a temporary secret key": re.compile(rb"(?i)secret_?access_?key[\\\"',:=\s]{1,8}[A-Za-z0-9_-]{40}"),
     "an address of a stream": re.compile(rb"wss?://[^\s\"]+[?&]token=[A-Za-z0-9_-]{16,}"),
 }
 MAX_FILE_BYTES = 64 * 2**20
@@ -107,7 +119,7 @@ def search_line(
 def _outputs(state_dir: pathlib.Path) -> Iterator[pathlib.Path]:
     for path in _files([state_dir]):
         name = path.relative_to(state_dir).as_posix()
-        if not any(name == kept or name.startswith((f"{kept}/", f"{kept}.", f"{kept}-")) for kept in KEPT):
+        if not _IS_KEPT.match(name):
             yield path
 
 

@@ -1,7 +1,7 @@
 """The invariants, each a plain function from a history to what is wrong with it in words.
 
 I1 at most one live instance for a pod's UID      I2 no delete without evidence
-I3 what was acknowledged stays                    I4 a status never goes backwards, never crosses UIDs
+I3 what was acknowledged stays, and is told       I4 a status never goes backwards, never crosses UIDs
 I7 workloads go on while a control plane is away  I8 nothing is tried without bound
 
 Shown elsewhere: I5 (another tenant's object looks like a missing one) needs two tenants, which the line does
@@ -19,11 +19,16 @@ from typing import Any
 import history as histories
 
 INSTANCE_ID = "k8s.ksyun.com/kci-instance-id"
+INSTANCE_SPEC = "k8s.ksyun.com/kci-instance-spec"
 NODE_USER = "system:node:"
 TERMINAL = frozenset({"Succeeded", "Failed"})
 KILLED = frozenset({137, 143})
+TAKEN_BACK = 137
 # Two accounts of one moment may differ by this, as their clocks are read at different places.
 TOLERANCE_S = 0.5
+# The runtime takes back a start whose asker is gone before it had its answer, and an asker that is killed is
+# gone at once. On a busy machine the answer comes this long after the process.
+START_S = 2.0
 # More writes than this to one object within the window is a loop without back-off.
 WINDOW_S = 10.0
 WRITES_IN_WINDOW = 60
@@ -119,6 +124,22 @@ def acknowledged_groups_stay(history: histories.History) -> Iterator[str]:
             yield f"pod {uid} was told the group {instance} of pod {owners[instance]}"
 
 
+def running_pods_tell_their_instance(history: histories.History) -> Iterator[str]:
+    """By the annotations of the last write to a pod, if it is the instance's own word that the pod runs. What
+    somebody else writes over them counts for nothing here: it is repaired by the next write.
+    """
+    groups = {group.pod_uid: group for group in history.groups}
+    for uid, writes in history.pods().items():
+        last, group = writes[-1], groups.get(uid)
+        runs = last.answer.get("status", {}).get("phase") == "Running" and last.verb != "delete"
+        if group is None or not runs or last.user != NODE_USER + history.node:
+            continue
+        size = f"{group.cpu_milli / 1000:g}-{group.memory_mib / 1024:g}Gi"
+        told = [_annotations(last).get(key) for key in (INSTANCE_ID, INSTANCE_SPEC)]
+        if told != [group.group_id, size]:
+            yield f"pod {uid} ({last.name}) runs as {group.group_id} {size}, and says {told}"
+
+
 def objects_go_last(history: histories.History) -> Iterator[str]:
     """The node removes a pod's object once the service has confirmed that nothing of it is left, not before:
     an object that is gone tells everybody that its processes, its address and its volumes are free.
@@ -158,15 +179,19 @@ def status_writes_name_their_pod(history: histories.History) -> Iterator[str]:
 
 def workloads_outlive_their_control_plane(history: histories.History) -> Iterator[str]:
     """While a part was away nobody's containers were told to end (or killed: the harness' pods exit with 143
-    when told), but those whose end was asked for before. Sandboxes are not looked at: that of a finished pod
-    is stopped at any time, and none can be stopped without the containers in it.
+    when told), but those whose end was asked for before, and those whose start nobody had been told of yet:
+    the runtime takes such a start back. Sandboxes are not looked at: that of a finished pod is stopped at any
+    time, and none can be stopped without the containers in it.
     """
     asked = _asked_deletions(history)
+    started_s = {task.container_id: task.at_s for task in history.tasks if task.is_start}
     killed_s = [note.at_s for note in history.notes if note.kind == "killed"]
     for what, begun_s, ended_s in histories.spans(history):
         for task in history.tasks:
             is_killed = not task.is_start and task.exit_code in KILLED and task.pod_uid and task.container
             if not is_killed or not begun_s < task.at_s < ended_s:
+                continue
+            if started_s.get(task.container_id, 0.0) > begun_s - START_S and task.exit_code == TAKEN_BACK:
                 continue
             by_harness = any(at_s - TOLERANCE_S <= task.at_s <= at_s + 30 for at_s in killed_s)
             if asked.get(task.pod_uid, float("inf")) > task.at_s + TOLERANCE_S and not by_harness:
@@ -199,6 +224,7 @@ INVARIANTS: Mapping[str, Invariant] = {
     "I1 epochs only grow": epochs_only_grow,
     "I2 deletes have evidence": deletes_have_evidence,
     "I3 acknowledged groups stay": acknowledged_groups_stay,
+    "I3 running pods tell their instance": running_pods_tell_their_instance,
     "I3 objects go last": objects_go_last,
     "I4 statuses go forward": statuses_go_forward,
     "I4 status writes name their pod": status_writes_name_their_pod,

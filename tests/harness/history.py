@@ -66,6 +66,8 @@ class Group:
     lifecycle: str
     created_at_s: float
     deleted_at_s: float | None
+    cpu_milli: int = 0
+    memory_mib: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +146,14 @@ def read_store(path: pathlib.Path) -> list[Group]:
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
     try:
         rows = connection.execute(
-            "select group_id, pod_uid, lifecycle, created_at_ms, deleted_at_ms from groups order by number"
+            "select group_id, pod_uid, lifecycle, created_at_ms, deleted_at_ms, cpu_milli, memory_mib"
+            " from groups order by number"
         ).fetchall()
     finally:
         connection.close()
     return [
-        Group(group_id, pod_uid, lifecycle, created / 1000, None if deleted is None else deleted / 1000)
-        for group_id, pod_uid, lifecycle, created, deleted in rows
+        Group(group_id, uid, lifecycle, created / 1000, None if deleted is None else deleted / 1000, *size)
+        for group_id, uid, lifecycle, created, deleted, *size in rows
     ]
 
 

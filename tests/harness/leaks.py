@@ -169,6 +169,9 @@ class Meter:
         except OSError:
             return {}
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        if "VmRSS" not in fields:
+            # It was killed, and its parent, which a test has paused, has not looked yet.
+            return {}
         return {
             "descriptors": descriptors,
             "threads": int(fields["Threads"]),

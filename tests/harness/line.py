@@ -164,20 +164,33 @@ class Line:
         """Have a part started and ended by the test: the supervisor, which would wait longer after each end,
         sleeps meanwhile. Afterwards it finds the part ended, and starts it again.
         """
+        with self.all_by_hand(part) as programs:
+            yield programs[part]
+
+    @contextlib.contextmanager
+    def all_by_hand(self, *parts: str) -> Iterator[dict[str, ByHand]]:
+        """The same with several."""
         state = record.read_state(self.where)
         assert state is not None
         assert state.supervisor is not None
-        first = self.process(part)
-        program = ByHand.like(self, first, self.where.log(part), mounts_of=state.supervisor)
+        firsts = {part: self.process(part) for part in parts}
+        programs = {
+            part: ByHand.like(self, first, self.where.log(part), mounts_of=state.supervisor)
+            for part, first in firsts.items()
+        }
         with self.paused(state.supervisor):
-            processes.send(first, signal.SIGKILL)
-            eventually(lambda: not processes.is_alive(first), what=f"{part} has ended")
+            for part, first in firsts.items():
+                processes.send(first, signal.SIGKILL)
+                eventually(lambda first=first: not processes.is_alive(first), what=f"{part} has ended")
             try:
-                program.start()
-                yield program
+                for program in programs.values():
+                    program.start()
+                yield programs
             finally:
-                program.kill()
-        self.wait_back(part, first)
+                for program in programs.values():
+                    program.kill()
+        for part, first in firsts.items():
+            self.wait_back(part, first)
 
     def pods(self, selector: str = "", *, namespace: str = "default") -> dict[str, dict[str, Any]]:
         """By name."""

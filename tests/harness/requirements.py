@@ -128,6 +128,8 @@ class Row:
     seed: str = ""
     failed: list[str] = dataclasses.field(default_factory=list)
     skipped: list[str] = dataclasses.field(default_factory=list)
+    # That failed, and passed when they were run once more.
+    repeated: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def not_run(self) -> int:
@@ -150,6 +152,8 @@ class Row:
             notes.append(f"{self.not_run} of {self.planned} not run")
         if self.skipped and word != "skipped":
             notes.append(f"{len(self.skipped)} skipped")
+        if self.repeated:
+            notes.append(f"{len(self.repeated)} of {self.tests} on the second try")
         return ", ".join([word, *notes])
 
 
@@ -175,6 +179,7 @@ def pytest_configure(config):
     config.stash[_SEED] = int(given) if given else secrets.randbits(32)
     config.stash[_ROWS] = {}
     config.stash[_FAILED] = []
+    config.stash[_PASSED] = []
     # Property tests follow the same seed.
     if config.getoption("hypothesis_seed", None) is None:
         config.option.hypothesis_seed = config.stash[_SEED]
@@ -235,6 +240,9 @@ def pytest_runtest_makereport(item, call):
         elif report.skipped:
             row.skipped.append(item.nodeid)
     if report.when == "teardown":
+        rows = [_row(item.config, requirement) for requirement in requirements]
+        if rows and item.nodeid not in rows[0].failed + rows[0].skipped:
+            item.config.stash[_PASSED].append(item.nodeid)
         _write_report(item.config)
     return report
 
@@ -261,6 +269,7 @@ def _write_report(config) -> None:
                 "scale": scale(),
                 "seed": config.stash[_SEED],
                 "failed": config.stash[_FAILED],
+                "passed": config.stash[_PASSED],
                 "rows": [dataclasses.asdict(row) for row in rows],
             },
             indent=1,
@@ -288,6 +297,7 @@ def table(rows: list[Row]) -> str:
 _SEED = pytest.StashKey[int]()
 _ROWS = pytest.StashKey[dict[str, Row]]()
 _FAILED = pytest.StashKey[list[str]]()
+_PASSED = pytest.StashKey[list[str]]()
 _RUNS = pytest.StashKey[Runs]()
 
 

@@ -2,6 +2,7 @@
 
 from apiserver_fixture import admin, api_server, namespace
 from containerd_fixture import containerd
+from keys_fixture import applied
 from vnode_fixture import line
 
-__all__ = ["admin", "api_server", "containerd", "line", "namespace"]
+__all__ = ["admin", "api_server", "applied", "containerd", "line", "namespace"]

@@ -29,6 +29,14 @@ def observe(pid):
     return Process(pid, (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19])
 
 
+def is_traced(pid):
+    """By strace, with every thread."""
+    return not any(
+        "TracerPid:\t0\n" in (thread / "status").read_text()
+        for thread in (PROC / str(pid) / "task").iterdir()
+    )
+
+
 def containerd():
     """The one that runs now; needs a node that comes back."""
     return observe(int(pathlib.Path(environment.read()["KCI_TEST_ROOT"], "containerd.pid").read_text()))

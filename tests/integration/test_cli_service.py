@@ -1,6 +1,7 @@
 """The user's command against a real service, with the simulated kcilet behind it."""
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -109,9 +110,11 @@ async def test_the_shell_completes_ids(world, group_id):
     assert out.decode().split() == [group_id]
 
 
-async def test_the_list_goes_on_with_each_change(world, group_id):
+@contextlib.asynccontextmanager
+async def following(world, *options):
+    """`kci groups -w`, until the end of the block."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "kci.cli.main", "groups", "-w",
+        sys.executable, "-m", "kci.cli.main", "groups", "-w", *options,
         env={
             "KCI_ACCESS_KEY": ACCOUNT.access_key,
             "KCI_SECRET_KEY": ACCOUNT.secret_key.reveal(),
@@ -122,11 +125,34 @@ async def test_the_list_goes_on_with_each_change(world, group_id):
     )  # fmt: skip
     try:
         async with asyncio.timeout(30):
-            assert (await process.stdout.readline()).split()[0] == b"ID"
-            assert b"Running" in await process.stdout.readline()
-            await world.alice.delete_container_group(group_id)
-            while b"gone" not in await process.stdout.readline():
-                pass
+            yield process.stdout
     finally:
         process.kill()
         await process.wait()
+
+
+async def test_the_list_goes_on_with_each_change(world, group_id):
+    async with following(world) as out:
+        assert (await out.readline()).split()[0] == b"ID"
+        assert b"Running" in await out.readline()
+        await world.alice.delete_container_group(group_id)
+        while b"gone" not in await out.readline():
+            pass
+
+
+async def test_each_change_is_a_line_of_json(world, group_id):
+    async with following(world, "-o", "json") as out:
+        first = json.loads(await out.readline())
+        assert (first["ContainerGroupId"], first["Status"]) == (group_id, "Running")
+        await world.alice.delete_container_group(group_id)
+        while json.loads(await out.readline()) != {"ContainerGroupId": group_id, "Absent": True}:
+            pass
+
+
+async def test_each_change_is_a_document_of_yaml(world, group_id):
+    async with following(world, "-o", "yaml") as out:
+        assert await out.readline() == b"---\n"
+        assert await out.readline() == f"ContainerGroupId: {group_id}\n".encode()
+        await world.alice.delete_container_group(group_id)
+        while await out.readline() != b"Absent: true\n":
+            pass

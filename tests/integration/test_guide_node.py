@@ -11,6 +11,7 @@ import pytest
 import service_world
 from vnode_fixture import WITHIN_S, free_port, is_ready
 
+from kci.cli import credentials
 from kci.contract import groups
 from kci.kit import errors as kit_errors
 from kci.kit import tasks
@@ -109,6 +110,58 @@ async def test_the_program_runs_with_upstreams_variables_alone(line, namespace, 
             kubelet.get("/pods") as answer,
         ):
             assert answer.status == 200
+
+
+@pytest.mark.guide("env TEMP_AKSK_CM")
+async def test_the_program_signs_with_the_config_maps_keys_as_they_come_and_change(
+    line, namespace, tmp_path, applied
+):
+    name = f"user-temp-aksk-{line.name}"
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(configs.render(line.config))
+    keys = {"KCI_ACCESS_KEY", "KCI_SECRET_KEY"}
+    environment = {key: value for key, value in line.environment.items() if key not in keys}
+    environment["TEMP_AKSK_CM"] = name
+
+    async def put(manifest):
+        """New keys, as `kci credentials issue` prints them; their id."""
+        await applied(manifest)
+        return manifest["items"][0]["data"]["ak"]
+
+    async def issue():
+        issued = await line.service.alice.issue_credentials(60)
+        return credentials.to_manifest(issued, name=name, node_name=line.name)
+
+    first, second = await issue(), await issue()
+    # The right to read it alone: there is no ConfigMap yet.
+    await applied({"items": first["items"][1:]})
+    argv = (*line.flags, f"--kubeconfig={kubeconfig}")
+    with line.process(*argv, **environment) as program:
+        await line.until(line.node, is_ready)
+        await line.bind(namespace)
+        await line.until(
+            lambda: line.admin.request(
+                "GET",
+                f"/api/v1/events?fieldSelector=involvedObject.name={line.name},reason=CredentialsNotUsable",
+            ),
+            lambda found: found is not None and f"ConfigMap kube-system/{name}: there is none" in str(found),
+        )
+        assert await line.service.alice.list_container_groups() == []
+        used = [await put(first)]
+        await line.until_running()
+        used.append(await put(second))
+        await line.bind(namespace, name="another")
+        await line.until(
+            line.service.alice.list_container_groups,
+            lambda found: [group.status for group in found] == ["Running", "Running"],
+        )
+        program.terminate()
+        _, told = await tasks.in_thread(program.communicate, None, WITHIN_S)
+    taken = [text for text in told.splitlines() if "credentials taken" in text]
+    assert [key in text for key, text in zip(used, taken, strict=True)] == [True, True]
+    for manifest in (first, second):
+        for field in ("sk", "securityToken"):
+            assert manifest["items"][0]["data"][field] not in told
 
 
 @pytest.mark.guide("flag --provider", "flag --os", "env KCI_CLUSTER_ID", "env KCI_REGION")
@@ -229,7 +282,7 @@ async def test_what_no_change_told_of_is_found_by_the_next_resync(line, namespac
         assert kept.label("pod-name") == "web"
 
 
-@pytest.mark.guide("flag --metrics-addr")
+@pytest.mark.guide("flag --metrics-addr", "flag --klog.*")
 async def test_upstreams_address_of_metrics_keeps_no_node_from_running(line):
     async with line.running(line.told("--metrics-addr=:10255", "--klog.v=2")):
         await line.until(line.node, is_ready)

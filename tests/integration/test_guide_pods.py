@@ -9,6 +9,7 @@ import pytest
 
 from kci.kube import bandwidth, resources
 from kci.kube import config as configs
+from kci.link import types as link
 from kci.provider import annotations, settings
 
 pytestmark = pytest.mark.integration
@@ -23,8 +24,7 @@ pytestmark = pytest.mark.integration
 async def test_what_a_pods_annotations_say_reaches_the_instance(line, namespace):
     said = {
         annotations.KUBE_PROXY: "true",
-        # The service takes no other: see below.
-        annotations.HOST_ALIASES: "[ ]",
+        annotations.HOST_ALIASES: '[{"ip": "198.18.0.9", "hostnames": ["db", "db.example"]}]',
         bandwidth.INGRESS: "10M",
         bandwidth.EGRESS: "0.5G",
     }
@@ -34,6 +34,7 @@ async def test_what_a_pods_annotations_say_reaches_the_instance(line, namespace)
         await line.until_running()
         (found,) = line.service.kcilet.wanted.values()
     assert found.kube_proxy
+    assert found.machine_host_aliases == (link.HostAlias(ip="198.18.0.9", hostnames=("db", "db.example")),)
     assert (found.ingress_bits, found.egress_bits) == (10_000_000, 500_000_000)
 
 
@@ -62,18 +63,6 @@ async def test_an_annotation_that_cannot_be_held_is_refused_by_its_name_and_noth
     for name in wrong:
         assert name in pod.status.message
     assert "4 security groups: name 1 to 3" in pod.status.message
-
-
-@pytest.mark.guide("annotation kci-host-aliases")
-async def test_a_service_that_knows_no_host_aliases_says_so_on_the_pod(line, namespace):
-    said = {annotations.HOST_ALIASES: '[{"ip": "198.18.0.9", "hostnames": ["db"]}]'}
-    async with line.running():
-        await line.bind(namespace, annotations=said)
-        pod = await line.until(
-            lambda: line.admin.get(resources.PODS, "web", namespace=namespace),
-            lambda found: found.status.message,
-        )
-    assert "MachineHostAliase" in pod.status.message
 
 
 @pytest.mark.guide("env KCI_REQUEST_INTERNAL")

@@ -54,6 +54,7 @@ def call(client, action, **fields):
     return json.loads(getattr(client, action)(request))
 
 
+@pytest.mark.requirement("R44")
 @pytest.mark.parametrize("method", ["POST", "GET"])
 async def test_the_official_sdk_creates_describes_and_deletes(tmp_path, method):
     async with service_world.running(tmp_path) as world, asyncio.timeout(30):
@@ -100,6 +101,7 @@ async def test_the_official_sdk_reads_the_sizes_that_there_are(tmp_path):
         assert (repr(package["Cpu"]), repr(package["Mem"])) == ("2", "[4, 7.5]")
 
 
+@pytest.mark.requirement("R44")
 @pytest.mark.parametrize(
     ("changes", "code"),
     [

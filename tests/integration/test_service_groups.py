@@ -10,6 +10,7 @@ from fakes import link_server
 
 from kci.client import errors
 from kci.contract import capabilities, packages
+from kci.contract import groups as api
 from kci.kit import clock, tasks
 from kci.link import types as link
 from kci.service.app import changes, groups, replays
@@ -17,6 +18,12 @@ from kci.service.engines import local
 from kci.service.reconcilers import groups as group_reconciler
 from kci.service.reconcilers import reports
 from kci.service.store import database
+
+MACHINE_DNS = api.MachineDnsConfig(
+    name_server=("192.0.2.53",),
+    search=("corp.example",),
+    option=(api.DnsOption(name="timeout", value="1"), api.DnsOption(name="rotate")),
+)
 
 
 @pytest.fixture
@@ -38,7 +45,9 @@ async def test_a_group_runs_is_described_and_ends(world):
     async with service_world.watching(world.alice) as watch:
         assert (await anext(watch)).synced
         group_id = await world.alice.create_container_group(
-            service_world.create_request(cpu=0.5, memory=7.8, cluster_dns="10.0.0.10")
+            service_world.create_request(
+                cpu=0.5, memory=7.8, cluster_dns="10.0.0.10", machine_dns_config=MACHINE_DNS
+            )
         )
         running = await service_world.until(watch, _is(group_id, status="Running"))
 
@@ -57,6 +66,8 @@ async def test_a_group_runs_is_described_and_ends(world):
         assert wanted.security_group_ids == (service_world.SECURITY_GROUP_ID,)
         assert wanted.tenant_id
         assert wanted.cluster_dns == ("10.0.0.10",)
+        assert (wanted.machine_dns, wanted.machine_searches) == (("192.0.2.53",), ("corp.example",))
+        assert wanted.machine_options == ("timeout:1", "rotate")
 
         await world.alice.delete_container_group(group_id)
         await service_world.until(watch, _is(group_id, absent=True))
@@ -123,8 +134,11 @@ async def test_groups_are_listed_in_pages_and_by_filter(world):
         await world.alice.create_container_group(service_world.create_request(pod=f"p-{n}"))
         for n in range(103)
     ]
-    listed = await world.alice.list_container_groups()
-    assert [group.container_group_id for group in listed] == made
+    for _ in range(2):
+        listed = await world.alice.list_container_groups()
+        assert [group.container_group_id for group in listed] == made
+        # Asked for them, the client knows that the order may be relied on.
+        assert (await world.alice.describe_capabilities()).has(capabilities.ORDERED_LIST)
     assert len({group.private_address for group in listed}) == 103
     assert await world.alice.list_container_groups(filters={"status": ["Failed"]}) == []
     assert (

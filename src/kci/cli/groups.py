@@ -60,7 +60,7 @@ def list_groups(
 ) -> None:
     if watch:
         with contextlib.suppress(KeyboardInterrupt):
-            access.ask(state_dir, _follow)
+            access.ask(state_dir, lambda service: _follow(service, form))
         return
     found = access.ask(state_dir, lambda service: service.list_container_groups())
     if form is not output.Form.TABLE:
@@ -71,17 +71,22 @@ def list_groups(
     _table(group_rows.HEADINGS, [group_rows.row(group, _now()) for group in found])
 
 
-async def _follow(service: client.KciClient) -> None:
-    """A line for each group and for each change, until somebody ends it."""
+async def _follow(service: client.KciClient, form: output.Form) -> None:
+    """A line (or a document) for each group and for each change, until somebody ends it."""
     from kci.cli import group_rows
 
-    typer.echo(_aligned(group_rows.HEADINGS))
+    if form is output.Form.TABLE:
+        typer.echo(_aligned(group_rows.HEADINGS))
     async with contextlib.aclosing(service.watch_container_groups()) as changes:
         async for change in changes:
-            if change.group is not None:
+            if change.group is not None and form is output.Form.TABLE:
                 typer.echo(_aligned(group_rows.row(change.group, _now())))
-            elif change.absent:
+            elif change.group is not None:
+                output.show_one(_builtins(change.group), form)
+            elif change.absent and form is output.Form.TABLE:
                 typer.echo(_aligned(group_rows.changed(change.group_id)))
+            elif change.absent:
+                output.show_one({"ContainerGroupId": change.group_id, "Absent": True}, form)
 
 
 def show_group(

@@ -7,7 +7,7 @@ mistake hides nothing of the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ import yaml
 
 from kci.kit import errors
 from kci.kube import models
-from kci.provider.plan import preview
+from kci.provider.plan import preview, validity
 
 # The way from an object to its pod template.
 _TEMPLATES = {
@@ -28,6 +28,10 @@ _TEMPLATES = {
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
     "PodTemplate": ("template",),
 }
+# The ways to what has annotations of its own and makes no pod, where it is more than the object itself.
+_OUTER: Mapping[str, tuple[tuple[str, ...], ...]] = {"CronJob": ((), ("spec", "jobTemplate"))}
+# The way to the spec of the Job that a kind is or makes.
+_JOBS = {"Job": ("spec",), "CronJob": ("spec", "jobTemplate", "spec")}
 _REPLICATED = frozenset(("Deployment", "StatefulSet", "ReplicaSet", "ReplicationController"))
 # How msgspec ends a sentence: the path of what it could not take.
 _PATH = re.compile(r"\s+- at `\$\.?(?P<path>[^`]*)`$")
@@ -86,44 +90,84 @@ def _of_pod(kind: str, outer: Mapping[str, Any], template: Any) -> Found:
     meta = _dict(outer.get("metadata"))
     name = str(meta.get("name") or meta.get("generateName") or "")
     namespace = str(meta.get("namespace") or "default")
+    path = _TEMPLATES.get(kind, ())
     try:
         pod = msgspec.convert(_without_nulls(template), models.Pod)
     except msgspec.ValidationError as error:
-        return _invalid(kind, namespace, name, str(error))
+        return _invalid(kind, namespace, name, [*_unquoted(template)] or [_problem(str(error))])
+    problems = validity.problems(pod.spec)
     if not pod.spec.containers:
-        return _invalid(kind, namespace, name, "it has no containers - at `$.spec.containers`")
-    owners = (models.OwnerReference(kind=kind, name=name, controller=True),) if template is not outer else ()
+        problems.append(validity.Problem("spec.containers", "it has no containers"))
+    if problems:
+        return _invalid(kind, namespace, name, problems)
+    owners = (models.OwnerReference(kind=kind, name=name, controller=True),) if path else ()
     pod = msgspec.structs.replace(
         pod,
         metadata=msgspec.structs.replace(
             pod.metadata, name=name, namespace=namespace, owner_references=owners
         ),
     )
-    replicas = _dict(outer.get("spec")).get("replicas")
-    annotations = _dict(meta.get("annotations")) if template is not outer else {}
     return preview.Subject(
         kind=kind,
         pod=pod,
-        replicas=replicas if kind in _REPLICATED and isinstance(replicas, int) else 1,
-        outer_annotations={str(key): str(value) for key, value in annotations.items()},
+        replicas=_replicas(kind, outer),
+        template=".".join(path),
+        outer_annotations=_outer_annotations(kind, outer),
     )
 
 
-def _invalid(kind: str, namespace: str, name: str, sentence: str) -> preview.Preview:
+def _replicas(kind: str, outer: Mapping[str, Any]) -> int:
+    """How many pods of it there are at once."""
+    if kind in _JOBS:
+        job = _inside(outer, _JOBS[kind])
+        counts = [job.get("parallelism", 1), job.get("completions")]
+        return min((count for count in counts if isinstance(count, int)), default=1)
+    replicas = _dict(outer.get("spec")).get("replicas")
+    return replicas if kind in _REPLICATED and isinstance(replicas, int) else 1
+
+
+def _outer_annotations(kind: str, outer: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
+    """By where they stand."""
+    found = {}
+    for way in _OUTER.get(kind, ((),)) if kind in _TEMPLATES else ():
+        annotations = _dict(_inside(outer, (*way, "metadata")).get("annotations"))
+        found[".".join((*way, "metadata", "annotations"))] = {
+            str(key): str(value) for key, value in annotations.items()
+        }
+    return found
+
+
+def _unquoted(template: Any) -> Iterator[validity.Problem]:
+    """Annotations and labels that YAML reads as something else than a string."""
+    meta = _dict(_dict(template).get("metadata"))
+    for place in ("annotations", "labels"):
+        for key, value in _dict(meta.get(place)).items():
+            if isinstance(value, bool | int | float):
+                shown = str(value).lower() if isinstance(value, bool) else str(value)
+                yield validity.Problem(
+                    f"metadata.{place}[{key}]", f'{shown} is no string: write "{shown}", in quotes'
+                )
+
+
+def _problem(sentence: str) -> validity.Problem:
+    """From msgspec's words."""
     match = _PATH.search(sentence)
-    field = match["path"] if match else ""
-    why = _PATH.sub("", sentence)
-    remedy = "write its values in quotes" if field.startswith("metadata.annotations") else "correct it"
+    return validity.Problem(match["path"] if match else "", _PATH.sub("", sentence))
+
+
+def _invalid(kind: str, namespace: str, name: str, problems: Iterable[validity.Problem]) -> preview.Preview:
     return preview.Preview(
         kind=kind,
         namespace=namespace,
         name=name,
-        refused=(
+        refused=tuple(
             preview.Refused(
-                field=field,
+                field=one.field,
                 reason=preview.INVALID,
-                message=f"{field or 'the pod'}: {why}; the API server would not take it, {remedy}",
-            ),
+                message=f"{one.field or 'the pod'}: {one.message}; the API server would not take it, "
+                "correct it",
+            )
+            for one in problems
         ),
     )
 

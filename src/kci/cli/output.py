@@ -26,3 +26,12 @@ def show(value: Any, form: Form) -> None:
         typer.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
     else:
         typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def show_one(value: Any, form: Form) -> None:
+    """One of an endless row of values: a line of JSON, or a document of YAML."""
+    if form is Form.YAML:
+        typer.echo("---")
+        show(value, form)
+    else:
+        typer.echo(json.dumps(value, ensure_ascii=False))

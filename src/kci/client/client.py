@@ -30,7 +30,7 @@ import msgspec
 import yarl
 from aiohttp import http_exceptions
 
-from kci.client import answers, credentials, errors
+from kci.client import answers, credentials, errors, pages
 from kci.contract import capabilities, groups, ids, operations, packages, signing, wire
 from kci.contract import credentials as temporary
 from kci.contract import errors as catalogue
@@ -74,6 +74,8 @@ class KciClient:
         self._read_backoff = backoffs.Backoff(initial_s=0.2, cap_s=2.0)
         self._session: aiohttp.ClientSession | None = None
         self._opened = sockets.Opened()
+        # What the service said of itself when it was asked; nothing is taken for granted before.
+        self._offered = capabilities.Capabilities()
 
     async def __aenter__(self) -> Self:
         trace = aiohttp.TraceConfig()
@@ -106,7 +108,8 @@ class KciClient:
         filters: Mapping[str, Iterable[str]] | None = None,
     ) -> list[groups.ContainerGroup]:
         """All groups, or those of these ids. The list is whole or an error is raised: pages that do not
-        fit together (a group came or went between them) are read anew, a few times.
+        fit together are read anew, a few times. Coming and going groups lead to that unless the service is
+        known to have capabilities.ORDERED_LIST (pages.py).
         """
         found: list[groups.ContainerGroup] = []
         chunks = [
@@ -275,7 +278,8 @@ class KciClient:
             if error.code == catalogue.INVALID_ACTION.code:
                 return capabilities.Capabilities()
             raise
-        return capabilities.Capabilities(frozenset(answer.capabilities))
+        self._offered = capabilities.Capabilities(frozenset(answer.capabilities))
+        return self._offered
 
     async def issue_credentials(self, duration_s: int) -> temporary.IssuedCredentials:
         """Temporary ones with the rights of ours. Needs capabilities.TEMPORARY_CREDENTIALS."""
@@ -287,24 +291,19 @@ class KciClient:
     async def _list_all(self, request: groups.DescribeContainerGroup) -> list[groups.ContainerGroup]:
         problem = ""
         for _ in range(_LIST_ATTEMPTS):
-            found: dict[ids.GroupId, groups.ContainerGroup] = {}
-            marker, total = 0, None
+            listing = pages.Pages(are_ordered=self._offered.has(capabilities.ORDERED_LIST))
             for _ in range(_MAX_PAGES):
-                page = await self._read(
-                    operations.DESCRIBE_CONTAINER_GROUP,
-                    msgspec.structs.replace(request, marker=marker),
-                    groups.ContainerGroups,
+                asked = msgspec.structs.replace(request, marker=listing.marker)
+                listing.add(
+                    await self._read(operations.DESCRIBE_CONTAINER_GROUP, asked, groups.ContainerGroups)
                 )
-                found.update((group.container_group_id, group) for group in page.container_groups)
-                total = page.total_count if total is None else total
-                if page.marker == 0 or page.marker <= marker or page.total_count != total:
+                if listing.is_last:
                     break
-                marker = page.marker
             else:
                 raise errors.UnreachableError(f"cannot list container groups: more than {_MAX_PAGES} pages")
-            if page.marker == 0 and len(found) == total == page.total_count:
-                return list(found.values())
-            problem = f"{len(found)} groups came where {page.total_count} were announced"
+            if not listing.problem:
+                return listing.listed
+            problem = listing.problem
         raise errors.UnreachableError(
             f"cannot list container groups: the pages do not fit together: {problem}"
         )
@@ -346,6 +345,7 @@ class KciClient:
         self, operation: operations.Operation, request: groups.Parameters
     ) -> AsyncIterator[aiohttp.StreamReader]:
         """The body of an endless answer; an error before its first byte is raised as what it is."""
+        # deadline: until the answer begins, below; then silence is normal, or the caller's to judge.
         limits = aiohttp.ClientTimeout(total=None, connect=min(5.0, self._timeout_s))
         async with contextlib.AsyncExitStack() as stack:
 

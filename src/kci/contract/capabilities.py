@@ -24,6 +24,8 @@ FENCED_WRITES = "FencedWrites"
 
 # CreateContainerGroup takes Bandwidth.Ingress and Bandwidth.Egress.
 BANDWIDTH = "create.bandwidth"
+# DescribeContainerGroup lists in the order of creation, and Marker counts the groups before a page.
+ORDERED_LIST = "list.ordered"
 # IssueCredentials: temporary credentials, so that their rotation can be tried where there is no STS.
 TEMPORARY_CREDENTIALS = "credentials.issue"
 
@@ -37,6 +39,7 @@ ALL = (
     PORT_FORWARD,
     FENCED_WRITES,
     BANDWIDTH,
+    ORDERED_LIST,
     TEMPORARY_CREDENTIALS,
 )
 

@@ -12,6 +12,7 @@ import ipaddress
 import math
 import re
 import uuid
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import msgspec
@@ -36,6 +37,8 @@ MAX_LABEL_LENGTH = 63
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z")
 _CONTAINER_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
+_HOST_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
+_MAX_HOST_NAME_LENGTH = 253
 _LABEL = r"\A[a-zA-Z0-9]([-a-zA-Z0-9._]*[a-zA-Z0-9])?\Z"
 _MAX_KUBECONFIG_LENGTH = 256 * 1024
 _MAX_INT = 2**53 - 1
@@ -79,7 +82,7 @@ class HostAlias(Parameters, frozen=True):
     """One line of a hosts file."""
 
     ip: Text = ""
-    hostname: tuple[Text, ...] = ()
+    hostname: Annotated[tuple[Text, ...], msgspec.Meta(max_length=64)] = ()
 
 
 class KubeProxy(Parameters, frozen=True):
@@ -142,7 +145,8 @@ class CreateContainerGroup(Parameters, frozen=True):
     auto_match_image_cache: bool = False
     image_cache_id: Text = ""
     machine_dns_config: MachineDnsConfig | None = None
-    machine_host_aliase: tuple[HostAlias, ...] = ()
+    # Names that the machine below knows beside those of its DNS.
+    machine_host_aliase: Annotated[tuple[HostAlias, ...], msgspec.Meta(max_length=64)] = ()
     cluster_dns: Text = ""
     cluster_domain: Text = ""
     label: tuple[Label, ...] = ()
@@ -383,6 +387,7 @@ def check_create(request: CreateContainerGroup) -> None:
     _check_labels(request)
     _check_sizes(request)
     _check_dns(request)
+    _check_host_aliases(request)
     _check_unsupported(request)
 
 
@@ -478,6 +483,35 @@ def _check_dns(request: CreateContainerGroup) -> None:
             ipaddress.ip_address(value)
         except ValueError as error:
             raise _invalid(name, "is no IP address") from error
+    if request.machine_dns_config:
+        _check_words("MachineDnsConfig.Search", request.machine_dns_config.search)
+        options = request.machine_dns_config.option
+        _check_words("MachineDnsConfig.Option.Name", [option.name for option in options])
+        _check_words("MachineDnsConfig.Option.Value", [option.value for option in options if option.value])
+
+
+def _check_words(name: str, values: Iterable[str]) -> None:
+    """Each becomes one word of a resolv.conf, where white space would begin something else."""
+    for value in values:
+        if value.split() != [value]:
+            raise _invalid(name, "is not one word")
+
+
+def _check_host_aliases(request: CreateContainerGroup) -> None:
+    for alias in request.machine_host_aliase:
+        try:
+            ipaddress.ip_address(alias.ip)
+        except ValueError as error:
+            raise _invalid("MachineHostAliase.Ip", "is no IP address") from error
+        if not alias.hostname:
+            raise errors.ApiError(errors.MISSING_PARAMETER, parameter="MachineHostAliase.Hostname")
+        if not all(is_host_name(name) for name in alias.hostname):
+            raise _invalid("MachineHostAliase.Hostname", "is no host name")
+
+
+def is_host_name(text: str) -> bool:
+    """As Kubernetes has it (DNS-1123): what may stand in a hosts file as one word."""
+    return len(text) <= _MAX_HOST_NAME_LENGTH and bool(_HOST_NAME.match(text))
 
 
 def _check_unsupported(request: CreateContainerGroup) -> None:
@@ -486,8 +520,6 @@ def _check_unsupported(request: CreateContainerGroup) -> None:
         "EipAllocationId": bool(request.eip_allocation_id),
         "MultiEipAllocationId": bool(request.multi_eip_allocation_id),
         "ImageCacheId": bool(request.image_cache_id),
-        "MachineDnsConfig.Option": bool(request.machine_dns_config and request.machine_dns_config.option),
-        "MachineHostAliase": bool(request.machine_host_aliase),
         "DataDisk": bool(request.data_disk),
         "KlogEnabled": request.klog_enabled,
         "Container": bool(request.container),

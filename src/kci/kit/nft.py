@@ -1,4 +1,4 @@
-"""nftables in this process, through libnftables: no program is started, and what is read once stays.
+"""nftables in this process, through libnftables: no program is started for it.
 
 A context speaks to the network namespace of the thread that made it, for good; it is used by one thread.
 Commands are texts of nft(8), and each call is one transaction: all of it holds afterwards, or nothing.
@@ -48,7 +48,7 @@ class Nft:
 
     def close(self) -> None:
         """Safe twice."""
-        if self._context.value is not None:
+        if self._context.value:
             self._library.nft_ctx_free(self._context)
             self._context = ctypes.c_void_p(None)
 

@@ -1,12 +1,14 @@
 """A pod's resolver: dnsPolicy and dnsConfig to servers, searches and options. Pure.
 
 Ported from Kubernetes v1.36.3 pkg/kubelet/network/dns/dns.go. Differs: options keep their order (the
-kubelet has none), and what was cut or fell back is returned as notes instead of recorded as events.
+kubelet has none); what was cut or fell back is returned as notes instead of recorded as events; the machine's
+resolver comes as values, and without a server it counts as the kubelet's empty --resolv-conf.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from collections.abc import Iterable, Sequence
 
 from kci.kube import models
@@ -41,6 +43,20 @@ class Resolved:
     notes: tuple[Note, ...] = ()
 
 
+def of_machine(
+    servers: Iterable[str] = (), searches: Iterable[str] = (), options: Iterable[str] = ()
+) -> Resolver:
+    """A machine's resolver as the kubelet reads a resolv.conf: a search path counts once with and without the
+    dot at its end, the root is none, and of an option that is there twice the last one counts.
+    """
+    by_name = {option.partition(":")[0]: option for option in options}
+    return Resolver(
+        servers=tuple(servers),
+        searches=tuple(domain.removesuffix(".") for domain in searches if domain != "."),
+        options=tuple(by_name.values()),
+    )
+
+
 def resolve(
     pod: models.Pod,
     *,
@@ -48,8 +64,8 @@ def resolve(
     cluster_domain: str = "",
     machine: Resolver | None = None,
 ) -> Resolved:
-    """`machine` is what dnsPolicy Default gives; if it names no server, look-ups end in the pod itself,
-    rather than at whatever the machine that runs the pod happens to use.
+    """`machine` is what dnsPolicy Default gives (see `of_machine`): without a server in it look-ups end
+    in the pod itself, rather than at whatever the machine that runs the pod happens to use.
     """
     base, notes = _base(pod, machine or Resolver(), cluster_dns, cluster_domain)
     if pod.spec.dns_config:
@@ -74,13 +90,24 @@ def _base(
         searches = machine.searches
         if cluster_domain:
             service = f"svc.{cluster_domain}"
-            searches = (f"{pod.metadata.namespace}.{service}", service, cluster_domain, *searches)
-        return Resolver(tuple(cluster_dns), _unique(searches), _DEFAULT_OPTIONS), []
+            own = (f"{pod.metadata.namespace}.{service}", service, cluster_domain)
+            searches = _unique((*own, *searches))
+        return Resolver(tuple(map(_as_go_writes_it, cluster_dns)), searches, _DEFAULT_OPTIONS), []
+    meta = pod.metadata
     missing = (
-        f'pod: "{pod.key}". the node has no ClusterDNS IP configured and cannot create Pod using '
-        '"ClusterFirst" policy. Falling back to "Default" policy.'
+        f'pod: "{meta.name}_{meta.namespace}({meta.uid})". kubelet does not have ClusterDNS IP configured '
+        'and cannot create Pod using "ClusterFirst" policy. Falling back to "Default" policy.'
     )
     return _of_machine(machine), [Note("MissingClusterDNS", missing)]
+
+
+def _as_go_writes_it(text: str) -> str:
+    """IPv6 in its shortest form, an IPv4 address within IPv6 as IPv4. What is no address is the caller's."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return text
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def _of_machine(machine: Resolver) -> Resolver:
@@ -109,8 +136,8 @@ def _with(base: Resolver, own: models.PodDNSConfig) -> Resolver:
 
 
 def _fitting(searches: tuple[str, ...]) -> tuple[str, ...]:
-    kept = [domain for domain in searches[:MAX_SEARCHES] if len(domain) <= MAX_DOMAIN]
-    while len(" ".join(kept)) > MAX_SEARCH_LINE:
+    kept = [domain for domain in searches[:MAX_SEARCHES] if len(domain.encode()) <= MAX_DOMAIN]
+    while len(" ".join(kept).encode()) > MAX_SEARCH_LINE:
         kept.pop()
     return tuple(kept)
 

@@ -106,6 +106,13 @@ class SecurityGroups(msgspec.Struct, frozen=True, kw_only=True):
     security_groups: tuple[SecurityGroup, ...]
 
 
+class HostAlias(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a hosts file."""
+
+    ip: str
+    hostnames: tuple[str, ...]
+
+
 class WantedGroup(msgspec.Struct, frozen=True, kw_only=True):
     """A container group that should run on this machine (cluster mode)."""
 
@@ -129,6 +136,10 @@ class WantedGroup(msgspec.Struct, frozen=True, kw_only=True):
     # DNS servers for pods with dnsPolicy Default (MachineDnsConfig in the API).
     machine_dns: tuple[str, ...] = ()
     machine_searches: tuple[str, ...] = ()
+    # Names that the group's machine knows (MachineHostAliase in the API): in its pod's /etc/hosts.
+    machine_host_aliases: tuple[HostAlias, ...] = ()
+    # As resolv.conf has them: name, or name:value.
+    machine_options: tuple[str, ...] = ()
     kube_proxy: bool = False
     # At most three; none: a service that knows of no security groups, and nothing is filtered.
     security_group_ids: tuple[str, ...] = ()

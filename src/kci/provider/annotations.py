@@ -35,7 +35,8 @@ UNKNOWN = "UnknownAnnotation"
 MAX_CORES = 256.0
 MAX_MEMORY_GB = 512.0
 MAX_SECURITY_GROUPS = 3
-
+# So alike are words of which one is a misspelt other.
+_NEAR = 0.75
 
 _EXAMPLE = '[{"ip": "10.0.0.9", "hostnames": ["registry.local"]}]'
 
@@ -124,6 +125,9 @@ class _Reader:
         for alias in aliases:
             if not _is_address(alias.ip):
                 self.refuse(key, f"{key} has the ip {alias.ip!r}, which is no address: write {_EXAMPLE}")
+            for name in alias.hostnames:
+                if not groups.is_host_name(name):
+                    self.refuse(key, f"{key} has {name!r}, which is no host name: write {_EXAMPLE}")
         return tuple(groups.HostAlias(ip=alias.ip, hostname=alias.hostnames) for alias in aliases)
 
 
@@ -164,8 +168,20 @@ def unknown(annotations: Mapping[str, str]) -> list[provider.Notice]:
 
 
 def nearest(key: str) -> str:
-    """The annotation that was probably meant; empty if none is near."""
-    return next(iter(difflib.get_close_matches(key, ASKED, n=1, cutoff=0.8)), "")
+    """The annotation that was probably meant; empty if none is near: a name with a word that none of them has
+    is the name of something else.
+    """
+    words = key.removeprefix(PREFIX).split("-")
+    possible = [known for known in ASKED if all(_is_spelt(word, known) for word in words)]
+    return next(iter(difflib.get_close_matches(key, possible, n=1, cutoff=0.0)), "")
+
+
+def _is_spelt(word: str, known: str) -> bool:
+    """Whether a known name has this word, or nearly."""
+    own = known.removeprefix(PREFIX).split("-")
+    if any(one.startswith(word) or word.startswith(one) for one in own):
+        return True
+    return bool(difflib.get_close_matches(word, own, n=1, cutoff=_NEAR))
 
 
 def _is_address(text: str) -> bool:

@@ -283,6 +283,7 @@ def _defaults(settings: settings_module.Settings) -> group.Defaults:
         instance_settings=settings.instance_settings,
         table=settings.table,
         strict_sizes=settings.strict_sizes,
+        sum_containers_only=settings.sum_containers_only,
     )
 
 

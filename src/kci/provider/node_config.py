@@ -199,7 +199,8 @@ def _instance_settings(keys: Mapping[str, Any], problems: list[str]) -> dict[str
     known = (*pod_annotations.ASKED, bandwidth.INGRESS, bandwidth.EGRESS)
     for key in settings:
         if key not in known:
-            near = next(iter(difflib.get_close_matches(key, known, n=1)), "")
+            traffic = difflib.get_close_matches(key, (bandwidth.INGRESS, bandwidth.EGRESS), n=1, cutoff=0.8)
+            near = pod_annotations.nearest(key) or next(iter(traffic), "")
             hint = f"is {near} meant?" if near else f"there are {', '.join(known)}"
             problems.append(f"instanceSettings: nothing reads {key}: {hint}")
     _, refusals = pod_annotations.read({}, settings)

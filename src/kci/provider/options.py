@@ -92,6 +92,13 @@ FLAGS = (
         FILE,
     ),
     Flag(
+        "sum-containers-only",
+        "leave init containers out of what a pod asks for, as the documentation of sizes does",
+        "false",
+        "an instance should have what its init containers need as well",
+        BOOLEAN,
+    ),
+    Flag(
         "strict-sizes",
         "refuse a pod whose annotations name a size that there is not",
         "false",

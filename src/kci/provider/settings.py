@@ -1,31 +1,26 @@
 """The program's flags and environment: the vendor guide's by their names, and what more it needs.
 
-What there is stands in options.py. Everything that is wrong is named at once. Boolean flags are as Go's:
-`--flag` or `--flag=false`, never `--flag false`. A repeated flag is no error: the guide's own manifest
-repeats `--cluster-dns`, and a list takes what all of them say.
+What there is stands in options.py, how the words of the command line are sorted in flags.py. Everything
+that is wrong is named at once. A repeated flag is no error: the guide's own manifest repeats
+`--cluster-dns`, and a list takes what all of them say.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
-import ipaddress
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 from kci.contract import packages
 from kci.kit import durations, errors, logs, sockets
 from kci.kube import models
-from kci.provider import annotations as pod_annotations
-from kci.provider import key_settings, node_config, options
+from kci.provider import flags as flags_given
+from kci.provider import key_settings, node_config, options, pod_settings
 from kci.vnode import node
 
 PUBLIC_ENDPOINT = "https://kci.api.ksyun.com"
 INTERNAL_ENDPOINT = "http://internal.api.ksyun.com"
-_DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?\Z")
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -78,6 +73,7 @@ class Settings:
     # None: the sizes that the service offers.
     table: packages.Table | None
     strict_sizes: bool
+    sum_containers_only: bool
     # host:port of the API server as instances reach it; empty: found out.
     cluster_server: str
     # The address of the kubernetes service, which instances cannot be expected to reach.
@@ -87,7 +83,6 @@ class Settings:
 
 
 _LISTED = frozenset(flag.name for flag in options.FLAGS if flag.listed)
-_BOOLEAN = frozenset(flag.name for flag in options.FLAGS if flag.form == options.BOOLEAN)
 # What a flag that is not given says; empty: nothing, or an environment variable does.
 NOT_GIVEN = {
     "provider": "kingsoftcloud",
@@ -95,6 +90,7 @@ NOT_GIVEN = {
     "disable-taint": "false",
     "enable-node-lease": "true",
     "strict-sizes": "false",
+    "sum-containers-only": "false",
     "pod-sync-workers": "32",
     "full-resync-period": "1m",
     "startup-timeout": "0",
@@ -103,13 +99,6 @@ NOT_GIVEN = {
     "log-level": "info",
 }
 _MOST_WORKERS = 1000
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises what argparse would print, so that it is named together with all else."""
-
-    def error(self, message: str) -> NoReturn:
-        raise errors.SettingsError([message])
 
 
 class _Problems(list[str]):
@@ -125,15 +114,6 @@ class _Problems(list[str]):
         if value not in _TRUE | _FALSE:
             self.append(f"{name} is {value!r}: write true or false")
         return value in _TRUE
-
-    def addresses(self, name: str, value: str, *, most: int) -> tuple[str, ...]:
-        parts = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
-        for part in parts:
-            if not _is_address(part):
-                self.append(f"{name} has {part!r}, which is no IP address")
-        if len(parts) > most:
-            self.append(f"{name} has {len(parts)} addresses: at most {most} are used")
-        return parts
 
     def duration_s(self, name: str, value: str, *, least_s: float) -> float:
         try:
@@ -178,10 +158,15 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         stream_creation_s=problems.duration_s(
             "--stream-creation-timeout", flags["stream-creation-timeout"], least_s=1
         ),
-        cluster_dns=problems.addresses("--cluster-dns", flags["cluster-dns"], most=3),
-        node_dns=problems.addresses("--virtual-node-dns", flags["virtual-node-dns"], most=3),
-        cluster_domain=_cluster_domain(flags["cluster-domain"], problems),
-        taints=_taints(flags, environment, config, problems),
+        cluster_dns=pod_settings.dns_servers("--cluster-dns", flags["cluster-dns"], problems),
+        node_dns=pod_settings.dns_servers("--virtual-node-dns", flags["virtual-node-dns"], problems),
+        cluster_domain=pod_settings.cluster_domain(flags["cluster-domain"], problems),
+        taints=pod_settings.taints(
+            environment,
+            config.taints,
+            problems,
+            is_disabled=problems.boolean("--disable-taint", flags["disable-taint"]),
+        ),
         capacity={**node.DEFAULT_CAPACITY, **config.capacity},
         labels=config.labels,
         node_lease=problems.boolean("--enable-node-lease", flags["enable-node-lease"]),
@@ -201,13 +186,16 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         endpoint=_endpoint(environment, problems),
         cluster_id=_cluster_id(environment, problems),
         subnet_id=environment.get("KCI_SUBNET_ID", "").strip(),
-        security_group_ids=_security_groups(environment, problems),
+        security_group_ids=pod_settings.security_groups(
+            environment.get("KCI_SECURITY_GROUP_IDS", ""), problems
+        ),
         kube_proxy=problems.boolean(
             "KCI_KUBE_PROXY", environment.get("KCI_KUBE_PROXY", "").strip() or "false"
         ),
         instance_settings=config.instance_settings,
         table=_table(flags["packages"], problems),
         strict_sizes=problems.boolean("--strict-sizes", flags["strict-sizes"]),
+        sum_containers_only=problems.boolean("--sum-containers-only", flags["sum-containers-only"]),
         cluster_server=_cluster_server(environment, problems),
         service_host=environment.get("KUBERNETES_SERVICE_HOST", ""),
         warnings=tuple(warnings),
@@ -218,62 +206,13 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
 
 
 def _parse_flags(arguments: Sequence[str], problems: _Problems, warnings: list[str]) -> dict[str, str]:
-    parser = _Parser(
-        prog="virtual-kubelet",
-        description="A Kubernetes node whose pods run on Kingsoft Cloud's container instances.",
-        epilog=options.epilog(key_settings.VARIABLES),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    for flag in options.FLAGS:
-        parser.add_argument(
-            f"--{flag.name}",
-            dest=flag.name,
-            metavar=flag.form,
-            action="append",
-            help=flag.text.replace("%", "%%"),
-        )
-    # Go's boolean flags take no separate value.
-    spelled = [
-        f"{word}=true" if word.removeprefix("--") in _BOOLEAN else word
-        for word in _without_klog(arguments, warnings)
-    ]
-    try:
-        parsed, unknown = parser.parse_known_args(spelled)
-    except errors.SettingsError as error:
-        problems += error.problems
-        parsed, unknown = parser.parse_known_args([])
-    problems += [f"{word} is unknown: {_hint(word)}" for word in unknown]
-    given: dict[str, list[str] | None] = vars(parsed)
+    given = flags_given.read(arguments, problems, warnings)
     _warn(given, warnings)
-    return {name: _told(name, values or []) for name, values in given.items()}
+    return {name: _told(name, values) for name, values in given.items()}
 
 
-def _without_klog(arguments: Sequence[str], warnings: list[str]) -> list[str]:
-    """Upstream's logger has its own flags: there is no such logger here, and no harm in them."""
-    kept: list[str] = []
-    is_value = False
-    for word in arguments:
-        if word.startswith("--klog."):
-            name, separator, _ = word.partition("=")
-            warnings.append(f"{name} has no effect: --log-level says how much is logged")
-            is_value = not separator
-        elif is_value and not word.startswith("-"):
-            is_value = False
-        else:
-            is_value = False
-            kept.append(word)
-    return kept
-
-
-def _hint(word: str) -> str:
-    name = word.removeprefix("--").partition("=")[0]
-    near = difflib.get_close_matches(name, [flag.name for flag in options.FLAGS], n=1)
-    return f"is --{near[0]} meant? " * bool(near) + "--help lists what there is"
-
-
-def _warn(given: Mapping[str, list[str] | None], warnings: list[str]) -> None:
-    if len(given["cluster-dns"] or ()) > 1:
+def _warn(given: Mapping[str, list[str]], warnings: list[str]) -> None:
+    if len(given["cluster-dns"]) > 1:
         warnings.append(
             "--cluster-dns is given more than once: all its addresses are for pods with dnsPolicy "
             "ClusterFirst; those for dnsPolicy Default are given by --virtual-node-dns"
@@ -310,47 +249,11 @@ def _node_name(flag: str, environment: Mapping[str, str], problems: _Problems) -
     return name
 
 
-def _cluster_domain(value: str, problems: _Problems) -> str:
-    domain = value.strip(".")
-    if not _DOMAIN.match(domain):
-        problems.append(f"--cluster-domain is {value!r}: write a DNS domain such as cluster.local")
-    return domain
-
-
 def _workers(value: str, problems: _Problems) -> int:
     if not value.isdecimal() or not 1 <= int(value) <= _MOST_WORKERS:
         problems.append(f"--pod-sync-workers is {value!r}: write a number from 1 to {_MOST_WORKERS}")
         return 1
     return int(value)
-
-
-def _taints(
-    flags: Mapping[str, str],
-    environment: Mapping[str, str],
-    config: node_config.NodeConfig,
-    problems: _Problems,
-) -> tuple[models.Taint, ...]:
-    """None by --disable-taint, else the file's, else the one that the environment says."""
-    given = {
-        field: environment.get(f"VKUBELET_TAINT_{field.upper()}", "").strip()
-        for field in ("key", "value", "effect")
-    }
-    taint = models.Taint(
-        key=given["key"] or node.DEFAULT_TAINT.key,
-        # It may be empty on purpose.
-        value=given["value"] if "VKUBELET_TAINT_VALUE" in environment else node.DEFAULT_TAINT.value,
-        effect=given["effect"] or node.DEFAULT_TAINT.effect,
-    )
-    for problem in node_config.check_taint(taint):
-        field, _, rest = problem.partition(" ")
-        problems.append(f"VKUBELET_TAINT_{field.upper()} {rest}")
-    if config.taints is not None and any(given.values()):
-        problems.append(
-            "VKUBELET_TAINT_* and taints of --provider-config both say the node's taints: give one of them"
-        )
-    if problems.boolean("--disable-taint", flags["disable-taint"]):
-        return ()
-    return (taint,) if config.taints is None else config.taints
 
 
 def _tls_file(
@@ -369,7 +272,7 @@ def _tls_file(
 
 def _node_address(environment: Mapping[str, str], problems: _Problems) -> str:
     value = problems.text(environment, "VKUBELET_POD_IP", "set the node's own IP address")
-    if value and not _is_address(value):
+    if value and not pod_settings.is_address(value):
         problems.append(f"VKUBELET_POD_IP is {value!r}, which is no IP address")
     return value
 
@@ -420,16 +323,6 @@ def _endpoint(environment: Mapping[str, str], problems: _Problems) -> str:
     return value
 
 
-def _security_groups(environment: Mapping[str, str], problems: _Problems) -> tuple[str, ...]:
-    value = environment.get("KCI_SECURITY_GROUP_IDS", "")
-    groups = tuple(part.strip() for part in value.split(",") if part.strip())
-    if len(groups) > pod_annotations.MAX_SECURITY_GROUPS:
-        problems.append(
-            f"KCI_SECURITY_GROUP_IDS has {len(groups)} groups: at most {pod_annotations.MAX_SECURITY_GROUPS}"
-        )
-    return groups
-
-
 def _table(name: str, problems: _Problems) -> packages.Table | None:
     if not name:
         return None
@@ -445,11 +338,3 @@ def _cluster_server(environment: Mapping[str, str], problems: _Problems) -> str:
     if value and not re.match(r"(https://)?(\[[0-9a-fA-F:]+\]|[^/\s:]+)(:\d{1,5})?\Z", value):
         problems.append(f"KCI_CLUSTER_SERVER is {value!r}: write it as ip:port")
     return value
-
-
-def _is_address(value: str) -> bool:
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        return False
-    return True

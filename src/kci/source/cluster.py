@@ -10,7 +10,7 @@ keeps the first pod seen under its name for good.
 
 How old answers may be: ConfigMaps and Secrets that a pod keeps are as their watch shows them
 (source/objects.py), others one second, so that a burst of pods asks once; tokens until they are due
-(source/tokens.py).
+(source/tokens.py); which Service has an address one minute.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ FIELD_MANAGER = "kcilet"
 CALL_TIMEOUT_S = 10.0
 BACKOFF = backoffs.Backoff(initial_s=0.2, cap_s=30.0, jitter=0.3)
 KEEP_S = 1.0
+# Cluster IPs of Services hardly ever change, and what is asked of them is only told.
+KEEP_SERVICES_S = 60.0
 # How often it is looked whether a token is due: by clocks only, nothing is asked for.
 TOKENS_S = 10.0
 HOST_IP_RETRY_S = 10.0
@@ -155,7 +157,9 @@ class Cluster:
             self.client, spawn, outlook=outlook, user=access.user, node_name=node
         )
         self._fetched: cache.Cache[objects.Key, Any] = cache.Cache()
+        self._services: cache.Cache[str, str] = cache.Cache()
         self._tokens = tokens.Tokens(clock)
+        self.spawn = spawn
 
     @property
     def is_used(self) -> bool:
@@ -335,6 +339,18 @@ class Cluster:
 
             return await self._fetched.get(key, ask)
 
+    async def service_at(self, address: str) -> str:
+        """Namespace and name of the Service that has this address as its ClusterIP; empty if none has."""
+
+        async def ask() -> tuple[str, float]:
+            client = await self.client()
+            found = await client.list_all(resources.SERVICES, field_selector=f"spec.clusterIP={address}")
+            names = [f"{one.metadata.namespace}/{one.metadata.name}" for one in found.items]
+            return names[0] if names else "", KEEP_SERVICES_S
+
+        with _translated(f"cannot look for the Service at {address}"):
+            return await self._services.get(address, ask)
+
     async def token(self, pod: models.Pod, *, audience: str, expiration_s: int) -> secrets.Secret:
         account = pod.spec.service_account_name or "default"
 
@@ -490,6 +506,18 @@ class ClusterPod:
 
     def record_event(self, pod: models.Pod, *, container: str, kind: str, reason: str, message: str) -> None:
         self._cluster.record(events.of_pod(pod, container=container), kind, reason, message)
+
+    def name_service(self, address: str, tell: Callable[[str], None]) -> None:
+        _ = self._cluster.spawn(f"service at {address}", self._name_service(address, tell))
+
+    async def _name_service(self, address: str, tell: Callable[[str], None]) -> None:
+        try:
+            name = await self._cluster.service_at(address)
+        except errors.SourceError as error:
+            log.debug("service not found out", address=address, error=str(error))
+            return
+        if name:
+            tell(name)
 
     def leave(self) -> None:
         self.keep((), ())

@@ -140,6 +140,12 @@ class PodSource(Protocol):
         """Tell an event, some time soon; never waits and never fails."""
         ...
 
+    def name_service(self, address: str, tell: Callable[[str], None]) -> None:
+        """Find out, some time soon, whether this address is the ClusterIP of a Service, and if so hand its
+        namespace and name to `tell`. Never waits and never fails; what is not to be found out is not told.
+        """
+        ...
+
     def leave(self) -> None:
         """The group is gone: nobody asks any more."""
         ...

@@ -80,6 +80,7 @@ def plan_leaves(*, gateway: str, first_service_address: str, cluster_domain: str
         Leaf("admin", "ca", "kubernetes-admin", "system:masters", client=True),
         Leaf("controller-manager", "ca", "system:kube-controller-manager", client=True),
         Leaf("scheduler", "ca", "system:kube-scheduler", client=True),
+        Leaf("coredns", "ca", "system:coredns", client=True),
         # The health ports of controller-manager and scheduler, on loopback.
         Leaf("loopback", "ca", "localhost", server_names=loopback),
         Leaf("front-proxy-client", "front-proxy-ca", "front-proxy-client", client=True),

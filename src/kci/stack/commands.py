@@ -48,5 +48,5 @@ class Command:
     env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     ready_timeout_s: float = 60.0
     stop_timeout_s: float = 20.0
-    # Addresses that must be free before it starts: (host, port, the option that chooses another port).
+    # Addresses that must be free before it starts: (host, port, what else can be done).
     listens: tuple[tuple[str, int, str], ...] = ()

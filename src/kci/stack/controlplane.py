@@ -165,7 +165,7 @@ def api_server(plan: Plan) -> commands.Command:
             certificate=pathlib.Path(plan.certificate("admin")),
             key=pathlib.Path(plan.key("admin")),
         ),
-        listens=((str(plan.ranges.gateway), plan.api_port, "--api-port"),),
+        listens=((str(plan.ranges.gateway), plan.api_port, "choose another port with --api-port"),),
         ready_timeout_s=120.0,
         stop_timeout_s=30.0,
     )

@@ -1,7 +1,8 @@
 """The stack's Go programs, built once from package data and cached outside the checkout.
 
 The cache's key is everything the binary comes from: module files, the program's sources and the
-flags. A change of the CNI plugin so never rebuilds the control plane (minutes when Go's own cache is cold).
+flags. A change of the CNI plugin so never rebuilds the control plane (minutes when Go's own cache is cold);
+CoreDNS has a module of its own for the same reason (decision 0023).
 `python -m kci.stack.goprograms` builds them all, for set-up scripts.
 """
 
@@ -12,6 +13,7 @@ import collections
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import importlib.resources
 import os
@@ -27,7 +29,12 @@ from kci.stack import errors, settings
 
 CONTROL_PLANE = "controlplane"
 CNI = "cni"
-PROGRAMS = (CONTROL_PLANE, CNI)
+COREDNS = "coredns"
+PROGRAMS = (CONTROL_PLANE, CNI, COREDNS)
+# Folders below this package that hold another Go module than `go`.
+_MODULES = {COREDNS: "go-coredns"}
+_KUBERNETES, _ETCD = "k8s.io/kubernetes", "go.etcd.io/etcd/server/v3"
+_VERSIONED_BY = {COREDNS: "github.com/coredns/coredns"}
 # Cold, the control plane takes five minutes on two cores; a slow proxy may double that.
 BUILD_TIMEOUT_S = 3600.0
 LOCK_INTERVAL_S = 0.5
@@ -38,36 +45,47 @@ Progress = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """The Go module that comes with this package, as far as the plan needs it."""
+    """A Go module that comes with this package, as far as the plan needs it."""
 
     folder: pathlib.Path
-    kubernetes_version: str
-    etcd_version: str
+    # The version of each module that it requires.
+    required: Mapping[str, str]
     go_version: tuple[int, int]
 
+    @property
+    def kubernetes_version(self) -> str:
+        return self.required[_KUBERNETES]
 
-def read_module(folder: pathlib.Path | None = None) -> Module:
-    folder = folder or pathlib.Path(str(importlib.resources.files("kci.stack") / "go"))
+    @property
+    def etcd_version(self) -> str:
+        return self.required[_ETCD]
+
+    def version_of(self, program: str) -> str:
+        """The version by which a program goes that is built from it."""
+        return self.required[_VERSIONED_BY.get(program, _KUBERNETES)]
+
+
+def read_module(folder: pathlib.Path | None = None, *, program: str = CONTROL_PLANE) -> Module:
+    """The module that a program comes from, or the one in `folder`."""
+    stack = pathlib.Path(str(importlib.resources.files("kci.stack")))
+    folder = folder or stack / _MODULES.get(program, "go")
     text = (folder / "go.mod").read_text()
-    kubernetes, etcd = (
-        re.search(rf"^\s*{re.escape(name)} (v[\d.]+)$", text, re.MULTILINE)
-        for name in ("k8s.io/kubernetes", "go.etcd.io/etcd/server/v3")
-    )
+    required = dict(re.findall(r"^(?:require)?\s*(\S+) (v\d\S*)", text, re.MULTILINE))
     go = re.search(r"^go (\d+)\.(\d+)", text, re.MULTILINE)
-    if not kubernetes or not etcd or not go:
+    needed = (_VERSIONED_BY[program],) if program in _VERSIONED_BY else (_KUBERNETES, _ETCD)
+    if not required.keys() >= set(needed) or not go:
         raise errors.StackError(f"cannot read {folder / 'go.mod'}: install kci again")
-    return Module(folder, kubernetes.group(1), etcd.group(1), (int(go.group(1)), int(go.group(2))))
+    return Module(folder, required, (int(go.group(1)), int(go.group(2))))
 
 
-def plan_flags(program: str, kubernetes_version: str) -> tuple[str, ...]:
+def plan_flags(program: str, version: str) -> tuple[str, ...]:
     """The build flags. What is Kubernetes' own must know its version, or clients take it for v0.0.0."""
     linker = "-s -w"
-    if program != CNI:
-        major, minor, _ = kubernetes_version.removeprefix("v").split(".")
-        version = "k8s.io/component-base/version"
+    if program not in (CNI, COREDNS):
+        major, minor, _ = version.removeprefix("v").split(".")
+        package = "k8s.io/component-base/version"
         linker += (
-            f" -X {version}.gitVersion={kubernetes_version}"
-            f" -X {version}.gitMajor={major} -X {version}.gitMinor={minor}"
+            f" -X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
         )
     return ("-trimpath", "-ldflags", linker)
 
@@ -78,7 +96,7 @@ def cache_key(program: str, module: Module) -> str:
     sources = sorted((module.folder / program).glob("*.go"))
     for path in (module.folder / "go.mod", module.folder / "go.sum", *sources):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    digest.update("\0".join(plan_flags(program, module.kubernetes_version)).encode())
+    digest.update("\0".join(plan_flags(program, module.version_of(program))).encode())
     return digest.hexdigest()[:16]
 
 
@@ -92,7 +110,7 @@ async def ensure(
     """The built program, from the cache or built now; one build at a time on the machine. Of the module in
     `folder`, by default of the one that comes with this package.
     """
-    module = await tasks.in_thread(read_module, folder)
+    module = await tasks.in_thread(functools.partial(read_module, folder, program=program))
     cache_dir = pathlib.Path(machine.cache_dir)
     binary = await tasks.in_thread(cached_path, program, module, cache_dir)
     if binary.exists():
@@ -110,8 +128,9 @@ async def _build(
     binary.parent.mkdir(parents=True, exist_ok=True)
     temporary = binary.with_suffix(".new")
     variables = {**machine.variables, "HOME": machine.home, "PATH": machine.path, "CGO_ENABLED": "0"}
-    flags = plan_flags(program, module.kubernetes_version)
-    progress(f"building {program} {module.kubernetes_version}, once; minutes if Go's cache is cold")
+    version = module.version_of(program)
+    flags = plan_flags(program, version)
+    progress(f"building {program} {version}, once; minutes if Go's cache is cold")
     packages = 0
 
     def on_line(line: str) -> None:

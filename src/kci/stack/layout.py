@@ -92,6 +92,10 @@ class Layout:
     def kubeconfig_of(self, program: str) -> pathlib.Path:
         return self.root / "kubeconfigs" / program
 
+    @property
+    def corefile(self) -> pathlib.Path:
+        return self.root / "Corefile"
+
     # ---- containerd ----
 
     @property

@@ -1,12 +1,14 @@
 """The parts of a stack: which there are, what each waits for, and in which order they end. Pure.
 
     programs ─► etcd ─► kube-apiserver ─► kube-controller-manager ─► identity ─┐
-    link ──┬──► registry           └────► kube-scheduler                       ├─► virtual-kubelet ─► node
+    link ──┬──► registry           ├────► kube-scheduler                       ├─► virtual-kubelet ─► node
+           │                       └────► cluster-dns ─► coredns               │
            ├──► containerd ─► kcilet ──────────────────────────────────────────┤
            └──► kci-service ───────────────────────────────────────────────────┘
     images ────────────────────────────────────────────────────────────────────────► node
 
-`programs`, `link`, `images`, `identity` and `node` are steps that end; the others are processes.
+`programs`, `link`, `images`, `identity`, `cluster-dns` and `node` are steps that end; the others are
+processes.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ class Part(enum.StrEnum):
     API_SERVER = "kube-apiserver"
     CONTROLLER_MANAGER = "kube-controller-manager"
     SCHEDULER = "kube-scheduler"
+    CLUSTER_DNS = "cluster-dns"
+    COREDNS = "coredns"
     CONTAINERD = "containerd"
     SERVICE = "kci-service"
     KCILET = "kcilet"
@@ -41,26 +45,30 @@ _NEEDS: Mapping[Part, tuple[Part, ...]] = {
     Part.API_SERVER: (Part.ETCD,),
     Part.CONTROLLER_MANAGER: (Part.API_SERVER,),
     Part.SCHEDULER: (Part.API_SERVER,),
+    Part.CLUSTER_DNS: (Part.API_SERVER,),
+    Part.COREDNS: (Part.CLUSTER_DNS,),
     Part.CONTAINERD: (Part.LINK, Part.PROGRAMS),
     Part.SERVICE: (Part.LINK,),
     Part.KCILET: (Part.LINK, Part.CONTAINERD),
     Part.IDENTITY: (Part.LINK, Part.CONTROLLER_MANAGER),
     Part.VIRTUAL_KUBELET: (Part.IDENTITY, Part.SERVICE, Part.KCILET),
     # A stack that says ready can run a pod at once.
-    Part.NODE: (Part.VIRTUAL_KUBELET, Part.SCHEDULER, Part.REGISTRY, Part.IMAGES),
+    Part.NODE: (Part.VIRTUAL_KUBELET, Part.SCHEDULER, Part.COREDNS, Part.REGISTRY, Part.IMAGES),
 }
 CONTROL_PLANE = (Part.ETCD, Part.API_SERVER, Part.CONTROLLER_MANAGER, Part.SCHEDULER)
-STEPS = (Part.PROGRAMS, Part.LINK, Part.IMAGES, Part.IDENTITY, Part.NODE)
+STEPS = (Part.PROGRAMS, Part.LINK, Part.IMAGES, Part.IDENTITY, Part.CLUSTER_DNS, Part.NODE)
 # Between the two halves the pods are stopped: nobody reports their end, somebody still can end them.
 STOP_BEFORE_DRAIN = (Part.VIRTUAL_KUBELET, Part.SERVICE, Part.KCILET)
-STOP_AFTER_DRAIN = (Part.CONTAINERD, Part.REGISTRY, *reversed(CONTROL_PLANE))
+STOP_AFTER_DRAIN = (Part.CONTAINERD, Part.COREDNS, Part.REGISTRY, *reversed(CONTROL_PLANE))
 
 
-def plan(*, own_control_plane: bool, own_containerd: bool) -> tuple[Part, ...]:
+def plan(*, own_control_plane: bool, own_containerd: bool, own_dns: bool) -> tuple[Part, ...]:
     """The parts of this stack, each after all that it needs."""
     left_out: set[Part] = set()
     if not own_control_plane:
         left_out.update(CONTROL_PLANE)
+    if not own_dns:
+        left_out.update((Part.CLUSTER_DNS, Part.COREDNS))
     if not own_containerd:
         # The local registry is named in the configuration of our containerd alone.
         left_out.update((Part.CONTAINERD, Part.REGISTRY, Part.IMAGES))

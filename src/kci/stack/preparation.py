@@ -21,6 +21,7 @@ from kci.stack import (
     certificates,
     containerd,
     controlplane,
+    coredns,
     errors,
     goprograms,
     layout,
@@ -47,6 +48,8 @@ class Prepared:
     # None where the control plane is ours: its administrator exists once its certificates do.
     cluster: config.ClusterConfig | None = dataclasses.field(repr=False)
     images_are_local: bool = False
+    # Of the machine; what our own cluster DNS asks for names that are not the cluster's.
+    resolvers: tuple[str, ...] = ()
 
     @property
     def gateway(self) -> str:
@@ -89,6 +92,18 @@ class Prepared:
             api_port=self.asked.api_port,
             cluster_domain=self.asked.cluster_domain,
             audit=self.asked.audit,
+        )
+
+    def dns_plan(self) -> coredns.Plan:
+        module = goprograms.read_module(program=goprograms.COREDNS)
+        return coredns.Plan(
+            where=self.where,
+            binary=goprograms.cached_path(goprograms.COREDNS, module, pathlib.Path(self.machine.cache_dir)),
+            version=module.version_of(goprograms.COREDNS),
+            ranges=self.ranges,
+            choices=self.choices,
+            cluster_domain=self.asked.cluster_domain,
+            resolvers=self.resolvers,
         )
 
 
@@ -136,14 +151,39 @@ def prepare(
         controller_manager_port=ports[2],
         scheduler_port=ports[3],
         registry_port=ports[4],
+        dns_ready_port=ports[5],
+        dns_metrics_port=ports[6],
     )
     record.write(where.choices, choices)
     identity = record.read_or_make_identity(where)
-    return Prepared(where, asked, machine, ranges, choices, identity, binaries, cluster)
+    return Prepared(
+        where,
+        asked,
+        machine,
+        ranges,
+        choices,
+        identity,
+        binaries,
+        cluster,
+        resolvers=read_resolvers(asked.netns, own=str(ranges.gateway)),
+    )
+
+
+def read_resolvers(netns: str, *, own: str) -> tuple[str, ...]:
+    """The resolvers of the network namespace that the stack is in: a named one may have a file of its own,
+    as `ip netns exec` reads it. Blocking.
+    """
+    of_netns = pathlib.Path("/etc/netns", netns, "resolv.conf")
+    path = of_netns if netns and of_netns.exists() else pathlib.Path("/etc/resolv.conf")
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return ()
+    return coredns.read_resolvers(text, own=own, loopback_is_ours=not netns)
 
 
 def choose_ports(
-    kept: Sequence[int], free: Callable[[int], list[int]], is_free: Callable[[int], bool], *, count: int = 5
+    kept: Sequence[int], free: Callable[[int], list[int]], is_free: Callable[[int], bool], *, count: int = 7
 ) -> list[int]:
     """The ports kept from the last start, each replaced if somebody else took it meanwhile."""
     known = [port if port and is_free(port) else 0 for port in kept] or [0] * count
@@ -218,8 +258,10 @@ def _write_control_plane(prepared: Prepared) -> None:
     files.write_atomic(where.etcd_config, controlplane.etcd_config(plan))
     files.write_atomic(where.audit_policy, controlplane.audit_policy())
     files.write_atomic(where.kubeconfig, controlplane.kubeconfig(plan, "admin"))
-    for name in ("controller-manager", "scheduler"):
+    for name in ("controller-manager", "scheduler", "coredns"):
         files.write_atomic(where.kubeconfig_of(name), controlplane.kubeconfig(plan, name))
+    if prepared.asked.own_dns:
+        files.write_atomic(where.corefile, coredns.corefile(prepared.dns_plan()))
 
 
 def _write_containerd(prepared: Prepared, binaries: containerd.Binaries) -> None:
@@ -264,6 +306,8 @@ def _kept_ports(kept: record.Choices | None) -> list[int]:
         kept.controller_manager_port,
         kept.scheduler_port,
         kept.registry_port,
+        kept.dns_ready_port,
+        kept.dns_metrics_port,
     ]
 
 

@@ -43,6 +43,7 @@ async def _ask_http(probe: commands.HttpProbe) -> str:
         if probe.socket
         else aiohttp.TCPConnector(ssl=_context(probe) if probe.ca else True)
     )
+    # deadline: that of `ask`.
     async with aiohttp.ClientSession(connector=connector) as session, session.get(probe.url) as answer:
         if answer.status == 200:
             return ""

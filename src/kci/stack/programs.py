@@ -75,7 +75,7 @@ def service(plan: Plan) -> commands.Command:
         flags,
         env=_crash_environment(plan, parts.Part.SERVICE),
         probe=commands.HttpProbe(f"{plan.kci_endpoint}/healthz"),
-        listens=((host, plan.asked.kci_port, "--kci-port"),),
+        listens=((host, plan.asked.kci_port, "choose another port with --kci-port"),),
     )
 
 
@@ -127,13 +127,17 @@ def drain(where: layout.Layout, cri_endpoint: pathlib.Path, path: str) -> comman
     )
 
 
-def virtual_kubelet(plan: Plan, *, cluster_server: str, node_kubeconfig: pathlib.Path) -> commands.Command:
+def virtual_kubelet(
+    plan: Plan, *, cluster_server: str, node_kubeconfig: pathlib.Path, cluster_dns: str = ""
+) -> commands.Command:
+    """`cluster_dns` is empty where the cluster has none that we know of."""
     host = str(plan.ranges.gateway)
     pki = plan.where.node_pki
     flags = {
         "provider": PROVIDER,
         "nodename": plan.asked.node_name,
         "cluster-domain": plan.asked.cluster_domain,
+        **({"cluster-dns": cluster_dns} if cluster_dns else {}),
         "kubeconfig": node_kubeconfig,
         "client-ca-file": certificates.certificate_path(pki, CLIENT_CA),
         "tls-cert-file": certificates.certificate_path(pki, NODE_SERVING),
@@ -159,7 +163,7 @@ def virtual_kubelet(plan: Plan, *, cluster_server: str, node_kubeconfig: pathlib
         switches=switches,
         env=env,
         probe=commands.TcpProbe(host, plan.asked.kubelet_port),
-        listens=((host, plan.asked.kubelet_port, "--kubelet-port"),),
+        listens=((host, plan.asked.kubelet_port, "choose another port with --kubelet-port"),),
     )
 
 

@@ -36,6 +36,9 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     controller_manager_port: int
     scheduler_port: int
     registry_port: int
+    # 0 in a folder that was written before there was a DNS: chosen at the next start.
+    dns_ready_port: int = 0
+    dns_metrics_port: int = 0
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):

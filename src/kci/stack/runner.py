@@ -116,9 +116,9 @@ class Runner:
         return _ended(process.returncode)
 
     async def _check_ports(self) -> None:
-        for host, port, option in self._command.listens:
+        for host, port, way_out in self._command.listens:
             if not await tasks.in_thread(links.is_port_free, host, port):
-                remedy = f", or choose another port with {option}" if option else ""
+                remedy = f", or {way_out}" if way_out else ""
                 raise self._failed(f"{host}:{port} is taken by another program; stop it{remedy}")
 
     def _failed(self, reason: str) -> errors.PartFailedError:

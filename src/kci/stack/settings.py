@@ -39,6 +39,14 @@ class Images(enum.StrEnum):
     LOCAL = "local"
 
 
+class Dns(enum.StrEnum):
+    """Who answers pods of dnsPolicy ClusterFirst."""
+
+    AUTO = "auto"
+    OWN = "own"
+    CLUSTER = "cluster"
+
+
 def _doc(text: str) -> msgspec.Meta:
     return msgspec.Meta(description=text)
 
@@ -94,6 +102,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Images,
         _doc("Where public images come from: public registries, our local one, or whichever answers now."),
     ] = Images.AUTO
+    dns: Annotated[
+        Dns,
+        _doc(
+            "Cluster DNS: a CoreDNS of our own on the gateway address, or what the cluster has as its "
+            "Service kube-system/kube-dns; auto takes our own with a control plane of our own."
+        ),
+    ] = Dns.AUTO
     disable_taint: Annotated[
         bool, _doc("Register the node without its taint, so that any pod may land on it.")
     ] = False
@@ -109,6 +124,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def own_control_plane(self) -> bool:
         return not self.kubeconfig
+
+    @property
+    def own_dns(self) -> bool:
+        return self.own_control_plane and self.dns is not Dns.CLUSTER
 
     @property
     def own_containerd(self) -> bool:
@@ -185,6 +204,10 @@ def _name_problems(settings: Settings) -> list[str]:
         problems.append(f"--kubeconfig {settings.kubeconfig} is not a file")
     if settings.cri_endpoint and not pathlib.Path(settings.cri_endpoint).is_socket():
         problems.append(f"--cri-endpoint {settings.cri_endpoint} is not a socket")
+    if settings.dns is Dns.OWN and settings.kubeconfig:
+        problems.append(
+            "--dns own is for a control plane of our own: it needs to read all Services of the cluster"
+        )
     if settings.log_level not in logs.LEVELS:
         problems.append(f"--log-level {settings.log_level!r} is none of {', '.join(logs.LEVELS)}")
     return problems

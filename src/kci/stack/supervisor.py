@@ -30,9 +30,11 @@ from kci.kube import errors as kube_errors
 from kci.stack import (
     board,
     certificates,
+    clusterdns,
     commands,
     containerd,
     controlplane,
+    coredns,
     errors,
     goprograms,
     layout,
@@ -64,11 +66,14 @@ class Supervisor:
         self._where, self._asked = scene.where, scene.asked
         self._account = account
         self._planned = parts.plan(
-            own_control_plane=self._asked.own_control_plane, own_containerd=self._asked.own_containerd
+            own_control_plane=self._asked.own_control_plane,
+            own_containerd=self._asked.own_containerd,
+            own_dns=self._asked.own_dns,
         )
         self._ready = {part: asyncio.Event() for part in self._planned}
         self._runners: list[runner.Runner] = []
         self._node_kubeconfig = pathlib.Path()
+        self._cluster_dns = ""
         self._begun = datetime.datetime.now(datetime.UTC)
 
     async def start(self, stop: asyncio.Event) -> int:
@@ -179,6 +184,8 @@ class Supervisor:
                 await self._fill_registry(prepared)
             case parts.Part.IDENTITY:
                 await self._identify(prepared)
+            case parts.Part.CLUSTER_DNS:
+                await self._set_up_dns(prepared)
             case parts.Part.NODE:
                 administrator = await tasks.in_thread(preparation.administrator, prepared)
                 await node.wait_ready(
@@ -200,6 +207,8 @@ class Supervisor:
 
         if self._asked.own_control_plane:
             await goprograms.ensure(goprograms.CONTROL_PLANE, self._scene.machine, progress)
+        if self._asked.own_dns:
+            await goprograms.ensure(goprograms.COREDNS, self._scene.machine, progress)
         if self._asked.own_containerd:
             plugin = await goprograms.ensure(goprograms.CNI, self._scene.machine, progress)
             await tasks.in_thread(preparation.install_cni, self._where, plugin)
@@ -237,6 +246,15 @@ class Supervisor:
             client_authority_pem=authority,
         )
 
+        self._cluster_dns = prepared.gateway
+        if not self._asked.own_dns:
+            self._cluster_dns = await clusterdns.find(administrator)
+
+    async def _set_up_dns(self, prepared: preparation.Prepared) -> None:
+        assert prepared.ranges.services is not None
+        administrator = await tasks.in_thread(preparation.administrator, prepared)
+        await clusterdns.ensure(administrator, services=prepared.ranges.services, gateway=prepared.gateway)
+
     def _plan_command(self, part: parts.Part, prepared: preparation.Prepared) -> commands.Command:
         plan = prepared.program_plan()
         planners: dict[parts.Part, Callable[[], commands.Command]] = {
@@ -249,7 +267,9 @@ class Supervisor:
                 plan,
                 cluster_server=preparation.administrator(prepared).server,
                 node_kubeconfig=self._node_kubeconfig,
+                cluster_dns=self._cluster_dns,
             ),
+            parts.Part.COREDNS: lambda: coredns.command(prepared.dns_plan()),
         }
         if prepared.binaries:
             binaries = prepared.binaries

@@ -4,6 +4,7 @@ import asyncio
 import statistics
 import time
 
+import msgspec
 from fakes import machine_world
 from node_world import FOREVER, node, until
 
@@ -22,6 +23,8 @@ async def test_a_pod_runs_logs_answers_and_goes(node):
             "while :; do sleep 0.05; done",
             termination_grace_period_seconds=10,
         )
+        alias = link.HostAlias(ip="198.18.0.9", hostnames=("registry.example", "registry"))
+        group = msgspec.structs.replace(group, machine_host_aliases=(alias,))
         node.agent.sync((group,))
         await until(lambda: node.is_ready(group))
         assert len(node.cluster.patches) == 1
@@ -35,6 +38,7 @@ async def test_a_pod_runs_logs_answers_and_goes(node):
         options = link.ExecOptions(command=("cat", "/etc/hosts", "/var/run/token/token"))
         await node.drivers.streams.exec(place.seen.containers[0].id, options, peer)
         assert f"{group.interface.address}\t{group.pod_name}\n" in peer.told.decode()
+        assert "198.18.0.9\tregistry.example\tregistry\n" in peer.told.decode()
         assert peer.told.endswith(b"token")
         node.cluster.delete(group.pod_uid, grace_s=10)
         await until(lambda: node.phase(group) is link.Phase.GONE)

@@ -138,6 +138,25 @@ async def test_a_list_that_changed_while_it_was_read_is_read_again():
         assert [group.container_group_id for group in await client.list_container_groups()] == ["b"]
 
 
+async def test_of_a_service_that_lists_in_order_a_list_that_changes_is_read_at_once():
+    before = [f"g{number}" for number in range(120)]
+    after = before[5:]
+
+    async def answer(request, _count):
+        asked = await request.post()
+        if asked["Action"] == "DescribeCapabilities":
+            return web.json_response({"RequestId": "r", "Capabilities": ["list.ordered"], "Version": "1"})
+        if asked.get("Marker", "0") == "0":
+            return page(before[:100], marker=100, total=120)
+        return page(after[int(asked["Marker"]) :], total=115)
+
+    async with endpoint(answer) as (client, forms):
+        await client.describe_capabilities()
+        found = [group.container_group_id for group in await client.list_container_groups()]
+        assert set(after) <= set(found)
+        assert [form.get("Marker", "0") for form in forms[1:]] == ["0", "80"]
+
+
 async def test_a_service_without_extensions_has_none():
     async def answer(_request, _count):
         body = {"RequestId": "r", "Error": {"Code": "InvalidAction", "Message": "no"}}

@@ -15,6 +15,10 @@ GOOD = groups.CreateContainerGroup(
 )
 
 
+def _aliased(ip, *names):
+    return {"machine_host_aliase": (groups.HostAlias(ip=ip, hostname=names),)}
+
+
 def test_a_whole_request_is_accepted_and_survives_the_wire():
     full = msgspec.structs.replace(
         GOOD,
@@ -22,6 +26,7 @@ def test_a_whole_request_is_accepted_and_survives_the_wire():
         memory=3.125,
         kube_proxy=groups.KubeProxy(enabled=True),
         machine_dns_config=groups.MachineDnsConfig(name_server=("10.0.0.2",), search=("a.example",)),
+        machine_host_aliase=(groups.HostAlias(ip="10.0.0.9", hostname=("registry.example", "r")),),
         container_spec=(groups.ContainerSpec(limit_cpu=1), groups.ContainerSpec(request_mem=0.5)),
         cluster_dns="10.0.0.10, 10.0.0.11",
     )
@@ -49,10 +54,23 @@ def test_a_whole_request_is_accepted_and_survives_the_wire():
         ({"cpu": 0.0001}, "InvalidParameterValue", "Cpu"),
         ({"cluster_dns": "10.0.0.10,dns.example"}, "InvalidParameterValue", "ClusterDns"),
         (
+            {"machine_dns_config": groups.MachineDnsConfig(search=("a.example\nnameserver 192.0.2.1",))},
+            "InvalidParameterValue",
+            "MachineDnsConfig.Search",
+        ),
+        (
+            {"machine_dns_config": groups.MachineDnsConfig(option=(groups.DnsOption(value="1"),))},
+            "InvalidParameterValue",
+            "MachineDnsConfig.Option.Name",
+        ),
+        (
             {"container_spec": (groups.ContainerSpec(limit_mem=300),) * 2},
             "InvalidParameterValue",
             "ContainerSpec",
         ),
+        (_aliased("registry", "r"), "InvalidParameterValue", "MachineHostAliase.Ip"),
+        (_aliased("10.0.0.9"), "MissingParameter", "MachineHostAliase.Hostname"),
+        (_aliased("10.0.0.9", "r\n10.0.0.1 s"), "InvalidParameterValue", "MachineHostAliase.Hostname"),
         ({"eip_allocation_id": ID}, "UnsupportedOperation", "EipAllocationId"),
         ({"gpu": 1}, "UnsupportedOperation", "Gpu"),
         ({"data_disk": ({"Type": "EHDD"},)}, "UnsupportedOperation", "DataDisk"),

@@ -40,7 +40,8 @@ def removed(at_s, body=PRECONDITION):
 
 
 def group(group_id="g1", uid=UID, deleted_at_s=None):
-    return histories.Group(group_id, uid, "deleted" if deleted_at_s else "wanted", 1.0, deleted_at_s)
+    lifecycle = "deleted" if deleted_at_s else "wanted"
+    return histories.Group(group_id, uid, lifecycle, 1.0, deleted_at_s, cpu_milli=1000, memory_mib=512)
 
 
 def began(at_s, container_id, container="", uid=UID):
@@ -53,6 +54,12 @@ def ended(at_s, container_id, container="", exit_code=0, uid=UID):
 
 def status(at_s, **status):
     return write(at_s, status=status)
+
+
+def told(at_s, *, identity="g1", size="1-0.5Gi", user=NODE, **status):
+    """A status of a pod that has an instance."""
+    annotations = {checker.INSTANCE_ID: identity, checker.INSTANCE_SPEC: size}
+    return write(at_s, user=user, meta={"annotations": annotations}, status=status)
 
 
 def container(restarts=0, identity="c1", state="running"):
@@ -71,9 +78,9 @@ RIGHT = histories.History(
     writes=[
         write(1, "create", user="admin", subresource="", body={}, status={"phase": "Pending"}),
         write(2, meta={"annotations": {checker.INSTANCE_ID: "g1"}}, status={"phase": "Pending"}),
-        status(3, phase="Running", podIP="10.0.0.2", startTime="t", containerStatuses=[container()]),
-        status(4, phase="Running", podIP="10.0.0.2", startTime="t", containerStatuses=[container(1, "c2")]),
-        status(5, phase="Pending", podIP="10.0.0.2", startTime="t", initContainerStatuses=[INIT]),
+        told(3, phase="Running", podIP="10.0.0.2", startTime="t", containerStatuses=[container()]),
+        told(4, phase="Running", podIP="10.0.0.2", startTime="t", containerStatuses=[container(1, "c2")]),
+        told(5, phase="Pending", podIP="10.0.0.2", startTime="t", initContainerStatuses=[INIT]),
         asked_to_delete(10),
         removed(12),
     ],
@@ -109,9 +116,9 @@ WRONG = {
         )
     ],
     "I2 deletes have evidence": [
-        histories.History(writes=[status(1, phase="Running")], groups=[group(deleted_at_s=5)]),
+        histories.History(writes=[told(1, phase="Running")], groups=[group(deleted_at_s=5)]),
         histories.History(
-            writes=[status(1, phase="Running"), asked_to_delete(9)], groups=[group(deleted_at_s=5)]
+            writes=[told(1, phase="Running"), asked_to_delete(9)], groups=[group(deleted_at_s=5)]
         ),
         histories.History(writes=[removed(5)]),
         histories.History(writes=[asked_to_delete(1), removed(5, body={})]),
@@ -121,6 +128,13 @@ WRONG = {
         histories.History(
             writes=[write(1, meta={"annotations": {checker.INSTANCE_ID: "g1"}})],
             groups=[group(uid="another")],
+        ),
+    ],
+    "I3 running pods tell their instance": [
+        histories.History(writes=[status(1, phase="Running")], groups=[group()]),
+        histories.History(writes=[told(1, size="2-4Gi", phase="Running")], groups=[group()]),
+        histories.History(
+            writes=[told(1, phase="Running"), told(2, size="", phase="Running")], groups=[group()]
         ),
     ],
     "I3 objects go last": [
@@ -148,6 +162,9 @@ WRONG = {
     ],
     "I7 workloads outlive their control plane": [
         histories.History(tasks=[ended(6, "c1", "main", 137)], notes=away(5, 9)),
+        histories.History(tasks=[began(2, "c1", "main"), ended(6, "c1", "main", 137)], notes=away(5, 9)),
+        # Told to end: no start is taken back so.
+        histories.History(tasks=[began(4.9, "c1", "main"), ended(6, "c1", "main", 143)], notes=away(5, 9)),
     ],
     "I8 writes are bounded": [histories.History(writes=[status(at / 20) for at in range(100)])],
 }
@@ -164,11 +181,23 @@ def test_every_invariant_has_a_violation_here():
     assert WRONG.keys() == checker.INVARIANTS.keys()
 
 
+def test_what_others_write_over_a_pods_instance_is_not_the_lines():
+    overwritten = [told(1, phase="Running"), told(2, user="admin", size="much", phase="Running")]
+    assert checker.check(histories.History(writes=overwritten, groups=[group()])) == []
+
+
 def test_a_kill_by_the_harness_is_not_the_lines():
     killed = histories.History(
         tasks=[ended(6, "c1", "main", 137)], notes=[*away(5, 9), histories.Note(5.9, "killed", "shim")]
     )
     assert checker.check(killed) == []
+
+
+def test_a_start_that_nobody_was_told_of_is_taken_back():
+    taken_back = histories.History(
+        tasks=[began(4.9, "c1", "main"), ended(5.1, "c1", "main", 137)], notes=away(5, 9)
+    )
+    assert checker.check(taken_back) == []
 
 
 def test_what_ran_when_the_machine_was_switched_off_has_ended():

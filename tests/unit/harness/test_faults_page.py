@@ -51,6 +51,26 @@ def test_the_page_of_a_run_that_was_cut_short_says_what_was_not_run():
     assert "cut short" in text
 
 
+def test_what_passes_on_the_second_try_is_named_and_what_fails_twice_has_failed():
+    rows = [
+        requirements.Row("R02", tests=2, failed=["x.py::a", "x.py::b"]),
+        requirements.Row("R06", tests=3, failed=["x.py::a"]),
+    ]
+    again = faults.Told(rows=[], failed=["x.py::b"], passed=frozenset({"x.py::a"}))
+    failed, repeated = faults.after_second_try(rows, ["x.py::a", "x.py::b"], again)
+    assert (failed, repeated) == (["x.py::b"], ["x.py::a"])
+    text = faults.page(requirements.Scale.FAULTS, 7, rows, [], 1.0, failed=failed, repeated=repeated)
+    assert "FAILED (1 of 2), 1 of 2 on the second try" in text
+    assert "passed, 1 of 3 on the second try" in text
+    assert text.index("- `x.py::b`") < text.index("Passed on the second try") < text.index("- `x.py::a`")
+
+
+def test_what_the_second_session_did_not_reach_has_failed():
+    rows = [requirements.Row("R02", tests=1, failed=["x.py::a"])]
+    again = faults.Told(rows=[], failed=[], passed=frozenset())
+    assert faults.after_second_try(rows, ["x.py::a"], again) == (["x.py::a"], [])
+
+
 SESSION = """
 import time, pytest
 
@@ -89,7 +109,9 @@ def test_a_session_that_is_ended_has_told_what_it_ran_and_what_not(tmp_path, end
         while not (tmp_path / "hangs").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(end)
-    rows = {row["requirement"]: requirements.Row(**row) for row in json.loads(report.read_text())["rows"]}
+    told = json.loads(report.read_text())
+    assert [name.rpartition("::")[2] for name in told["passed"]] == ["test_passes"]
+    rows = {row["requirement"]: requirements.Row(**row) for row in told["rows"]}
     assert {name: row.result for name, row in rows.items()} == {
         "R01": "NOT RUN, 1 of 2 not run",
         "R02": "FAILED (1 of 1)",

@@ -36,12 +36,25 @@ def test_a_marker_is_found_in_an_output_and_not_in_what_keeps_secrets(tmp_path):
         "logs/audit.jsonl",
         "etcd/wal",
         "kci.env",
+        "kcilet/pods/u1/volumes/v/key",
+        "kcilet/pods/u1/files/etc-hosts",
+        "kcilet/served-store",
+        "kcilet/commands/1",
+        "containerd/config.toml",
+        "containerd/state/io.containerd.runtime.v2.task/k8s.io/c1/config.json",
+        "containerd/state/io.containerd.runtime.v2.task/k8s.io/c1/log.json",
+        "containerd/root/io.containerd.metadata.v1.bolt/meta.db",
     ):
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"x {marker} y")
     found = nets.search_line(net, tmp_path, shown={"events": json.dumps({"message": marker}), "pods": "none"})
     assert sorted(line.replace(str(tmp_path), "") for line in found) == [
+        "/containerd/config.toml holds a registry password",
+        "/containerd/state/io.containerd.runtime.v2.task/k8s.io/c1/log.json holds a registry password",
+        "/kcilet/commands/1 holds a registry password",
+        "/kcilet/pods/u1/files/etc-hosts holds a registry password",
+        "/kcilet/served-store holds a registry password",
         "/logs/kcilet.log holds a registry password",
         "/service/kci.db holds a registry password",
         "/state.json holds a registry password",
@@ -55,6 +68,11 @@ def test_a_marker_is_found_in_an_output_and_not_in_what_keeps_secrets(tmp_path):
     "text",
     [
         "Authorization: AWS4-HMAC-SHA256 Credential=AK/2026/x/kci/aws4_request",
+        f"X-Amz-Security-Token: AQ{'a-_9' * 20}==",
+        repr([("x-amz-security-token", f"AQ{'a-_9' * 20}==")]),
+        json.dumps(json.dumps({"SecurityToken": f"AQ{'a-_9' * 20}=="})),
+        f"IssuedCredentials(secret_access_key='{'a-_9' * 10}')",
+        json.dumps({"SecretAccessKey": "a-_9" * 10}),
         "token eyJhbGciOiJSUzI1NiIsImtpZCI6I.eyJhdWQiOlsiaHR0cHM6Ly9rdWJlcm5ldGVz.sig",
         "-----BEGIN EC PRIVATE KEY-----",
         *(

@@ -79,3 +79,63 @@ async def test_a_status_that_is_not_final_never_counts():
         made = publisher.Publisher(group, "web", lambda: None)
         made.publish(Source(PRESENT, pod(FINAL)), FINAL, {}, is_final=False)
         assert not made.is_final_written
+
+
+class Server(Source):
+    """One whose patches are seen, and whose next writes may fail."""
+
+    def __init__(self, *, failures=()):
+        super().__init__(PRESENT, pod())
+        self.failures = list(failures)
+
+    async def patch_status(self, known, patch):
+        await super().patch_status(known, patch)
+        if self.failures:
+            raise self.failures.pop()
+        self.annotate(**patch["metadata"].get("annotations", {}))
+        phase = patch.get("status", {}).get("phase", self.view.pod.status.phase)
+        self.view = port.View(
+            PRESENT,
+            msgspec.structs.replace(
+                self.view.pod, status=msgspec.structs.replace(self.view.pod.status, phase=phase)
+            ),
+        )
+
+    def annotate(self, **annotations):
+        known = self.view.pod
+        texts = {**known.metadata.annotations, **annotations}
+        meta = msgspec.structs.replace(known.metadata, annotations=texts)
+        self.view = port.View(PRESENT, msgspec.structs.replace(known, metadata=meta))
+
+
+@pytest.mark.guide("annotation kci-instance-id", "annotation kci-instance-spec")
+async def test_a_patch_that_failed_is_tried_again_with_the_annotations():
+    server, settled = Server(failures=[errors.SourceError("a lost answer")]), asyncio.Event()
+    async with tasks.Tasks() as group:
+        made = publisher.Publisher(group, "web", settled.set)
+        made.publish(server, FINAL, {"id": "g-1", "spec": "2-4Gi"}, is_final=True)
+        async with asyncio.timeout(10):
+            await settled.wait()
+        assert made.is_final_written
+    assert [patch["metadata"]["annotations"] for patch in server.patches] == [
+        {"id": "g-1", "spec": "2-4Gi"}
+    ] * 2
+    assert server.view.pod.metadata.annotations == {"id": "g-1", "spec": "2-4Gi"}
+
+
+@pytest.mark.guide("annotation kci-instance-id", "annotation kci-instance-spec")
+async def test_what_a_user_writes_over_the_annotations_is_written_again():
+    server, settled, told = Server(), asyncio.Event(), {"id": "g-1", "spec": "2-4Gi"}
+    async with tasks.Tasks() as group:
+        made = publisher.Publisher(group, "web", settled.set)
+        for _ in range(2):
+            made.publish(server, FINAL, told, is_final=True)
+            async with asyncio.timeout(10):
+                await settled.wait()
+            settled.clear()
+            server.annotate(spec="64-512Gi")
+        # Who goes on with it waits longer for the next.
+        wait_s = made.publish(server, FINAL, told, is_final=True)
+        assert wait_s is not None
+        assert wait_s > 1
+    assert [patch["metadata"]["annotations"] for patch in server.patches] == [told, {"spec": "2-4Gi"}]

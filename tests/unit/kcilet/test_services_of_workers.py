@@ -17,7 +17,7 @@ def proxied():
 @on_virtual_time
 async def test_a_pod_reaches_services_while_it_runs_and_lets_go_of_them_with_its_end():
     async with kcilet_world.world() as it:
-        services = it.cluster.services
+        services = it.cluster.proxied
         services.is_known = True
         services.put("1.0.0.1")
         await it.start(proxied())
@@ -45,19 +45,19 @@ async def test_a_pod_without_kube_proxy_reaches_none_and_nothing_is_watched_for_
         await it.start(machine_world.group())
         await it.until_phase(link.Phase.RUNNING)
         assert it.drivers.network.outlooks["uid-1"] == ""
-        assert not it.cluster.services.holders
+        assert not it.cluster.proxied.holders
         assert not it.drivers.network.changes
 
 
 @on_virtual_time
 async def test_a_pod_starts_without_services_that_cannot_be_known_and_is_told():
     async with kcilet_world.world() as it:
-        it.cluster.services.problem = "cannot list endpointslices: forbidden"
+        it.cluster.proxied.problem = "cannot list endpointslices: forbidden"
         await it.start(proxied())
         await it.until_phase(link.Phase.RUNNING)
         assert it.cluster.reasons().count("ServicesNotKnown") == 1
-        it.cluster.services.is_known = True
-        it.cluster.services.put("1.0.0.1")
+        it.cluster.proxied.is_known = True
+        it.cluster.proxied.put("1.0.0.1")
         await it.until(lambda: bool(it.drivers.network.services))
 
 

@@ -16,6 +16,15 @@ on_virtual_time, world = kcilet_world.on_virtual_time, kcilet_world.world
 app, ready = kcilet_world.app, kcilet_world.ready
 
 
+def statuses_of(it):
+    """What was written of the pod's status, write by write."""
+    return [patch["status"] for patch in it.cluster.patches if "status" in patch]
+
+
+def has_ended(status):
+    return any("terminated" in one["state"] for one in status.get("containerStatuses", ()))
+
+
 @pytest.mark.guide("annotation kci-instance-id", "annotation kci-instance-spec")
 @on_virtual_time
 async def test_a_pod_becomes_ready_with_one_status_write():
@@ -38,6 +47,29 @@ async def test_a_pod_becomes_ready_with_one_status_write():
         await asyncio.sleep(300)
         assert len(it.cluster.patches) == 1
         assert it.runtime.names().count("run_sandbox") == 1
+
+
+@on_virtual_time
+async def test_a_dns_server_that_is_a_service_is_told_once_of_a_pod_without_kube_proxy():
+    async with world() as it:
+        it.cluster.services["10.96.0.10"] = "kube-system/kube-dns"
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        assert it.cluster.reasons().count("DNSNotReachable") == 1
+        # A sandbox that is made anew is no news.
+        it.runtime.kill_sandbox("uid-1")
+        await it.until(lambda: it.runtime.names().count("run_sandbox") == 2)
+        await it.until(lambda: ready(it) == "True")
+        assert it.cluster.reasons().count("DNSNotReachable") == 1
+
+
+@on_virtual_time
+async def test_a_pod_with_kube_proxy_reaches_services():
+    async with world() as it:
+        it.cluster.services["10.96.0.10"] = "kube-system/kube-dns"
+        await it.start(msgspec.structs.replace(machine_world.group(), kube_proxy=True))
+        await it.until(lambda: ready(it) == "True")
+        assert "DNSNotReachable" not in it.cluster.reasons()
 
 
 @on_virtual_time
@@ -75,6 +107,11 @@ async def test_an_exit_is_told_at_once_and_a_finished_pod_keeps_its_records():
         assert asyncio.get_running_loop().time() - before < 0.1
         ended = app(it).state.terminated
         assert (ended.exit_code, ended.reason, ended.message) == (3, "Error", "last words")
+        # The phase is not told after it: whoever sees that the container ended sees what became of the pod.
+        assert [(patch.get("phase"), has_ended(patch)) for patch in statuses_of(it)] == [
+            ("Running", False),
+            ("Failed", True),
+        ]
         await it.until(lambda: not any(box.ready for box in it.runtime.sandboxes.values()))
         await asyncio.sleep(100)
         assert it.runtime.containers

@@ -217,3 +217,18 @@ def test_the_last_whole_line_counts(tmp_path):
     # Found too late: the note does not come back.
     note.add((5, 50))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.requirement("R27")
+@pytest.mark.parametrize("steps", range(1, 4))
+async def test_a_command_ends_though_who_ends_it_is_cancelled(container, folder, steps):
+    """First the client says that it leaves, then its line breaks: that cancels what had begun."""
+    async with next_run(folder).starting(container.name) as session:
+        _ = container.run("sleep", "88")
+        async with tasks.background("end", session.end()) as end:
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            end.cancel()
+            await asyncio.wait([end])
+        assert end.cancelled()
+        assert container.sleeping() == {"1000"}

@@ -48,6 +48,7 @@ def test_without_static_keys_the_config_map_in_kube_system_is_followed():
     assert str(found.references[0]) == "ConfigMap kube-system/user-temp-aksk"
 
 
+@pytest.mark.guide("env TEMP_AKSK_SECRET")
 def test_a_secret_stands_in_for_the_config_map_or_alone():
     (found, _), (alone, _) = read(TEMP_AKSK_CM="a", TEMP_AKSK_SECRET="b"), read(TEMP_AKSK_SECRET="b")
     named = credentials.Reference(resources.SECRETS, "b", "kube-system")
@@ -55,12 +56,14 @@ def test_a_secret_stands_in_for_the_config_map_or_alone():
     assert alone.references == (named,)
 
 
+@pytest.mark.guide("env AKSK_FILE_PATH")
 @pytest.mark.parametrize(("value", "path"), [("", "/var/lib/aksk"), ("/some/where", "/some/where")])
 def test_a_folder_is_named_or_the_usual_one(value, path):
     found, problems = read(AKSK_FILE_PATH=value, AK="other", SK="other")
     assert (found, problems) == (key_settings.InFolder(pathlib.Path(path), secret.Secret("")), [])
 
 
+@pytest.mark.guide("env AK", "env SK", "env SECURITY_TOKEN", "env AKSK_ENCRYPT", "env AKSK_CIPHER_KEY")
 def test_kingsofts_own_variables_are_the_last():
     assert read(AK="AK", SK="SK", SECURITY_TOKEN="T") == (fixed("AK", "SK", "T"), [])
     padder = padding.PKCS7(128).padder()

@@ -1,21 +1,28 @@
-"""KCI is away for ten minutes: few calls meanwhile, everything done soon after, and no rush (R11)."""
+"""KCI is away for ten minutes: few calls meanwhile, everything done soon after, and no rush (R11).
+
+The node is Ready all the time, and its heartbeat comes as if nothing were.
+"""
 
 import asyncio
 import collections
+import datetime
 import itertools
 
 import pytest
-from fakes import virtual_time, vnode_world
+from fakes import kube_api, virtual_time, vnode_world
 
 from kci.client import errors
 from kci.contract import capabilities, groups, packages
 from kci.kit import secret, tasks
+from kci.kube import resources
 from kci.provider import circuit, cloud
 from kci.provider.plan import group
-from kci.vnode import leadership, pod_controller
+from kci.vnode import leadership, lease, node, node_controller, pod_controller
 
 OUTAGE_S, WARM_UP_S = 600.0, 60.0
 PODS = 60
+# A Lease is renewed each 10 s; a node whose Lease is 40 s old is taken for dead.
+HEARTBEAT_S = 15.0
 
 
 class Kci:
@@ -95,7 +102,50 @@ class Kci:
         self._news = asyncio.Event()
 
 
+class NodeApi(kube_api.FakeApi):
+    """The API server that the Lease and the node object are kept at, and when each was written."""
+
+    def __init__(self, now_s):
+        super().__init__()
+        self._now_s, self.written_s = now_s, collections.defaultdict(list)
+
+    async def request(self, method, path):
+        return b'{"gitVersion": "v1.36.3"}'
+
+    async def create(self, resource, body, *, namespace=""):
+        await asyncio.sleep(0.01)
+        self.written_s[resource.plural].append(self._now_s())
+        return await super().create(resource, body, namespace=namespace)
+
+    async def patch(self, resource, name, patch, *, namespace="", **_):
+        await asyncio.sleep(0.01)
+        self.written_s[resource.plural].append(self._now_s())
+        return await super().patch(resource, name, patch, namespace=namespace)
+
+    def not_ready(self):
+        """Each state that the node object was ever in, and that was not Ready."""
+        return [
+            item["status"]["conditions"]
+            for _, plural, _, item in self._history
+            if plural == resources.NODES.plural
+            and ("Ready", "True")
+            not in {(one["type"], one["status"]) for one in item["status"]["conditions"]}
+        ]
+
+
+class SteadyClock:
+    """Goes with the loop's time."""
+
+    def __init__(self, now_s):
+        self._now_s = now_s
+
+    def now(self):
+        return datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(seconds=self._now_s())
+
+
 class World:
+    """A whole virtual node: the heartbeat, the node object and the pods of one loop, with one cloud."""
+
     def __init__(self):
         self.loop = virtual_time.VirtualLoop()
         self.cluster = vnode_world.Cluster()
@@ -109,6 +159,21 @@ class World:
             group.Defaults(cluster_id="c", node_name="vn", subnet_id="s", security_group_ids=("g",)),
             right=leadership.Always(),
             find_kubeconfig=find_kubeconfig,
+        )
+        self.node_api = NodeApi(self.loop.time)
+        self.lease_keeper = lease.LeaseKeeper(
+            self.node_api,
+            node_name="vn",
+            identity="only",
+            clock=SteadyClock(self.loop.time),
+            now_s=self.loop.time,
+        )
+        self.node_controller = node_controller.NodeController(
+            self.node_api,
+            node.NodeSettings(name="vn", address="10.0.0.9", kubelet_port=10250, version="0.1.0"),
+            right=leadership.Always(),
+            on_registered=self.lease_keeper.hold_for,
+            on_trouble=lambda *_: None,
         )
         # The double of the cluster asks what runs before it lets a pod be failed or removed.
         self.cluster.cloud = self
@@ -125,6 +190,8 @@ class World:
     def run(self, script):
         async def main():
             async with (
+                tasks.background("lease", self.lease_keeper.run()),
+                tasks.background("node", self.node_controller.run()),
                 tasks.background("cloud", self.cloud.run()),
                 tasks.background("controller", self.controller.run()),
             ):
@@ -148,6 +215,10 @@ def bind(world, prefix):
 
 def peak(calls):
     return max(collections.Counter(int(at_s) for at_s, _ in calls).values())
+
+
+def gaps(moments_s, *, until_s):
+    return [later - before for before, later in itertools.pairwise([*moments_s, until_s])]
 
 
 def counted(calls, since_s, *names):
@@ -186,6 +257,14 @@ def test_ten_minutes_without_the_service(how):
         sent = counted(kci.calls, back_s, "create", "delete")
         assert len(sent) <= 1.5 * (PODS + PODS // 3)
         assert peak(sent) <= 2 * normal_peak
+
+        written_s = world.node_api.written_s
+        assert max(gaps(written_s[resources.LEASES.plural], until_s=now_s())) <= HEARTBEAT_S
+        assert (
+            max(gaps(written_s[resources.NODES.plural], until_s=now_s()))
+            <= node_controller.STATUS_INTERVAL_S + 1
+        )
+        assert world.node_api.not_ready() == []
 
     World().run(script)
 

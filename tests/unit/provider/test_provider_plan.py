@@ -224,11 +224,31 @@ def test_the_nodes_instance_settings_stand_for_what_a_pod_does_not_say():
         assert f"{one} is set without {other}" in refusal.message
 
 
+@pytest.mark.guide("limit containers")
+def test_more_containers_than_are_documented_run_with_a_warning():
+    def warnings(count):
+        decision = group.decide(pod(resources=[{}] * count), DEFAULTS)
+        assert decision.refusals == ()
+        return [notice.reason for notice in decision.notices if notice.is_warning]
+
+    assert warnings(5) == []
+    assert warnings(6) == ["MoreContainersThanDocumented"]
+
+
 @pytest.mark.parametrize(
     ("key", "hint"),
     [
         ("k8s.ksyun.com/kci-instance-cpus", "is k8s.ksyun.com/kci-instance-cpu meant?"),
         ("k8s.ksyun.com/kci-subnet", "is k8s.ksyun.com/kci-subnet-id meant?"),
+        ("k8s.ksyun.com/kci-security-groups", "is k8s.ksyun.com/kci-security-group-id meant?"),
+        ("k8s.ksyun.com/kci-instance-mem", "is k8s.ksyun.com/kci-instance-memory meant?"),
+        ("k8s.ksyun.com/instace-memory", "is k8s.ksyun.com/kci-instance-memory meant?"),
+        ("k8s.ksyun.com/kci-host-alias", "is k8s.ksyun.com/kci-host-aliases meant?"),
+        # The names of other things, which are no misspelt ones.
+        ("k8s.ksyun.com/kci-instance-type", "known are k8s.ksyun.com/kci-instance-cpu"),
+        ("k8s.ksyun.com/kci-gpu", "known are k8s.ksyun.com/kci-instance-cpu"),
+        ("k8s.ksyun.com/kci-retain-ip", "known are k8s.ksyun.com/kci-instance-cpu"),
+        ("k8s.ksyun.com/kci-image-id", "known are k8s.ksyun.com/kci-instance-cpu"),
         ("k8s.ksyun.com/colour", "known are k8s.ksyun.com/kci-instance-cpu"),
     ],
 )
@@ -337,6 +357,12 @@ def test_host_aliases_are_handed_on():
             DEFAULTS,
             "InvalidAnnotation",
             "'here', which is no address",
+        ),
+        (
+            pod(notes={annotations.HOST_ALIASES: '[{"ip": "10.0.0.9", "hostnames": ["a b"]}]'}),
+            DEFAULTS,
+            "InvalidAnnotation",
+            "'a b', which is no host name",
         ),
         (pod(notes={annotations.SUBNET: "a,b"}), DEFAULTS, "InvalidAnnotation", "one subnet"),
     ],

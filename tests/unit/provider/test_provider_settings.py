@@ -169,6 +169,7 @@ def test_the_operating_system_is_linux(parse, problems):
     assert "--os is 'Windows': instances run linux only" in problems("--os=Windows")
 
 
+@pytest.mark.guide("flag --stream-idle-timeout", "flag --stream-creation-timeout")
 def test_stream_timeouts_are_the_flags_or_the_variables_or_the_kubelets(parse, problems):
     assert (parse().stream_creation_s, parse().stream_idle_s) == (30, 4 * 3600)
     found = parse("--stream-idle-timeout=1h", "--stream-creation-timeout=5s", VKUBELET_STREAM_IDLE_S="7")
@@ -177,6 +178,7 @@ def test_stream_timeouts_are_the_flags_or_the_variables_or_the_kubelets(parse, p
     assert "--stream-idle-timeout is 0: at least 1s" in problems("--stream-idle-timeout=0")
 
 
+@pytest.mark.guide("flag --klog.*")
 def test_flags_of_upstreams_logger_are_passed_over(parse):
     found = parse("--klog.v", "2", "--klog.logtostderr", "--nodename", "x", "--klog.vmodule=a=1")
     assert found.node_name == "x"
@@ -189,6 +191,26 @@ def test_flags_of_upstreams_logger_are_passed_over(parse):
 
 def test_an_unknown_flag_is_named_with_the_nearest(problems):
     assert "--cluster-dnss=x is unknown: is --cluster-dns meant?" in problems("--cluster-dnss=x")
+
+
+def test_an_unknown_flag_without_a_near_name_is_a_sentence_too_beside_all_else_that_is_wrong(problems):
+    found = problems("--v=3", "--zzz", "foo", "bar", "--cluster-dns", "--nodename=Node_1").splitlines()
+    assert [problem.partition(": ")[0] for problem in found] == [
+        "--v=3 is unknown",
+        "--zzz is unknown",
+        "'bar' belongs to no flag",
+        "--cluster-dns has no value",
+        "--nodename is 'Node_1'",
+    ]
+    assert "--v=3 is unknown: --help lists what there is" in found
+    assert "--cluster-dns has no value: write --cluster-dns=TEXT" in found
+
+
+@pytest.mark.guide("flag --enable-node-lease", "flag --disable-taint")
+def test_a_boolean_flags_value_that_stands_by_itself_is_told_how_to_be_written(problems):
+    assert problems("--enable-node-lease", "true").endswith("write --enable-node-lease=true")
+    assert problems("--disable-taint", "false", "--nodename=x").endswith("write --disable-taint=false")
+    assert "as --disable-taint=true or --disable-taint=false" in problems("--disable-taint", "maybe")
 
 
 @pytest.mark.guide("flag --kubeconfig", "env KUBECONFIG")
@@ -319,6 +341,8 @@ def test_sizes_are_the_services_unless_a_file_says_which(parse, tmp_path):
     assert (parse().table, parse().strict_sizes) == (None, False)
     file = tmp_path / "sizes.json"
     file.write_text('{"Packages": [{"Cpu": 2, "Mem": [4]}]}')
+    assert not parse().sum_containers_only
+    assert parse("--sum-containers-only").sum_containers_only
     found = parse(f"--packages={file}", "--strict-sizes")
     assert list(found.table.sizes) == [packages.Size(2, 4)]
     assert found.strict_sizes
@@ -369,6 +393,7 @@ def test_help_says_for_each_option_what_it_means_its_default_and_why(capsys):
     with pytest.raises(SystemExit):
         settings.parse(["--help"], {})
     shown = " ".join(capsys.readouterr().out.split())
+    assert "--disable-taint[=true|false]" in shown
     for option in (*options.FLAGS, *options.VARIABLES, *key_settings.VARIABLES, *options.KEYS):
         assert option.means, option.name
         assert option.why, option.name

@@ -5,6 +5,7 @@ import contextlib
 import uuid
 
 import pytest
+import requirements
 import service_world
 import simulation
 from fakes import engine as engines
@@ -64,8 +65,8 @@ class FlakyEngine:
 
 @pytest.mark.requirement("R12")
 def test_a_day_without_its_machine_forgets_no_group(tmp_path, runs):
+    hours = requirements.scaled(quick=4, faults=24, release=24)
     for run in range(runs.scale(quick=1, faults=1, release=30)):
-        hours = 4 if runs.count == 1 else 24
         simulation.run(_day(tmp_path / f"{run}.db", runs.random(run), hours), seed=runs.seed + run)
 
 

@@ -25,6 +25,7 @@ KEY = service_world.KEY
 GROUPS = 12
 CALLER = accounts.Identity(service_world.ALICE.tenant_id, "AKALICE", "signature")
 FENCE = api.Fence(holder="c1/vk", epoch=7)
+NOW = clock.SystemClock().now()
 NAMES = ("kci.db", "kci.db-wal", "kci.db.lock")
 
 
@@ -156,6 +157,34 @@ async def test_a_store_without_its_log_or_from_an_older_copy_is_refused(tmp_path
     # To go on with what is left is somebody's decision.
     older.with_name("kci.db.lock").unlink()
     assert (await _content(older))[0] == []
+
+
+@pytest.mark.requirement("R04")
+async def test_a_file_and_a_log_of_different_times_are_refused_and_left_as_they_are(tmp_path):
+    """By itself SQLite would take them together, and a group would be there as it was at either time."""
+    working, other = tmp_path / "working", api.Fence(holder="c1/other", epoch=1)
+    working.mkdir()
+    with database.open_database(working / "kci.db", KEY) as opened:
+        await _fill(opened)
+        early = _copy(working, tmp_path / "early")
+    # Stopped as it should be, so the file is whole by itself.
+    backup = _copy(working, tmp_path / "backup")
+    assert not (working / "kci.db-wal").exists()
+    with database.open_database(working / "kci.db", KEY) as opened:
+        await opened.run(lambda session: fences.raise_epoch(session, CALLER.tenant_id, other, now=NOW))
+        killed = _copy(working, tmp_path / "killed")
+    for file, log in ((backup, killed), (killed, early)):
+        path = _copy(killed.parent, tmp_path / "mixed")
+        shutil.copy(file, path)
+        shutil.copy(log.with_name("kci.db-wal"), path.with_name("kci.db-wal"))
+        before = {name: path.with_name(name).read_bytes() for name in NAMES[:2]}
+        with pytest.raises(errors.UnusableStoreError, match="not the log of this file"):
+            await _content(path)
+        assert {name: path.with_name(name).read_bytes() for name in before} == before
+    # The file with its own log, and the backup by itself as the how-to has it.
+    assert len((await _content(killed))[0]) == GROUPS
+    path = _copy(backup.parent, tmp_path / "back")
+    assert len((await _content(path))[0]) == GROUPS
 
 
 @pytest.mark.requirement("R04")

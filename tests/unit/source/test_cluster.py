@@ -122,6 +122,39 @@ async def test_answers_are_asked_for_once(api):
         assert other.reveal() == "default-2"
 
 
+async def test_a_services_address_is_asked_for_once_and_told_by_its_name(api):
+    pod = await api.add_pod()
+    await api.create(
+        resources.SERVICES,
+        {"metadata": {"name": "kube-dns"}, "spec": {"clusterIP": "10.96.0.10"}},
+        namespace="kube-system",
+    )
+    told = []
+    async with sources_of(api) as sources:
+        found = sources.join(group(pod.uid), lambda: None)
+        await until(lambda: found.view.pod)
+        lists = api.lists
+        for _ in range(3):
+            found.name_service("192.0.2.53", told.append)
+            found.name_service("10.96.0.10", told.append)
+        await until(lambda: len(told) == 3)
+        assert told == ["kube-system/kube-dns"] * 3
+        assert api.lists - lists == 2
+
+
+async def test_a_service_that_is_not_found_out_is_not_told(api):
+    told = []
+    async with sources_of(api) as sources:
+        found = sources.join(group("uid-9"), lambda: None)
+        await asyncio.sleep(0)
+        api.failures = [errors.ForbiddenError("no", code=403)]
+        found.name_service("10.96.0.10", told.append)
+        await until(lambda: not api.failures)
+        found.name_service("10.96.0.10", told.append)
+        await asyncio.sleep(0.01)
+    assert told == []
+
+
 async def test_a_kubeconfig_that_cannot_be_used_is_refused(api):
     async with sources_of(api) as sources:
         for text in ("nonsense", "a: b"):

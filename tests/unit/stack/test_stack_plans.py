@@ -15,6 +15,7 @@ from kci.stack import (
     commands,
     containerd,
     controlplane,
+    coredns,
     errors,
     goprograms,
     layout,
@@ -39,6 +40,8 @@ CHOICES = record.Choices(
     controller_manager_port=4003,
     scheduler_port=4004,
     registry_port=4005,
+    dns_ready_port=4006,
+    dns_metrics_port=4007,
 )
 IDENTITY = record.Identity(
     access_key="AK", secret_key="canary-secret", cluster_id="c", subnet_id="s", security_group_id="g"
@@ -71,9 +74,22 @@ def program_plan(**asked):
     )
 
 
+def dns_plan(*, resolvers=()):
+    return coredns.Plan(
+        where=WHERE,
+        binary=pathlib.Path("/cache/coredns"),
+        version="v1",
+        ranges=RANGES,
+        choices=CHOICES,
+        cluster_domain="cluster.local",
+        resolvers=resolvers,
+    )
+
+
 def all_commands():
     plan, ours = control_plane(), program_plan()
     return [
+        coredns.command(dns_plan()),
         controlplane.etcd(plan),
         controlplane.api_server(plan),
         controlplane.controller_manager(plan),
@@ -97,9 +113,9 @@ def test_pods_reach_the_api_server_if_it_is_here_the_clusters_dns_and_the_servic
     assert set(programs.reachable(plan, "https://cluster.example:6443")) == own
 
 
-@pytest.mark.parametrize("own", list(itertools.product([True, False], repeat=2)))
+@pytest.mark.parametrize("own", list(itertools.product([True, False], repeat=3)))
 def test_each_part_comes_after_all_that_it_needs(own):
-    planned = parts.plan(own_control_plane=own[0], own_containerd=own[1])
+    planned = parts.plan(own_control_plane=own[0], own_containerd=own[1], own_dns=own[2])
     for number, part in enumerate(planned):
         assert set(parts.needs(part, planned)) <= set(planned[:number])
 
@@ -112,8 +128,8 @@ def test_every_process_is_stopped_and_the_api_server_outlives_who_talks_to_it():
 
 
 def test_a_cluster_that_is_given_needs_no_control_plane():
-    planned = parts.plan(own_control_plane=False, own_containerd=True)
-    assert not set(parts.CONTROL_PLANE) & set(planned)
+    planned = parts.plan(own_control_plane=False, own_containerd=True, own_dns=False)
+    assert not {*parts.CONTROL_PLANE, parts.Part.COREDNS, parts.Part.CLUSTER_DNS} & set(planned)
     assert parts.Part.NODE in planned
 
 
@@ -205,7 +221,7 @@ def test_ports_are_kept_but_for_those_that_somebody_took():
         [1, 2, 3], lambda count: list(range(100, 100 + count)), lambda port: port != 2
     )
     assert chosen == [1, 100, 3]
-    assert len(preparation.choose_ports([], lambda count: list(range(count)), lambda _: True)) == 5
+    assert len(preparation.choose_ports([], lambda count: list(range(count)), lambda _: True)) == 7
 
 
 def test_names_on_the_machine_differ_between_stacks_and_fit_a_link():
@@ -234,7 +250,8 @@ def test_a_change_of_one_program_builds_only_that_one_anew(tmp_path):
         (tmp_path / program / "main.go").write_text("package main\n")
     (tmp_path / "go.mod").write_text("x")
     (tmp_path / "go.sum").write_text("x")
-    module = goprograms.Module(tmp_path, "v1.36.3", "v3", (1, 26))
+    required = {"k8s.io/kubernetes": "v1.36.3", "github.com/coredns/coredns": "v1.15.0"}
+    module = goprograms.Module(tmp_path, required, (1, 26))
     before = {program: goprograms.cache_key(program, module) for program in goprograms.PROGRAMS}
     (tmp_path / "cni" / "main.go").write_text("package main // changed\n")
     after = {program: goprograms.cache_key(program, module) for program in goprograms.PROGRAMS}

@@ -165,6 +165,28 @@ def test_a_create_that_failed_five_times_is_told_on_the_pod_and_a_blip_is_not(fa
 
 
 @pytest.mark.requirement("R12")
+def test_three_of_ten_that_fail_keep_no_other_waiting_and_come_when_they_can():
+    with world() as made:
+        uids = [f"p{number}" for number in range(10)]
+        failing = set(uids[2:9:3])
+        made.cloud.failing_uids = set(failing)
+        for uid in uids:
+            made.cluster.bind(uid)
+        made.pass_time(1)
+        assert made.cloud.live() == sorted(set(uids) - failing)
+        made.pass_time(3600)
+        # Each is told by itself, once, and the others know nothing of it.
+        told = [event for event in made.cluster.events if event[1] != "InstanceCreated"]
+        assert sorted(told) == [(uid, "QuotaExceeded") for uid in sorted(failing)]
+        assert {uid for uid, pod in made.cluster.pods.items() if pod.status.conditions} == failing
+        assert set(made.cloud.created[len(uids) :]) == failing
+        made.cloud.failing_uids.clear()
+        made.pass_time(SETTLED_S)
+        assert made.cloud.live() == uids
+        assert_as_wanted(made)
+
+
+@pytest.mark.requirement("R12")
 def test_an_instance_that_cannot_be_removed_is_told_once_and_removed_in_the_end():
     with world() as made:
         made.cluster.bind("a")

@@ -84,6 +84,15 @@ def services_not_reached(problem: str) -> Event:
     return warning("ServicesNotReached", f"ClusterIP services are not reached as they should be: {problem}")
 
 
+def dns_not_reachable(address: str, service: str) -> Event:
+    text = (
+        f"cannot reach DNS server {address} from this pod: it is the ClusterIP of Service {service}, and the "
+        "pod has no kube-proxy; give the pod the annotation k8s.ksyun.com/kci-kube-proxy-enabled: "
+        '"true", or its node KCI_KUBE_PROXY=true or a --cluster-dns that is no ClusterIP'
+    )
+    return warning("DNSNotReachable", text)
+
+
 def bandwidth_not_limited(problem: str) -> Event:
     return warning("BandwidthNotLimited", problem)
 

@@ -6,7 +6,10 @@ pkg/kubelet/kuberuntime/helpers.go (BuildPodLogsDirectory), Kubernetes 1.36.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kci.kube import models
+from kci.link import types as link
 
 HOSTNAME_LENGTH = 63
 _LOCAL = """\
@@ -37,14 +40,26 @@ def sandbox_hostname(pod: models.Pod, cluster_domain: str) -> str:
     return f"{short}.{where}" if pod.spec.set_hostname_as_fqdn and where else short
 
 
-def hosts_file(pod: models.Pod, address: str, cluster_domain: str) -> str:
+def hosts_file(
+    pod: models.Pod, address: str, cluster_domain: str, machine: Sequence[link.HostAlias] = ()
+) -> str:
+    """Differs: the names of the group's machine come too, after the pod's own: the first of a name counts."""
     short, where = hostname(pod), domain(pod, cluster_domain)
     names = f"{short}.{where}\t{short}" if where else short
-    text = f"{_LOCAL}{address}\t{names}\n"
-    if pod.spec.host_aliases:
-        lines = ["\t".join((alias.ip, *alias.hostnames)) for alias in pod.spec.host_aliases]
-        text += "\n# Entries added by HostAliases.\n" + "".join(f"{line}\n" for line in lines)
-    return text
+    own = [(alias.ip, *alias.hostnames) for alias in pod.spec.host_aliases]
+    return "".join(
+        (
+            f"{_LOCAL}{address}\t{names}\n",
+            _entries("# Entries added by HostAliases.", own),
+            _entries("# Entries of the instance's machine.", [(one.ip, *one.hostnames) for one in machine]),
+        )
+    )
+
+
+def _entries(heading: str, lines: Sequence[Sequence[str]]) -> str:
+    if not lines:
+        return ""
+    return f"\n{heading}\n" + "".join("\t".join(words) + "\n" for words in lines)
 
 
 def log_folder(pod: models.Pod) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine
+import functools
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from kci.kcilet import ports
@@ -34,6 +35,8 @@ class Job:
     pod: models.Pod | None
     image: ports.ImageRef | None
     tell: Callable[[events.Event], None]
+    # For what does not change while the pod lives, however often its sandbox is made.
+    tell_once: Callable[[events.Event], None]
     pulling: Callable[[str], None]
 
     def wanted(self) -> inputs.Wanted:
@@ -129,12 +132,14 @@ async def _run_sandbox(machine: machine.Machine, action: actions.RunSandbox, job
         pod,
         cluster_dns=group.cluster_dns,
         cluster_domain=group.cluster_domain,
-        machine=dns.Resolver(group.machine_dns, group.machine_searches),
+        machine=dns.of_machine(group.machine_dns, group.machine_searches, group.machine_options),
     )
     for note in resolved.notes:
         job.tell(events.warning(note.reason, note.message))
     outlook = await _outlook_on_services(machine, job) if group.kube_proxy else ""
     resolver = resolved.resolver
+    if not group.kube_proxy:
+        _warn_of_services(wanted.source, resolver.servers, job.tell_once)
     crashpoints.reached("kcilet.cgroup.before")
     cgroup = await drivers.cgroups.ensure_cgroup(
         pod.uid, cpu_milli=group.cpu_milli, memory_mib=group.memory_mib, pids=machine.limits.pids
@@ -162,6 +167,18 @@ async def _outlook_on_services(machine: machine.Machine, job: Job) -> str:
     if not await machine.proxy.first_rules(services) and not services.problem:
         job.tell(events.services_not_known("the cluster has not listed them yet"))
     return services.outlook
+
+
+def _warn_of_services(
+    source: port.PodSource, servers: Iterable[str], tell: Callable[[events.Event], None]
+) -> None:
+    """Have it told, without waiting, which DNS servers are Services that the pod does not reach."""
+    for address in servers:
+        source.name_service(address, functools.partial(_warn_of_service, tell, address))
+
+
+def _warn_of_service(tell: Callable[[events.Event], None], address: str, service: str) -> None:
+    tell(events.dns_not_reachable(address, service))
 
 
 async def _start_container(machine: machine.Machine, action: actions.StartContainer, job: Job) -> None:

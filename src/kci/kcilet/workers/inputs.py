@@ -168,7 +168,9 @@ async def _mounts(
     attempt: int,
 ) -> list[ports.Mount]:
     pod, group = wanted.pod, wanted.group
-    hosts = identity.hosts_file(pod, group.interface.address, group.cluster_domain)
+    hosts = identity.hosts_file(
+        pod, group.interface.address, group.cluster_domain, group.machine_host_aliases
+    )
     by_name = {volume.name: volume for volume in pod.spec.volumes}
     mounts = []
     for mount in container.volume_mounts:

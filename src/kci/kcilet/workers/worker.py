@@ -87,6 +87,7 @@ class Worker:
         self._lost: frozenset[ports.ContainerId] = frozenset()
         # What was told last of annotations that cannot be held.
         self._unheld: list[str] = []
+        self._told_once: set[events.Event] = set()
         self._ended_at_s: float | None = None
         self._initialized = 0
         # A start that goes well is not told before.
@@ -379,6 +380,11 @@ class Worker:
                 message=event.message,
             )
 
+    def _tell_once(self, event: events.Event) -> None:
+        if event not in self._told_once:
+            self._told_once.add(event)
+            self._tell(event)
+
     # ---- acting ---------------------------------------------------------------------------------
 
     def _begin(self, action: actions.Action) -> None:
@@ -404,6 +410,7 @@ class Worker:
             pod=self.pod,
             image=self._image_for(action),
             tell=self._tell,
+            tell_once=self._tell_once,
             pulling=self._note_pulling,
         )
         try:

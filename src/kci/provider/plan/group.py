@@ -15,6 +15,9 @@ from kci.vnode import provider
 ACCEPTED = "Accepted"
 SIZE_ROUNDED = "InstanceSizeRounded"
 LIMIT_CLAMPED = "LimitAboveInstance"
+MANY_CONTAINERS = "MoreContainersThanDocumented"
+# Of Kingsoft Cloud; our own service runs any number.
+_DOCUMENTED_CONTAINERS = 5
 _RESOURCES = "spec.containers[*].resources"
 _SIZE_FIELD = f"metadata.annotations[{pod_annotations.CPU}]"
 
@@ -37,6 +40,8 @@ class Defaults:
     table: packages.Table | None = None
     # Refuse annotations that name a size which there is not, rather than round it up.
     strict_sizes: bool = False
+    # Leave init containers out of the sum.
+    sum_containers_only: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +73,9 @@ def decide(
     choice: size.Choice | None = None
     table = defaults.table or offered
     try:
-        choice = size.choose(pod, wishes, table) if table else None
+        choice = None
+        if table:
+            choice = size.choose(pod, wishes, table, sum_containers_only=defaults.sum_containers_only)
     except packages.TooLargeError as error:
         refusals.append(_too_large(str(error), by_annotation=wishes.cores is not None))
     if choice is not None and choice.is_off_table and defaults.strict_sizes:
@@ -128,6 +135,13 @@ def _not_offered(choice: size.Choice) -> provider.Refusal:
 
 def _notices(pod: models.Pod, choice: size.Choice | None) -> Iterator[provider.Notice]:
     yield from pod_annotations.unknown(pod.metadata.annotations)
+    if (count := len(pod.spec.containers)) > _DOCUMENTED_CONTAINERS:
+        yield provider.Notice(
+            MANY_CONTAINERS,
+            f"spec.containers has {count}: Kingsoft Cloud documents at most {_DOCUMENTED_CONTAINERS} for an "
+            "instance and may refuse the pod; run fewer in one pod if it is meant for there",
+            is_warning=True,
+        )
     if choice is None:
         return
     granted = choice.grant.size

@@ -7,7 +7,9 @@ subnet that was not told may well be set there.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
 import msgspec
 
@@ -21,6 +23,7 @@ MISPLACED = "AnnotationNotOnPod"
 UNTOLERATED = "MissingToleration"
 INVALID = "InvalidPod"
 DEFAULT_TAINTS = (nodes.DEFAULT_TAINT,)
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 # Stands for what the node has and we were not told.
 _NOT_TOLD = "(not told)"
 
@@ -36,7 +39,10 @@ class Node:
     node_dns: tuple[str, ...] | None = None
     cluster_domain: str = "cluster.local"
     kube_proxy: bool = False
+    # The cluster's service range.
+    services: Network | None = None
     strict_sizes: bool = False
+    sum_containers_only: bool = False
     instance_settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     table: packages.Table = packages.STANDARD
 
@@ -109,8 +115,10 @@ class Subject:
     kind: str
     pod: models.Pod
     replicas: int = 1
-    # Of the object that makes the pod; the pod itself never gets them.
-    outer_annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # Where in its object the pod is described, such as spec.template; empty for a pod by itself.
+    template: str = ""
+    # Of what makes the pod, by where they stand in it; the pod itself never gets them.
+    outer_annotations: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
 
 def preview(subject: Subject, node: Node) -> Preview:
@@ -155,7 +163,7 @@ def preview(subject: Subject, node: Node) -> Preview:
             *(
                 Remark(reason=one.reason, message=one.message)
                 for one in decision.notices
-                if one.reason != group.ACCEPTED
+                if one.reason not in {group.ACCEPTED, group.MANY_CONTAINERS}
             ),
         ),
         notes=(
@@ -165,6 +173,12 @@ def preview(subject: Subject, node: Node) -> Preview:
                 for taint in tolerations.untolerated(pod, node.taints)
             ),
             *(Remark(reason=note.reason, message=note.message) for note in resolved.notes),
+            *(
+                Remark(reason=one.reason, message=one.message)
+                for one in decision.notices
+                if one.reason == group.MANY_CONTAINERS
+            ),
+            *_of_dns(resolved.resolver, node, has_proxy=decision.kube_proxy),
         ),
         refused=refused,
     )
@@ -187,18 +201,20 @@ def _defaults(node: Node) -> group.Defaults:
         instance_settings=node.instance_settings,
         table=node.table,
         strict_sizes=node.strict_sizes,
+        sum_containers_only=node.sum_containers_only,
     )
 
 
 def _misplaced(subject: Subject) -> Iterator[Remark]:
     """What stands on a Deployment and is meant for its pods."""
-    for key in sorted(subject.outer_annotations):
-        if _is_for_pods(key) and key not in subject.pod.metadata.annotations:
-            yield Remark(
-                reason=MISPLACED,
-                message=f"{key} is on the {subject.kind}, where it does nothing: put it on the pod template, "
-                "spec.template.metadata.annotations",
-            )
+    for place, given in subject.outer_annotations.items():
+        for key in sorted(given):
+            if _is_for_pods(key) and key not in subject.pod.metadata.annotations:
+                yield Remark(
+                    reason=MISPLACED,
+                    message=f"{key} is in the {subject.kind}'s {place}, where it does nothing: put it on the "
+                    f"pod template, {subject.template}.metadata.annotations",
+                )
 
 
 def _is_for_pods(key: str) -> bool:
@@ -218,3 +234,23 @@ def _of_place(decision: group.Decision) -> Iterator[Remark]:
             message="the pod names no security group: the node must have KCI_SECURITY_GROUP_IDS, or the pod "
             f"the annotation {pod_annotations.SECURITY_GROUPS}",
         )
+
+
+def _of_dns(resolver: dns.Resolver, node: Node, *, has_proxy: bool) -> Iterator[Remark]:
+    """What the instance's own check would find at the cluster."""
+    for server in resolver.servers:
+        if not has_proxy and node.services is not None and _is_in(server, node.services):
+            yield Remark(
+                reason="DNSNotReachable",
+                message=f"DNS server {server} is a ClusterIP, and the pod has no kube-proxy to reach it: "
+                f'set the annotation {pod_annotations.KUBE_PROXY}: "true", KCI_KUBE_PROXY=true, or another '
+                "--cluster-dns",
+            )
+
+
+def _is_in(server: str, network: Network) -> bool:
+    try:
+        return ipaddress.ip_address(server) in network
+    except ValueError:
+        # The node's servers, which were not told, or none that a manifest may have.
+        return False

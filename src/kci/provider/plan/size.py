@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from kci.contract import packages
 from kci.kube import models, quantity
 from kci.provider import annotations as pod_annotations
@@ -33,15 +35,24 @@ class Choice:
         return self.by_annotation and self.grant.size != self.asked
 
 
-def choose(pod: models.Pod, wishes: pod_annotations.Wishes, table: packages.Table) -> Choice:
-    """The smallest size that has what the pod asks for; packages.TooLargeError if none has."""
+def choose(
+    pod: models.Pod,
+    wishes: pod_annotations.Wishes,
+    table: packages.Table,
+    *,
+    sum_containers_only: bool = False,
+) -> Choice:
+    """The smallest size that has what the pod asks for; packages.TooLargeError if none has. The documentation
+    knows no init containers: `sum_containers_only` leaves them out.
+    """
     if wishes.cores is not None and wishes.memory_gb is not None:
         asked = packages.Size(wishes.cores, wishes.memory_gb)
         grant = table.grant(asked.cores, asked.gib)
         if grant.size == asked:
             grant = packages.Grant(asked, BY_ANNOTATION)
         return Choice(asked, grant, by_annotation=True)
-    asked = demand(pod.spec)
+    spec = msgspec.structs.replace(pod.spec, init_containers=()) if sum_containers_only else pod.spec
+    asked = demand(spec)
     return Choice(asked, table.grant(asked.cores, asked.gib))
 
 

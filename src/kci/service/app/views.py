@@ -71,6 +71,12 @@ def to_wanted(group: groups.Group, kubeconfig: secret.Secret) -> link.WantedGrou
         cluster_domain=request.cluster_domain or "cluster.local",
         machine_dns=machine.name_server,
         machine_searches=machine.search,
+        machine_host_aliases=tuple(
+            link.HostAlias(ip=alias.ip, hostnames=alias.hostname) for alias in request.machine_host_aliase
+        ),
+        machine_options=tuple(
+            f"{option.name}:{option.value}" if option.value else option.name for option in machine.option
+        ),
         kube_proxy=bool(request.kube_proxy and request.kube_proxy.enabled),
         security_group_ids=request.security_group_id,
         ingress_bits=request.bandwidth.ingress if request.bandwidth else 0,

@@ -154,6 +154,7 @@ class LocalEngine:
     async def _stream(
         self, path: str, query: dict[str, Any], *, buffer_bytes: int = _BUFFER_BYTES
     ) -> AsyncIterator[aiohttp.StreamReader]:
+        # deadline: until the answer begins, below; then silence is normal, or the caller's to judge.
         limits = aiohttp.ClientTimeout(total=None, connect=5.0)
         async with contextlib.AsyncExitStack() as stack:
             with _wrapped():

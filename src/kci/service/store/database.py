@@ -4,7 +4,9 @@ One thread owns all connections: SQLite has one writer anyway, and the event loo
 The file is never started empty over a damaged or a lost one, nor as it was before changes that were
 acknowledged: what the store no longer wants ends at the machine. A lock file beside the database keeps a
 second service away, and remembers how many changes were made; the database counts them, too, and after a
-loss (a damaged end of its log, an old copy) it has fewer. A new database gets its name only once it is whole.
+loss (a damaged end of its log, an old copy) it has fewer. It also remembers with how many the database file
+began with an empty log: a file from before beside the log of later changes would be a mixture that nothing
+else shows. A new database gets its name only once it is whole.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import fcntl
 import os
 import pathlib
 import sqlite3
+import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any, Self, TypeVar
 
@@ -34,6 +37,7 @@ T = TypeVar("T")
 
 _MAX_WAITING = 1000
 _MADE = b"made\n"
+_COUNT = b"%020d\n"
 _HEADER = b"SQLite format 3\0"
 _KEY_CHECK = "key-check"
 _CHANGES = "changes"
@@ -114,14 +118,18 @@ def open_database(path: pathlib.Path, key: bytes) -> Database:
             with _readable(path):
                 if not path.exists():
                     _make(path, lock, sealer)
-                engine = _engine(path)
                 _check_header(path)
+                _check_log(path, lock)
+                engine = _engine(path)
                 _check_whole(engine)
                 _migrate(engine, path)
                 _check_key(engine, sealer, path)
                 _check_rows(engine)
                 changes = _check_changes(engine, lock, path)
+                is_emptied = _empty_log(engine)
             _remember(lock, changes)
+            if is_emptied:
+                os.pwrite(lock, _COUNT % changes, len(_MADE + _COUNT % 0))
             os.fsync(lock)
             return Database(engine, sealer, lock)
         except BaseException:
@@ -181,13 +189,16 @@ def _remember(lock: int, changes: int) -> None:
     power that takes this away only leaves an older count. A failure makes the safeguard older as well.
     """
     with contextlib.suppress(OSError):
-        os.pwrite(lock, b"%s%020d\n" % (_MADE, changes), 0)
+        os.pwrite(lock, _MADE + _COUNT % changes, 0)
 
 
-def _remembered(lock: int) -> int:
-    """How many changes were made; 0 if the file does not say."""
-    text = os.pread(lock, 64, 0).removeprefix(_MADE).strip()
-    return int(text) if text.isdigit() else 0
+def _remembered(lock: int) -> tuple[int, int]:
+    """How many changes were made, and how many were in the database file when its log was empty; 0 where the
+    file does not say.
+    """
+    lines = os.pread(lock, 64, 0).removeprefix(_MADE).split()
+    made, begun, *_ = *(int(line) if line.isdigit() else 0 for line in lines), 0, 0
+    return made, begun
 
 
 def _engine(path: pathlib.Path) -> sa.Engine:
@@ -235,6 +246,43 @@ def _check_header(path: pathlib.Path) -> None:
     with path.open("rb") as file:
         if file.read(len(_HEADER)) != _HEADER:
             raise ValueError("it is empty or no SQLite file")
+
+
+def _check_log(path: pathlib.Path, lock: int) -> None:
+    """Whether the log beside the file goes on from it: SQLite would apply any. Read without a change to
+    either, so that what is refused can still be put right.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    if not log.exists() or not log.stat().st_size:
+        return
+    _, begun = _remembered(lock)
+    try:
+        in_file = _read_changes(path, "immutable=1")
+    except (sqlite3.Error, ValueError):
+        # A crash while the log was being written back: the log mends it.
+        return
+    if not begun <= in_file <= _read_changes(path, "mode=ro"):
+        raise errors.UnusableStoreError(
+            f"cannot use the database {path}: {log.name} is not the log of this file, one of them is older;"
+            " put back all files of one backup, or the file that was there before"
+        )
+
+
+def _read_changes(path: pathlib.Path, how: str) -> int:
+    """`immutable=1` is the file alone, `mode=ro` with its log."""
+    uri = f"file:{urllib.parse.quote(str(path))}?{how}"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S)) as connection:
+        row = connection.execute("SELECT value FROM facts WHERE name = ?", (_CHANGES,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _empty_log(engine: sa.Engine) -> bool:
+    """Into the file; False if somebody reads the log right now."""
+    with contextlib.closing(engine.raw_connection()) as pooled:
+        driver = pooled.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        (is_busy, *_) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not is_busy
 
 
 def _check_whole(engine: sa.Engine) -> None:
@@ -291,7 +339,7 @@ def _check_changes(engine: sa.Engine, lock: int, path: pathlib.Path) -> int:
     """The number of changes, with one more for this start: that shows that the file can be written."""
     with engine.connect() as connection:
         changes = _count_change(connection)
-        remembered = _remembered(lock)
+        remembered, _ = _remembered(lock)
         if changes <= remembered:
             raise errors.UnusableStoreError(
                 f"cannot use the database {path}: its last {remembered - changes + 1} changes are lost;"

@@ -70,7 +70,9 @@ def find_repeated(
 def list_page(
     session: database.Session, query: Query, *, offset: int, limit: int
 ) -> tuple[list[groups.Group], int]:
-    """One page in the order of creation, and how many there are in all. Deleted groups are not there."""
+    """One page in the order of creation, and how many there are in all. Deleted groups are not there. That
+    order is promised (capabilities.ORDERED_LIST): by it a client knows that it missed no group.
+    """
     wanted = _conditions(query)
     total = session.connection.scalar(sa.select(sa.func.count()).select_from(_GROUPS).where(*wanted)) or 0
     rows = session.connection.execute(

@@ -55,6 +55,7 @@ class Networks:
                 try:
                     connection = make(family)
                     _ = stack.callback(connection.close)
+                    # deadline: the whole check's, in driver.py.
                     await loop.sock_connect(connection, address)
                 except OSError as error:
                     problem = error
@@ -81,5 +82,6 @@ async def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tup
     with contextlib.suppress(ValueError):
         version = ipaddress.ip_address(host).version
         return [(socket.AF_INET if version == 4 else socket.AF_INET6, (host, port))]
+    # deadline: the whole check's, in driver.py.
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [(family, (str(address[0]), port)) for family, _, _, _, address in found]

@@ -45,6 +45,7 @@ class Getter:
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            # deadline: the whole check's, in driver.py.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
         ) as session:

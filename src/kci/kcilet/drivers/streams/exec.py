@@ -217,6 +217,7 @@ async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
     host, port = parts.hostname or "", parts.port
     if parts.scheme != "http" or port is None or not _is_loopback(host):
         raise _StreamError(f"cannot use the runtime's streaming address {parts.netloc!r}: it is not loopback")
+    # deadline: the caller's, for all of this function.
     reader, writer = await asyncio.open_connection(host, port, limit=_READ_BYTES)
     try:
         writer.write(

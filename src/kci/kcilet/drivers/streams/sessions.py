@@ -155,7 +155,12 @@ class Session:
         self._looked.set()
 
     async def end(self) -> None:
-        """End what the command started, children that share its session included."""
+        """End what the command started, children that share its session included; also if who asks for it is
+        cancelled meanwhile: the client's line breaks soon after it has said that it leaves.
+        """
+        await tasks.finish("ending a command", self._end(), within_s=_APPEARS_S + _GIVE_UP_S)
+
+    async def _end(self) -> None:
         _ = await self._looked.wait()
         if self._leader is None:
             return
