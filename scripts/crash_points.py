@@ -87,9 +87,9 @@ def list_points(package: pathlib.Path = PACKAGE) -> list[Point]:
 
 
 def list_steps_of_a_pod() -> list[Point]:
-    """Those of the kcilet that each pod passes on its machine, in its start or in its end."""
+    """Those of the kcilet that each pod passes on its machine, before its group is told to be gone."""
     folders = ("kcilet/workers/effects.py", "kcilet/workers/guard.py", "kcilet/drivers/network/")
-    others = ("kcilet.adopt_", "kcilet.add_gateway.", "kcilet.remove_gateway.")
+    others = ("kcilet.adopt_", "kcilet.add_gateway.", "kcilet.remove_gateway.", "kcilet.forget_flows.")
     return [
         point
         for point in list_points()

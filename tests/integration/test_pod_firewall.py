@@ -388,6 +388,21 @@ def test_rules_stay_without_their_program_and_a_new_one_takes_them_over(world):
         assert world.connects(2, "10.9.1.3")
 
 
+def test_flows_of_a_pod_that_is_gone_are_nobody_elses(world):
+    said = "[socket.socket(2, 2).sendto(b'x', ('10.9.1.{}', 9)) for _ in range(10)]"
+    world.tries(2, said.format(3))
+    world.tries(3, said.format(2))
+    packets.inside(world.machine, said.format(2))
+    packets.inside(world.machine, said.format(3))
+    tracked = "int(open('/proc/sys/net/netfilter/nf_conntrack_count').read())"
+    assert packets.inside(world.machine, tracked) == 40
+    run(
+        "ip", "netns", "exec", world.machine, sys.executable, "-c",
+        "from kci.kcilet.drivers.network import flows; flows.forget(['10.9.1.2', '10.9.1.99'])",
+    )  # fmt: skip
+    assert packets.inside(world.machine, tracked) == 10
+
+
 def test_a_link_that_no_rules_name_passes_nothing(world):
     world.driver("protect(group(3, 'a'), group(4, 'b'))")
     assert not world.connects(2, "10.9.1.3")

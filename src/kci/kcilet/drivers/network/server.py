@@ -17,9 +17,9 @@ import msgspec
 import structlog
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.network import cni, rules, services, wiring
+from kci.kcilet.drivers.network import cni, flows, rules, services, wiring
 from kci.kcilet.drivers.network import firewall as firewalls
-from kci.kit import errors, linkgroups, tasks
+from kci.kit import crashpoints, errors, linkgroups, tasks
 from kci.kube import models
 from kci.link import types as link
 
@@ -143,6 +143,9 @@ class PodNetwork:
         self._thread = thread
         self._guarded: frozenset[models.PodUid] = frozenset()
         self._guarded_changed = asyncio.Condition()
+        self._addresses: frozenset[str] = frozenset()
+        # Of pods that are gone, and flows of theirs may not be.
+        self._left: frozenset[str] = frozenset()
         # With the outlook on Services, empty for none.
         self._expected: dict[models.PodUid, tuple[link.Interface, ports.TrafficLimits, str]] = {}
 
@@ -164,8 +167,18 @@ class PodNetwork:
                 self._guarded = frozenset(pod.pod_uid for pod in firewall.pods)
                 self._guarded_changed.notify_all()
             await self._in_thread(lambda: self._kernel.set_links(firewall))
-        except (firewalls.FirewallError, wiring.WiringError) as error:
+            await self._forget_flows(frozenset(pod.interface.address for pod in firewall.pods))
+        except (firewalls.FirewallError, wiring.WiringError, OSError) as error:
             raise ports.DriverError(f"cannot set the rules for pods' traffic: {error}") from error
+
+    async def _forget_flows(self, addresses: frozenset[str]) -> None:
+        self._left = (self._left | self._addresses) - addresses
+        self._addresses = addresses
+        if self._left:
+            crashpoints.reached("kcilet.forget_flows.before")
+            await tasks.in_thread(flows.forget, self._left)
+            crashpoints.reached("kcilet.forget_flows.after")
+            self._left = frozenset()
 
     async def limit_traffic(self, pod_uid: models.PodUid, limits: ports.TrafficLimits) -> None:
         try:
