@@ -12,6 +12,7 @@ One run starts a stack of its own in a network namespace of its own, and measure
     bandwidth     how much of a limit of its traffic a pod gets (bench/bandwidth.py)
     network       a pod's network through the CNI socket, and a changed security group (bench/network.py)
     probes        1000 probes a second, HTTP and TCP: how late, and what one costs (bench/probes.py)
+    services      1000 Services x 3 endpoints: first rules, and a change in the kernel (bench/services.py)
     sizes         what it costs to choose a pod's size, in microseconds (bench/sizes.py)
     running       memory with 200 pods, their adoption by a restarted kcilet, and how soon a restarted node is
                   Ready (bench/restart.py)
@@ -50,6 +51,7 @@ import line as lines  # noqa: E402
 import network  # noqa: E402
 import probes  # noqa: E402
 import restart  # noqa: E402
+import services  # noqa: E402
 import sizes  # noqa: E402
 import streams  # noqa: E402
 
@@ -379,6 +381,7 @@ def show(result: dict) -> None:
     for row in result["bandwidth"]["share_of_limit"]:
         print(f"limit of {row['limit'] / 1e6:g} Mbit/s, share got: in {row['in']:.1%}, out {row['out']:.1%}")
     print(f"network: {result['network']}")
+    print(f"services: {result['services']}")
     print(f"choosing a size, us a pod: {result['size_us']}")
     for name, row in result["idle"].items():
         print(f"  {name:26}{row['rss_mib']:>8} MiB {row['cpu_percent']:>6} %")
@@ -417,6 +420,7 @@ def main() -> None:
             "probes": [probes.measure(kind) for kind in ("http", "tcp")],
             "bandwidth": bandwidth.measure(),
             "network": network.measure(),
+            "services": services.measure(),
             "size_us": sizes.measure(),
             # Asked again: the kcilet is another process since.
             "idle": memory_of(json.loads(stack.kci("status", "-o", "json"))),

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 
-_PROXY = "access to ClusterIP addresses itself: part 2"
-
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -58,7 +56,7 @@ ENVIRONMENT = (
     Row("env KCI_REGION", "the region's code; needed"),
     Row("env KCI_SUBNET_ID", "the subnet of pods that name none"),
     Row("env KCI_SECURITY_GROUP_IDS", "the security groups, at most 3, of pods that name none"),
-    Row("env KCI_KUBE_PROXY", "whether pods of this node reach ClusterIP services", _PROXY),
+    Row("env KCI_KUBE_PROXY", "whether pods of this node reach ClusterIP services"),
     Row("env KCI_CLUSTER_SERVER", "ip:port of the API server as instances reach it"),
     Row("env KCI_REQUEST_INTERNAL", "present, even empty: calls go to the internal endpoint"),
     Row("env KCI_ENDPOINT", "ours: another endpoint, which overrides the above"),
@@ -78,7 +76,7 @@ ANNOTATIONS = (
     Row("annotation kci-instance-memory", "the instance's memory in GiB; together with the cores"),
     Row("annotation kci-security-group-id", "1 to 3 security groups instead of the node's"),
     Row("annotation kci-subnet-id", "another subnet than the node's"),
-    Row("annotation kci-kube-proxy-enabled", "whether the pod reaches ClusterIP services", _PROXY),
+    Row("annotation kci-kube-proxy-enabled", "whether the pod reaches ClusterIP services"),
     Row("annotation ingress-bandwidth", "a limit of what comes in; G, M, k or bits"),
     Row("annotation egress-bandwidth", "a limit of what goes out; G, M, k or bits"),
     Row("annotation kci-host-aliases", "host names of the instance's machine, in the pod's /etc/hosts"),
@@ -102,7 +100,7 @@ LIMITS = (
     Row("limit privileged", "refused"),
     Row("limit probes", "lifted: liveness and readiness probes run, startup probes too"),
     Row("limit initContainers", "lifted: they run, in order"),
-    Row("limit NodePort", "no field of a pod; the documentation says what works", "part 2"),
+    Row("limit NodePort", "no field of a pod; the documentation says what works"),
     Row("limit hostNetwork", "refused"),
     Row("limit hostPID", "ours: refused"),
     Row("limit hostIPC", "ours: refused"),

@@ -14,8 +14,10 @@ import datetime
 import itertools
 
 import msgspec
+from fakes import service_world
 
 from kci.kcilet import ports
+from kci.kcilet.plan import services
 from kci.kcilet.workers import machine
 from kci.kit import secret, tasks
 from kci.kube import models
@@ -316,11 +318,35 @@ class FakeNetwork:
     def __init__(self):
         self.links = {}
         self.limits = {}
+        # By pod, and by outlook.
+        self.outlooks = {}
+        self.services = {}
+        self.members = {}
+        self.changes = []
+        # Raised by the next changes of Services, in order.
+        self.fail_next = []
         self.guarded = tasks.Latest(ports.Firewall())
 
-    def expect(self, pod_uid, interface, limits):
+    def expect(self, pod_uid, interface, limits, *, outlook=""):
         self.links[pod_uid] = interface
         self.limits[pod_uid] = limits
+        self.outlooks[pod_uid] = outlook
+
+    async def change_services(self, outlook, change, members):
+        self.changes.append(change)
+        if self.fail_next:
+            del self.services[outlook]
+            raise self.fail_next.pop(0)
+        if not change.is_whole and outlook not in self.services:
+            raise ports.DriverError("cannot change the rules for Services: a whole table is needed")
+        self.services[outlook] = services.apply(change, self.services.get(outlook, {}))
+        self.members[outlook] = set(members)
+
+    async def forget_services(self, outlook):
+        self.services.pop(outlook, None)
+
+    async def own_addresses(self):
+        return frozenset({"10.0.0.1"})
 
     async def guard(self, firewall):
         self.guarded.set(firewall)
@@ -331,6 +357,7 @@ class FakeNetwork:
 
     async def remove_network(self, pod_uid):
         self.links.pop(pod_uid, None)
+        self.outlooks.pop(pod_uid, None)
 
 
 class FakeCgroups:
@@ -455,6 +482,8 @@ class FakeCluster:
         self.is_away = False
         self.is_synced = True
         self.followers = set()
+        # As pods with kube-proxy reach them.
+        self.proxied = service_world.Services()
         self._versions = itertools.count(1)
 
     def put(self, pod):
@@ -523,6 +552,10 @@ class FakePod:
         if pod is None:
             return port.View(port.Sight.ABSENT if self._is_absent else port.Sight.UNKNOWN)
         return port.View(port.Sight.PRESENT, pod)
+
+    @property
+    def services(self):
+        return self._cluster.proxied
 
     async def confirm(self):
         self._cluster.check()

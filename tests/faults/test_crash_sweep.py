@@ -103,6 +103,15 @@ def _change_a_limit(line, megabits=itertools.count(20)):  # noqa: B008  (another
     )
 
 
+def _reach_another_service(line, numbers=itertools.count()):  # noqa: B008  (another one each time)
+    """A pod that reaches Services, and one more of them."""
+    enabled = {"annotations": {"k8s.ksyun.com/kci-kube-proxy-enabled": "true"}}
+    spec = {"selector": {"app": "nobody"}, "ports": [{"port": 80}]}
+    metadata = {"name": f"more-{next(numbers)}"}
+    more = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+    line.apply(pod("reaches", IDLE, metadata=enabled), more)
+
+
 # What passes a point that the coming and going of pods does not.
 PROVOKED = {
     "vnode.lease.write.": _wait_only,
@@ -116,6 +125,7 @@ PROVOKED = {
     "kcilet.remove_container.": _run_a_container_that_ends,
     "kcilet.exec.": _run_a_command,
     "kcilet.limit_traffic.": _change_a_limit,
+    "kcilet.services.": _reach_another_service,
     "logs.rotation.": _write_a_long_log,
 }
 
@@ -189,7 +199,9 @@ def test_a_crash_at_any_point_is_made_good(line, crashes, point):
     if not crashes.has_fired(point):
         # It may have been armed in a program that was ending for the crash before this one.
         _come_and_go(line, crashes.converge)
-    line.kubectl("delete", "pod", "again", "talks", "--ignore-not-found", "--timeout=60s", timeout_s=90)
+    line.kubectl(
+        "delete", "pod", "again", "talks", "reaches", "--ignore-not-found", "--timeout=60s", timeout_s=90
+    )
     has_fired = crashes.has_fired(point)
     if not has_fired:
         crashes.disarm(point.program)

@@ -20,7 +20,7 @@ from kci.kcilet.drivers.runtime import cri
 from kci.kcilet.drivers.served import file as served
 from kci.kcilet.drivers.streams import driver as streams
 from kci.kcilet.drivers.volumes import folders as volumes
-from kci.kcilet.workers import agent, drain, machine
+from kci.kcilet.workers import agent, drain, machine, proxy
 from kci.kit import backoff as backoffs
 from kci.kit import clock, crashpoints, environment, errors, tasks
 from kci.kit import logs as program_logs
@@ -81,6 +81,7 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
             limits=chosen.limits,
             runtime_handler=chosen.runtime_handler,
             runtime_name=version.name,
+            services=proxy.Settings(chosen.reachable, chosen.service_external_addresses),
             clock=system_clock,
         )
         rotated = rotation.Rotation(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from typing import NewType, Protocol, TypeAlias
+from typing import NamedTuple, NewType, Protocol, TypeAlias
 
 from kci.kit import secret
 from kci.kube import models
@@ -311,6 +311,55 @@ class TrafficLimits:
 NO_LIMITS = TrafficLimits()
 
 
+@dataclasses.dataclass(frozen=True, order=True)
+class Reachable:
+    """A port of the machine that pods may reach although it is the machine's."""
+
+    address: str
+    port: int
+    # tcp, udp or sctp.
+    protocol: str = "tcp"
+
+
+class ServiceAddress(NamedTuple):
+    """Where a Service is reached, such as its ClusterIP and one of its ports. IPv4."""
+
+    address: str
+    # As Reachable.
+    protocol: str
+    port: int
+
+
+class Endpoint(NamedTuple):
+    address: str
+    port: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """What is behind a ServiceAddress; without endpoints, connections to it are refused."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    # For how long a client keeps its endpoint; 0 for not at all.
+    affinity_s: int = 0
+    # Flows without connections may go on to these, chosen or not; None: to the endpoints alone.
+    serving: tuple[Endpoint, ...] | None = None
+
+
+ServiceTable: TypeAlias = Mapping[ServiceAddress, Backend]
+
+
+@dataclasses.dataclass(frozen=True)
+class ServiceChange:
+    """How one table becomes another: what is new or different, and what is no more. With `is_whole`, `put`
+    is the table, whatever was before.
+    """
+
+    put: ServiceTable
+    gone: frozenset[ServiceAddress] = frozenset()
+    is_whole: bool = False
+
+
 @dataclasses.dataclass(frozen=True)
 class PacketRule:
     """What passes or is dropped; of a list the first that fits decides."""
@@ -367,8 +416,12 @@ class Network(Protocol):
     socket when the runtime makes or ends a sandbox.
     """
 
-    def expect(self, pod_uid: models.PodUid, interface: link.Interface, limits: TrafficLimits) -> None:
-        """Say which interface a pod gets, and what may pass it; before run_sandbox."""
+    def expect(
+        self, pod_uid: models.PodUid, interface: link.Interface, limits: TrafficLimits, *, outlook: str = ""
+    ) -> None:
+        """Say which interface a pod gets, what may pass it, and whose Services it reaches from its first
+        process on (none without an outlook); before run_sandbox.
+        """
         ...
 
     async def guard(self, firewall: Firewall) -> None:
@@ -382,7 +435,23 @@ class Network(Protocol):
         ...
 
     async def remove_network(self, pod_uid: models.PodUid) -> None:
-        """Remove the pod's link if the runtime did not."""
+        """Remove the pod's link if the runtime did not, and its way to Services."""
+        ...
+
+    async def change_services(
+        self, outlook: str, change: ServiceChange, members: Mapping[models.PodUid, link.Interface]
+    ) -> None:
+        """Change the Services of an outlook for all pods that have it, at once and as a whole or not at all;
+        these pods have it from now on if they had not. After an error only a whole table is sure to be taken.
+        """
+        ...
+
+    async def forget_services(self, outlook: str) -> None:
+        """Nobody keeps these Services up to date any more; they go with the last pod that has them."""
+        ...
+
+    async def own_addresses(self) -> frozenset[str]:
+        """The machine's IPv4 addresses, to which no Service may lead."""
         ...
 
 

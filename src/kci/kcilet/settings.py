@@ -9,6 +9,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from kci.kcilet import ports
 from kci.kcilet.workers import machine
 from kci.kit import errors, logs
 
@@ -17,15 +18,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SOCKET_PATH_BYTES = 107
 # The kernel's limit for the names of network interfaces.
 _INTERFACE_CHARACTERS = 15
-
-
-@dataclasses.dataclass(frozen=True)
-class Reachable:
-    """An address and port of the machine that pods reach."""
-
-    address: str
-    port: int
-    protocol: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +36,7 @@ class Run:
     bridge: str
     #: What pods may begin connections to on this machine, as HOST:PORT or HOST:PORT/udp; may be repeated.
     #: Beside it they reach nothing of the machine but an echo of their gateway. Default: nothing.
-    reachable: tuple[Reachable, ...] = ()
+    reachable: tuple[ports.Reachable, ...] = ()
     #: Connections that a pod may have at once. Default: 16384.
     connections: int = 16384
     #: The cgroup beneath which each pod gets its own. Default: kci.
@@ -59,6 +51,9 @@ class Run:
     log_max_mib: int = 10
     #: How many files a container's log has at most; a kubelet's containerLogMaxFiles. Default: 5.
     log_max_files: int = 5
+    #: Whether pods reach Services by external and load-balancer addresses, too. Default: false, since
+    #: whoever may make Services in a cluster could take any address over.
+    service_external_addresses: bool = False
 
     @property
     def logs_dir(self) -> pathlib.Path:
@@ -142,6 +137,7 @@ def _to_run(found: argparse.Namespace) -> Run:
         limits=machine.Limits(starts=found.starts),
         log_max_mib=found.log_max_mib,
         log_max_files=found.log_max_files,
+        service_external_addresses=found.service_external_addresses,
     )
 
 
@@ -209,11 +205,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="files that a container's log has at most (default: %(default)s)",
     )
+    run.add_argument(
+        "--service-external-addresses",
+        action="store_true",
+        help="let pods reach Services by external and load-balancer addresses",
+    )
     drain.add_argument("--grace-s", type=int, default=30, metavar="N")
     return parser
 
 
-def _reachable(text: str) -> Reachable:
+def _reachable(text: str) -> ports.Reachable:
     """ValueError's own text is not shown: argparse names the flag and the value."""
     endpoint, _, protocol = text.partition("/")
     host, _, port = endpoint.rpartition(":")
@@ -222,7 +223,7 @@ def _reachable(text: str) -> Reachable:
         raise ValueError(text)
     if protocol not in {"", "tcp", "udp"}:
         raise ValueError(text)
-    return Reachable(address, int(port), protocol or "tcp")
+    return ports.Reachable(address, int(port), protocol or "tcp")
 
 
 def _socket(text: str) -> pathlib.Path:

@@ -7,8 +7,13 @@ Commands are texts of nft(8), and each call is one transaction: all of it holds 
 from __future__ import annotations
 
 import ctypes
+import json
+from typing import Any
 
 _LIBRARY = "libnftables.so.1"
+# NFT_CTX_OUTPUT_JSON and NFT_CTX_OUTPUT_TERSE.
+_JSON, _TERSE = 1 << 4, 1 << 11
+_NOTHING = '{"nftables": []}'
 
 
 class NftError(Exception):
@@ -33,6 +38,14 @@ class Nft:
             raise NftError(problem.decode(errors="replace").strip()[:1000] or "it does not say why")
         return str(printed.decode(errors="replace"))
 
+    def read(self, commands: str, *, terse: bool = False) -> list[dict[str, Any]]:
+        """What listing commands print, as libnftables-json(5) has it; `terse` without sets' elements."""
+        self._library.nft_ctx_output_set_flags(self._context, _JSON | (_TERSE if terse else 0))
+        try:
+            return list(json.loads(self.run(commands) or _NOTHING)["nftables"])
+        finally:
+            self._library.nft_ctx_output_set_flags(self._context, 0)
+
     def close(self) -> None:
         """Safe twice."""
         if self._context.value:
@@ -49,6 +62,7 @@ def _load() -> ctypes.CDLL:
     library.nft_ctx_new.restype, library.nft_ctx_new.argtypes = pointer, [ctypes.c_uint32]
     library.nft_ctx_free.restype, library.nft_ctx_free.argtypes = None, [pointer]
     library.nft_run_cmd_from_buffer.argtypes = [pointer, text]
+    library.nft_ctx_output_set_flags.argtypes = [pointer, ctypes.c_uint]
     for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error"):
         getattr(library, name).argtypes = [pointer]
     for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):

@@ -4,8 +4,8 @@ API server. Pure: `needs` says what to fetch, `resolve` makes the variables of i
 Ported from Kubernetes v1.36.3 pkg/kubelet/kubelet_pods.go (makeEnvironmentVariables),
 third_party/forked/golang/expansion/expand.go, pkg/kubelet/envvars/envvars.go and
 pkg/kubelet/container/helpers.go. Differs: variables keep the order in which they are declared (the kubelet
-has none); of service links only the API server's are made, with an address that the pod can reach; values
-that no process can be given (NUL, no UTF-8) are refused by name.
+has none); service links are made of Services that the pod reaches, and for one that reaches none of the API
+server's address alone; values that no process can be given (NUL, no UTF-8) are refused by name.
 """
 
 from __future__ import annotations
@@ -57,6 +57,9 @@ class Facts:
     host_ips: Sequence[str] = ()
     api_server_host: str = ""
     api_server_port: int = 443
+    # Those that the pod reaches of its own namespace, and default/kubernetes, which then counts for more than
+    # the address above.
+    services: Sequence[models.Service] = ()
     # The group's size, by resource name.
     allocatable: downward.Quantities = dataclasses.field(default_factory=dict)
 
@@ -64,6 +67,9 @@ class Facts:
 def resolve(pod: models.Pod, container: models.Container, facts: Facts) -> dict[str, str]:
     """The variables; raises ConfigError (a container waits with CreateContainerConfigError)."""
     service = service_variables(facts.api_server_host, facts.api_server_port)
+    if any(one.metadata.name == "kubernetes" for one in facts.services):
+        service = {}
+    service |= service_links(facts.services)
     found: dict[str, str] = {}
     for source in container.env_from:
         found.update(_all_of(pod, source, facts))
@@ -100,6 +106,33 @@ def service_variables(host: str, port: int) -> dict[str, str]:
         f"{prefix}_PORT": str(port),
         f"{prefix}_ADDR": host,
     }
+
+
+def service_links(services: Sequence[models.Service]) -> dict[str, str]:
+    """What the kubelet makes of these, each with a ClusterIP."""
+    found: dict[str, str] = {}
+    for one in services:
+        name, host = one.metadata.name.replace("-", "_").upper(), one.spec.cluster_ip
+        if not one.spec.ports:
+            continue
+        found[f"{name}_SERVICE_HOST"] = host
+        found[f"{name}_SERVICE_PORT"] = str(one.spec.ports[0].port)
+        for port in one.spec.ports:
+            if port.name:
+                port_name = port.name.replace("-", "_").upper()
+                found[f"{name}_SERVICE_PORT_{port_name}"] = str(port.port)
+        for number, port in enumerate(one.spec.ports):
+            url = f"{port.protocol.lower()}://{f'[{host}]' if ':' in host else host}:{port.port}"
+            if number == 0:
+                found[f"{name}_PORT"] = url
+            prefix = f"{name}_PORT_{port.port}_{port.protocol.upper()}"
+            found |= {
+                prefix: url,
+                f"{prefix}_PROTO": port.protocol.lower(),
+                f"{prefix}_PORT": str(port.port),
+                f"{prefix}_ADDR": host,
+            }
+    return found
 
 
 def expand(text: str, *variables: Mapping[str, str]) -> str:

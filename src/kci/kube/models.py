@@ -554,19 +554,70 @@ class ServicePort(Model, frozen=True):
     protocol: str = "TCP"
 
 
+class ClientIPConfig(Model, frozen=True):
+    timeout_seconds: int | None = None
+
+
+class SessionAffinityConfig(Model, frozen=True):
+    client_ip: ClientIPConfig | None = msgspec.field(default=None, name="clientIP")
+
+
 class ServiceSpec(Model, frozen=True):
     type: str = ""
     cluster_ip: str = msgspec.field(default="", name="clusterIP")
+    cluster_ips: tuple[str, ...] = msgspec.field(default=(), name="clusterIPs")
+    ip_families: tuple[str, ...] = ()
+    external_ips: tuple[str, ...] = msgspec.field(default=(), name="externalIPs")
+    load_balancer_source_ranges: tuple[str, ...] = ()
+    session_affinity: str = ""
+    session_affinity_config: SessionAffinityConfig | None = None
+    internal_traffic_policy: str = ""
     ports: tuple[ServicePort, ...] = ()
+
+
+class LoadBalancerIngress(Model, frozen=True):
+    ip: str = ""
+    ip_mode: str = ""
+
+
+class LoadBalancerStatus(Model, frozen=True):
+    ingress: tuple[LoadBalancerIngress, ...] | None = None
+
+
+class ServiceStatus(Model, frozen=True):
+    load_balancer: LoadBalancerStatus = LoadBalancerStatus()
 
 
 class Service(Model, frozen=True):
     metadata: ObjectMeta = ObjectMeta()
     spec: ServiceSpec = ServiceSpec()
+    status: ServiceStatus = ServiceStatus()
+
+
+class EndpointConditions(Model, frozen=True):
+    """None is for who does not say; what it stands for differs (plan/services.py of the kcilet)."""
+
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class HintedName(Model, frozen=True):
+    """A zone or a node."""
+
+    name: str = ""
+
+
+class EndpointHints(Model, frozen=True):
+    for_zones: tuple[HintedName, ...] | None = None
+    for_nodes: tuple[HintedName, ...] | None = None
 
 
 class Endpoint(Model, frozen=True):
     addresses: tuple[str, ...] = ()
+    conditions: EndpointConditions = EndpointConditions()
+    node_name: str | None = None
+    hints: EndpointHints | None = None
 
 
 class EndpointPort(Model, frozen=True):
@@ -579,6 +630,7 @@ class EndpointSlice(Model, frozen=True):
     """discovery.k8s.io/v1; Go sends null for empty lists here."""
 
     metadata: ObjectMeta = ObjectMeta()
+    address_type: str = "IPv4"
     endpoints: tuple[Endpoint, ...] | None = None
     ports: tuple[EndpointPort, ...] | None = None
 

@@ -20,7 +20,7 @@ from kci.kit import crashpoints, environment, errors, logs, tasks
 from kci.kube import client as clients
 from kci.kube import config as configs
 from kci.kube import events, models, reflector, resources
-from kci.provider import cloud, identity, kubeconfig, signing_keys
+from kci.provider import cloud, identity, kubeconfig, service_access, signing_keys
 from kci.provider import settings as settings_module
 from kci.provider.plan import group
 from kci.vnode import (
@@ -130,6 +130,7 @@ class _Program:
     ) -> None:
         self._settings = settings
         self._client = client
+        self._handed_on = handed_on
         self._registered = asyncio.Event()
         # None: no Lease, so there must be no other copy.
         self.lease = (
@@ -158,6 +159,10 @@ class _Program:
         async with tasks.Tasks() as group_of_tasks:
             spawn = group_of_tasks.run_forever
             spawn("provider", self._cloud.run())
+            group_of_tasks.start(
+                "services",
+                service_access.ensure(self._client, self._handed_on, is_needed=self._settings.kube_proxy),
+            )
             if self._settings.startup_timeout_s:
                 spawn("startup", self._limit_start(self._settings.startup_timeout_s))
             if self.lease is None:

@@ -33,7 +33,7 @@ from kci.kube import client as clients
 from kci.kube import config as configs
 from kci.kube import errors as kube_errors
 from kci.link import types as link
-from kci.source import cache, errors, identity, objects, port, tokens
+from kci.source import cache, errors, identity, objects, port, services, tokens
 
 T = TypeVar("T", models.ConfigMap, models.Secret)
 log = structlog.get_logger(__name__)
@@ -50,6 +50,7 @@ HOST_IP_RETRY_S = 10.0
 HOST_IP_AGAIN_S = 600.0
 # Deleted pods that are remembered as such.
 REMEMBERED_DELETIONS = 4096
+ZONE_LABEL = "topology.kubernetes.io/zone"
 # How long a watch without groups is kept for the next one.
 IDLE_S = 600.0
 
@@ -99,7 +100,14 @@ class ClusterSources:
         node = identity.node_name(access, group.node_name)
         key = (group.cluster.cluster_id, access.user, node)
         if key not in self._clusters:
-            cluster = Cluster(access, node, connect=self._connect, clock=self._clock, spawn=self._group.spawn)
+            cluster = Cluster(
+                access,
+                node,
+                outlook="/".join(key),
+                connect=self._connect,
+                clock=self._clock,
+                spawn=self._group.spawn,
+            )
             task = self._group.spawn(f"cluster {group.cluster.cluster_id}/{node}", cluster.run())
             self._clusters[key] = (cluster, task)
         cluster = self._clusters[key][0]
@@ -115,6 +123,7 @@ class ClusterSources:
     def _retire(self, key: Key) -> None:
         cluster, task = self._clusters.get(key, (None, None))
         if cluster is not None and task is not None and not cluster.is_used:
+            cluster.close()
             _ = task.cancel()
             del self._clusters[key]
 
@@ -127,6 +136,7 @@ class Cluster:
         access: identity.Access,
         node: str,
         *,
+        outlook: str,
         connect: Callable[[configs.ClusterConfig], clients.Client],
         clock: clock.Clock,
         spawn: Spawn,
@@ -143,6 +153,9 @@ class Cluster:
         self._gone: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._followers: dict[ClusterPod, Callable[[], None]] = {}
         self.objects = objects.Objects(self.client, spawn)
+        self.services = services.Services(
+            self.client, spawn, outlook=outlook, user=access.user, node_name=node
+        )
         self._fetched: cache.Cache[objects.Key, Any] = cache.Cache()
         self._services: cache.Cache[str, str] = cache.Cache()
         self._tokens = tokens.Tokens(clock)
@@ -171,6 +184,7 @@ class Cluster:
 
     def close(self) -> None:
         self.objects.close()
+        self.services.close()
 
     async def run(self) -> None:
         """Watch until cancelled. Whatever is wrong with one cluster must not end the others' watches."""
@@ -240,6 +254,7 @@ class Cluster:
         except kube_errors.KubeError as error:
             log.warning("cannot read the node's address", node=self._node, error=str(error))
             return False
+        self.services.note_zone(node.metadata.labels.get(ZONE_LABEL, ""))
         found = [one.address for one in node.status.addresses if one.type == "InternalIP"]
         before, self.host_ip = self.host_ip, found[0] if found else self.host_ip
         return self.host_ip != before
@@ -394,6 +409,10 @@ class ClusterPod:
     @property
     def endpoint(self) -> port.Endpoint:
         return self._cluster.endpoint
+
+    @property
+    def services(self) -> port.Services:
+        return self._cluster.services
 
     @property
     def view(self) -> port.View:

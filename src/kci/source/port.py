@@ -38,6 +38,52 @@ class Endpoint:
     port: int
 
 
+class Services(Protocol):
+    """Services and EndpointSlices of the pod's cluster as its node's pods see them; one for all of these."""
+
+    @property
+    def outlook(self) -> str:
+        """Names it: the same after any restart, and another for each cluster, node and identity."""
+        ...
+
+    @property
+    def node_name(self) -> str: ...
+
+    @property
+    def zone(self) -> str:
+        """The node's; empty if it is in none."""
+        ...
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it was listed since somebody holds it. What is known stays while the source is away."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot be listed, and what helps; empty if nothing is wrong."""
+        ...
+
+    @property
+    def services(self) -> Mapping[tuple[str, str], models.Service]:
+        """By namespace and name."""
+        ...
+
+    def slices(self, name: tuple[str, str]) -> Collection[models.EndpointSlice]:
+        """Those of one Service."""
+        ...
+
+    def take_changed(self) -> set[tuple[str, str]]:
+        """The Services of which something changed since this was asked last."""
+        ...
+
+    def hold(self, holder: object, on_change: Callable[[], None]) -> None:
+        """Follow them until `release`; `on_change` is called when anything here may have changed."""
+        ...
+
+    def release(self, holder: object) -> None: ...
+
+
 class PodSource(Protocol):
     """One group's pod. Methods raise errors of source/errors.py, and each waits a limited time."""
 
@@ -51,6 +97,11 @@ class PodSource(Protocol):
 
     @property
     def endpoint(self) -> Endpoint: ...
+
+    @property
+    def services(self) -> Services:
+        """Of no use before somebody holds it."""
+        ...
 
     async def confirm(self) -> View:
         """Ask the source directly; for when the view is not PRESENT."""

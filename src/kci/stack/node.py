@@ -14,6 +14,7 @@ import dataclasses
 import datetime
 import pathlib
 import secrets
+from typing import Any
 
 import msgspec
 from cryptography import x509
@@ -124,6 +125,7 @@ async def ensure_identity(
             ),
             name="node certificates",
         )
+        await _bind_to_services(client, node_name)
     return await tasks.in_thread(_write_kubeconfig, where, administrator)
 
 
@@ -149,8 +151,11 @@ async def wait_ready(
 
 
 async def delete_node(administrator: config.ClusterConfig, node_name: str) -> None:
-    """Remove the Node object and its Lease; safe if they are not there."""
+    """Remove the Node object, its Lease and its right to Services; safe if they are not there."""
     async with kube.Client(administrator, user_agent="kci-stack") as client:
+        with contextlib.suppress(kube_errors.NotFoundError):
+            name = services_binding(node_name)["metadata"]["name"]
+            await client.delete(resources.CLUSTER_ROLE_BINDINGS, name)
         with contextlib.suppress(kube_errors.NotFoundError):
             await client.delete(resources.NODES, node_name)
         with contextlib.suppress(kube_errors.NotFoundError):
@@ -175,6 +180,30 @@ async def check_cluster(administrator: config.ClusterConfig, node_name: str) -> 
             f"cannot use the name {node_name}: the cluster has a node of that name that is not virtual; "
             "choose another with --node-name"
         )
+
+
+def services_binding(node_name: str) -> dict[str, Any]:
+    """What lets the node's user read the Services and EndpointSlices that its pods reach."""
+    kind = resources.CLUSTER_ROLE_BINDINGS
+    group = {"apiGroup": kind.group}
+    return {
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "metadata": {"name": f"kci-node-proxier-{node_name}"},
+        "roleRef": {**group, "kind": "ClusterRole", "name": "system:node-proxier"},
+        "subjects": [{**group, "kind": "User", "name": f"system:node:{node_name}"}],
+    }
+
+
+async def _bind_to_services(client: kube.Client, node_name: str) -> None:
+    try:
+        _ = await client.create(resources.CLUSTER_ROLE_BINDINGS, services_binding(node_name))
+    except kube_errors.AlreadyExistsError:
+        pass
+    except kube_errors.KubeError as error:
+        raise errors.StackError(
+            f"cannot let the node {node_name} read Services: {error}; --kubeconfig must be an administrator's"
+        ) from error
 
 
 async def _client_authority(client: kube.Client) -> bytes:

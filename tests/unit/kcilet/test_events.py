@@ -1,14 +1,10 @@
 from kci.kcilet.plan import events
-from kci.kube import models
 
 
-def pod(**annotations):
-    return models.Pod(metadata=models.ObjectMeta(annotations=annotations))
-
-
-def test_a_network_wish_that_is_not_served_is_told():
-    (told,) = events.not_served(kube_proxy=True)
-    assert (told.type, told.reason) == ("Warning", "KubeProxyNotAvailable")
+def test_services_that_a_pod_does_not_reach_are_told_with_the_reason():
+    for told in (events.services_not_known("why"), events.services_not_reached("why")):
+        assert told.type == "Warning"
+        assert told.message.endswith("why")
 
 
 def test_a_dns_server_that_is_a_service_is_told_with_its_remedies():
@@ -22,7 +18,3 @@ def test_a_dns_server_that_is_a_service_is_told_with_its_remedies():
         "--cluster-dns",
     ):
         assert word in told.message
-
-
-def test_a_pod_without_such_wishes_gets_no_warning():
-    assert events.not_served(kube_proxy=False) == []

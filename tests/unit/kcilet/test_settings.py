@@ -2,7 +2,7 @@ import pathlib
 
 import pytest
 
-from kci.kcilet import settings
+from kci.kcilet import ports, settings
 from kci.kit import errors
 
 RUN = ["run", "--socket=/s", "--cri-endpoint=unix:///c", "--state-dir=/d", "--cni-socket=/n", "--bridge=kci0"]
@@ -18,10 +18,11 @@ def test_run_reads_its_flags():
 def test_what_pods_reach_is_read_as_addresses_and_ports():
     found = settings.parse([*RUN, "--reachable=10.0.0.1:6443", "--reachable=10.0.0.1:53/udp"])
     assert found.reachable == (
-        settings.Reachable("10.0.0.1", 6443, "tcp"),
-        settings.Reachable("10.0.0.1", 53, "udp"),
+        ports.Reachable("10.0.0.1", 6443, "tcp"),
+        ports.Reachable("10.0.0.1", 53, "udp"),
     )
     assert settings.parse(RUN).reachable == ()
+    assert not settings.parse(RUN).service_external_addresses
 
 
 @pytest.mark.parametrize(

@@ -156,3 +156,46 @@ def test_a_sub_path_needs_every_value():
     assert environment.expand_sub_path(mount, {"A": "a", "B": "b", "C": "c"}) == "a/b/c"
     with pytest.raises(errors.ConfigError, match="missing value for B, C"):
         environment.expand_sub_path(mount, {"A": "a", "B": ""})
+
+
+SERVICE_LINKS = {
+    "WEB_UI_SERVICE_HOST": "10.96.0.10",
+    "WEB_UI_SERVICE_PORT": "80",
+    "WEB_UI_SERVICE_PORT_HTTP_MAIN": "80",
+    "WEB_UI_PORT": "tcp://10.96.0.10:80",
+    "WEB_UI_PORT_80_TCP": "tcp://10.96.0.10:80",
+    "WEB_UI_PORT_80_TCP_PROTO": "tcp",
+    "WEB_UI_PORT_80_TCP_PORT": "80",
+    "WEB_UI_PORT_80_TCP_ADDR": "10.96.0.10",
+    "WEB_UI_PORT_53_UDP": "udp://10.96.0.10:53",
+    "WEB_UI_PORT_53_UDP_PROTO": "udp",
+    "WEB_UI_PORT_53_UDP_PORT": "53",
+    "WEB_UI_PORT_53_UDP_ADDR": "10.96.0.10",
+}
+
+
+def test_services_that_the_pod_reaches_are_named_as_a_kubelet_does():
+    ports = (
+        models.ServicePort(name="http-main", port=80),
+        models.ServicePort(port=53, protocol="UDP"),
+    )
+    web = models.Service(
+        metadata=models.ObjectMeta(name="web-ui"),
+        spec=models.ServiceSpec(cluster_ip="10.96.0.10", ports=ports),
+    )
+    assert environment.service_links([web]) == SERVICE_LINKS
+    facts = environment.Facts(api_server_host="10.0.0.1", api_server_port=6443, services=[web])
+    found = environment.resolve(models.Pod(), models.Container(name="main"), facts)
+    assert found == environment.service_variables("10.0.0.1", 6443) | SERVICE_LINKS
+
+
+def test_the_api_servers_own_service_counts_for_more_than_an_address_of_its():
+    own = models.Service(
+        metadata=models.ObjectMeta(namespace="default", name="kubernetes"),
+        spec=models.ServiceSpec(cluster_ip="10.96.0.1", ports=(models.ServicePort(name="https", port=443),)),
+    )
+    facts = environment.Facts(api_server_host="10.0.0.1", api_server_port=6443, services=[own])
+    found = environment.resolve(models.Pod(), models.Container(name="main"), facts)
+    assert found["KUBERNETES_SERVICE_HOST"] == "10.96.0.1"
+    assert "KUBERNETES_PORT_6443_TCP" not in found
+    assert found == environment.service_variables("10.96.0.1", 443)

@@ -74,12 +74,14 @@ def probe_warning(kind: str, output: str, container: str) -> Event:
     return warning("ProbeWarning", f"{kind} probe warning: {output}", container)
 
 
-def not_served(*, kube_proxy: bool) -> list[Event]:
-    """What the pod asks of its network and does not get from this kcilet: told, never dropped silently."""
-    if not kube_proxy:
-        return []
-    text = "kube-proxy is asked for this pod, but there is none here: it cannot reach ClusterIP services"
-    return [warning("KubeProxyNotAvailable", text)]
+def services_not_known(problem: str) -> Event:
+    return warning(
+        "ServicesNotKnown", f"ClusterIP services are not reached, or as they were known last: {problem}"
+    )
+
+
+def services_not_reached(problem: str) -> Event:
+    return warning("ServicesNotReached", f"ClusterIP services are not reached as they should be: {problem}")
 
 
 def dns_not_reachable(address: str, service: str) -> Event:

@@ -82,12 +82,13 @@ class Agent:
         self._suspects: set[ports.ContainerId] = set()
 
     async def run(self) -> None:
-        """Watch the runtime until cancelled."""
+        """Watch the runtime, and keep Services in reach of pods, until cancelled."""
         self._must_list.set()
         await tasks.first_of(
             self._follow_events(),
             self._list_again_and_again(),
             self._look_for_processes(),
+            self._machine.proxy.run(),
             self._guard.run(),
             name="runtime",
         )

@@ -136,8 +136,7 @@ async def _run_sandbox(machine: machine.Machine, action: actions.RunSandbox, job
     )
     for note in resolved.notes:
         job.tell(events.warning(note.reason, note.message))
-    for event in events.not_served(kube_proxy=group.kube_proxy):
-        job.tell(event)
+    outlook = await _outlook_on_services(machine, job) if group.kube_proxy else ""
     resolver = resolved.resolver
     if not group.kube_proxy:
         _warn_of_services(wanted.source, resolver.servers, job.tell_once)
@@ -146,7 +145,7 @@ async def _run_sandbox(machine: machine.Machine, action: actions.RunSandbox, job
         pod.uid, cpu_milli=group.cpu_milli, memory_mib=group.memory_mib, pids=machine.limits.pids
     )
     crashpoints.reached("kcilet.cgroup.after")
-    drivers.network.expect(pod.uid, group.interface, action.limits)
+    drivers.network.expect(pod.uid, group.interface, action.limits, outlook=outlook)
     spec = ports.SandboxSpec(
         pod=pod,
         group_id=group.group_id,
@@ -160,6 +159,14 @@ async def _run_sandbox(machine: machine.Machine, action: actions.RunSandbox, job
     crashpoints.reached("kcilet.run_sandbox.before")
     _ = await drivers.runtime.run_sandbox(spec)
     crashpoints.reached("kcilet.run_sandbox.after")
+
+
+async def _outlook_on_services(machine: machine.Machine, job: Job) -> str:
+    """The first pod of a cluster waits for its rules. It starts without them if they cannot be had soon."""
+    services = job.wanted().source.services
+    if not await machine.proxy.first_rules(services) and not services.problem:
+        job.tell(events.services_not_known("the cluster has not listed them yet"))
+    return services.outlook
 
 
 def _warn_of_services(

@@ -14,6 +14,7 @@ import msgspec
 
 from kci.kcilet import ports
 from kci.kcilet.plan import actions, identity
+from kci.kcilet.plan import services as plan
 from kci.kit import secret, tasks
 from kci.kube import environment, models, quantity
 from kci.kube import errors as kube_errors
@@ -146,9 +147,17 @@ async def _environment(wanted: Wanted, container: models.Container) -> dict[str,
         host_ips=(source.host_ip,) if source.host_ip else (),
         api_server_host=source.endpoint.host,
         api_server_port=source.endpoint.port,
+        services=_linked_services(wanted),
         allocatable=wanted.size,
     )
     return environment.resolve(wanted.pod, container, facts)
+
+
+def _linked_services(wanted: Wanted) -> list[models.Service]:
+    """What the pod is told of Services; none if it reaches none, or they are not known yet."""
+    if not wanted.group.kube_proxy or not wanted.source.services.is_known:
+        return []
+    return plan.linked(wanted.pod, wanted.source.services.services)
 
 
 async def _mounts(

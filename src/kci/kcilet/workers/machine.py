@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 
 from kci.kcilet import ports
-from kci.kcilet.workers import places
+from kci.kcilet.workers import places, proxy
 from kci.kit import clock
 
 
@@ -59,6 +59,7 @@ class Machine:
         limits: Limits | None = None,
         runtime_handler: str = "",
         runtime_name: str = "containerd",
+        services: proxy.Settings | None = None,
         clock: clock.Clock,
     ) -> None:
         self.drivers = drivers
@@ -68,6 +69,7 @@ class Machine:
         self.runtime_name = runtime_name
         self.places = places.Places(self.limits.starts, counts_for_s=self.limits.start_place_s)
         self.pulls = asyncio.Semaphore(self.limits.pulls)
+        self.proxy = proxy.Proxy(drivers.network, services)
         self.checks = asyncio.Semaphore(self.limits.checks)
         self.commands = asyncio.Semaphore(self.limits.commands)
         self._clock = clock

@@ -156,6 +156,7 @@ class Worker:
                 self._machine.places.give_back(self.uid)
                 self._publisher.close()
                 self._prober.close()
+                self._machine.proxy.release(self.uid)
 
     # ---- a turn ---------------------------------------------------------------------------------
 
@@ -295,8 +296,12 @@ class Worker:
         is_over = stage in {steps.Stage.ENDED, steps.Stage.GONE}
         if is_over or self.pod is None or world.refusal:
             source.keep((), ())
-        else:
-            source.keep(*contents.kept_objects(self.pod, self._history))
+            self._machine.proxy.release(self.uid)
+            return
+        source.keep(*contents.kept_objects(self.pod, self._history))
+        group = self._charge.group
+        if group is not None and group.kube_proxy:
+            self._machine.proxy.hold(self.uid, source.services, group.interface, self._tell)
 
     def _is_settled(self) -> bool:
         if self._charge.source is None or self._is_absent or self._publisher.is_final_written:

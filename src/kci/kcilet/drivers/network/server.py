@@ -10,14 +10,14 @@ import asyncio
 import concurrent.futures
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TypeVar
 
 import msgspec
 import structlog
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.network import cni, flows, rules, wiring
+from kci.kcilet.drivers.network import cni, flows, rules, services, wiring
 from kci.kcilet.drivers.network import firewall as firewalls
 from kci.kit import crashpoints, errors, linkgroups, tasks
 from kci.kube import models
@@ -106,10 +106,13 @@ class _Kernel:
         except firewalls.FirewallError:
             self.wires.close()
             raise
+        reachable = [ports.Reachable(one.address, one.port, one.protocol) for one in frame.reachable]
+        self.ways = services.Services(holder, reachable)
         self._is_adopted = False
         self._gateways: frozenset[str] | None = None
 
     def close(self) -> None:
+        self.ways.close()
         self._firewall.close()
         self.wires.close()
 
@@ -136,16 +139,25 @@ class PodNetwork:
     def __init__(self, kernel: _Kernel, thread: concurrent.futures.ThreadPoolExecutor) -> None:
         self._kernel = kernel
         self._wires = kernel.wires
+        self._ways = kernel.ways
         self._thread = thread
         self._guarded: frozenset[models.PodUid] = frozenset()
         self._guarded_changed = asyncio.Condition()
         self._addresses: frozenset[str] = frozenset()
         # Of pods that are gone, and flows of theirs may not be.
         self._left: frozenset[str] = frozenset()
-        self._expected: dict[models.PodUid, tuple[link.Interface, ports.TrafficLimits]] = {}
+        # With the outlook on Services, empty for none.
+        self._expected: dict[models.PodUid, tuple[link.Interface, ports.TrafficLimits, str]] = {}
 
-    def expect(self, pod_uid: models.PodUid, interface: link.Interface, limits: ports.TrafficLimits) -> None:
-        self._expected[pod_uid] = interface, limits
+    def expect(
+        self,
+        pod_uid: models.PodUid,
+        interface: link.Interface,
+        limits: ports.TrafficLimits,
+        *,
+        outlook: str = "",
+    ) -> None:
+        self._expected[pod_uid] = interface, limits, outlook
 
     async def guard(self, firewall: ports.Firewall) -> None:
         try:
@@ -178,8 +190,31 @@ class PodNetwork:
         self._expected.pop(pod_uid, None)
         try:
             await self._in_thread(lambda: self._wires.remove(cni.to_link_name(pod_uid)))
-        except wiring.WiringError as error:
+            await self._in_thread(lambda: self._ways.dismiss(pod_uid))
+        except (wiring.WiringError, services.ServicesError) as error:
             raise ports.DriverError(f"cannot remove the link of pod {pod_uid}: {error}") from error
+
+    async def change_services(
+        self, outlook: str, change: ports.ServiceChange, members: Mapping[models.PodUid, link.Interface]
+    ) -> None:
+        # Not the caller's any more when the thread comes to it.
+        members = dict(members)
+        try:
+            await self._in_thread(lambda: self._ways.change(outlook, change, members))
+        except (services.ServicesError, TimeoutError) as error:
+            raise ports.DriverError(f"cannot change the rules for Services: {error}") from error
+
+    async def forget_services(self, outlook: str) -> None:
+        try:
+            await self._in_thread(lambda: self._ways.forget(outlook))
+        except (services.ServicesError, TimeoutError) as error:
+            raise ports.DriverError(f"cannot remove the rules for Services: {error}") from error
+
+    async def own_addresses(self) -> frozenset[str]:
+        try:
+            return await self._in_thread(self._wires.own_addresses)
+        except (wiring.WiringError, TimeoutError) as error:
+            raise ports.DriverError(f"cannot list the machine's addresses: {error}") from error
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One question of the plugin; whatever is wrong with it is the answer."""
@@ -210,7 +245,7 @@ class PodNetwork:
                     return cni.Answer()
                 case other:
                     return cni.Answer(error=f"cannot serve the CNI command {other!r}")
-        except (wiring.WiringError, ports.DriverError, TimeoutError) as error:
+        except (wiring.WiringError, services.ServicesError, ports.DriverError, TimeoutError) as error:
             log.warning("cannot wire a pod", pod_uid=pod_uid, command=request.command, error=repr(error))
             return cni.Answer(error=f"cannot {request.command} the network of pod {pod_uid}: {error}")
 
@@ -218,11 +253,13 @@ class PodNetwork:
         expected = self._expected.get(pod_uid)
         if expected is None:
             raise ports.DriverError("no interface is expected for it")
-        interface, limits = expected
+        interface, limits, outlook = expected
         await self._wait_guarded(pod_uid)
         # The sandbox comes last: by it DEL knows whose link it is.
         alias = f"kci {pod_uid} {request.container_id}"
         name = cni.to_link_name(pod_uid)
+        # First: the rules are there before the pod's first process, and none of a former pod's.
+        await self._in_thread(lambda: self._ways.admit(pod_uid, interface, outlook))
         await self._in_thread(lambda: self._wires.add(name, alias, interface, request, limits))
         return cni.to_result(interface, request)
 

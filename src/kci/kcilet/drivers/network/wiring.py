@@ -104,6 +104,12 @@ class Wiring:
         with _told(name):
             self._shaper.limit(name, limits)
 
+    def own_addresses(self) -> frozenset[str]:
+        """The machine's, of IPv4."""
+        with _told("the machine's addresses"):
+            found = self._machine.get_addr(family=socket.AF_INET)
+            return frozenset(str(one.get_attr("IFA_LOCAL") or one.get_attr("IFA_ADDRESS")) for one in found)
+
     def remove(self, name: str, *, alias_ends_with: str = "") -> None:
         """Remove the machine's end, and with it the pod's and the route; safe without it.
 

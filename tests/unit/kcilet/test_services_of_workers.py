@@ -1,0 +1,69 @@
+"""Pods that reach ClusterIP services, and pods that do not, on fakes."""
+
+import msgspec
+import pytest
+from fakes import kcilet_world, machine_world
+
+from kci.link import types as link
+
+pytestmark = pytest.mark.guide("env KCI_KUBE_PROXY", "annotation kci-kube-proxy-enabled")
+on_virtual_time = kcilet_world.on_virtual_time
+
+
+def proxied():
+    return msgspec.structs.replace(machine_world.group(), kube_proxy=True)
+
+
+@on_virtual_time
+async def test_a_pod_reaches_services_while_it_runs_and_lets_go_of_them_with_its_end():
+    async with kcilet_world.world() as it:
+        services = it.cluster.proxied
+        services.is_known = True
+        services.put("1.0.0.1")
+        await it.start(proxied())
+        await it.until_phase(link.Phase.RUNNING)
+        network = it.drivers.network
+        assert network.outlooks["uid-1"] == services.outlook
+        assert network.members[services.outlook] == {"uid-1"}
+        assert network.services[services.outlook]
+        # A restarted kcilet takes them up again.
+        await it.kill()
+        services.holders.clear()
+        network.members.clear()
+        await it.start(proxied())
+        await it.until(lambda: network.members.get(services.outlook) == {"uid-1"})
+        it.cluster.delete("uid-1", 0)
+        await it.until_phase(link.Phase.GONE)
+        await it.until(lambda: not network.services)
+        assert not services.holders
+        assert "ServicesNotKnown" not in it.cluster.reasons()
+
+
+@on_virtual_time
+async def test_a_pod_without_kube_proxy_reaches_none_and_nothing_is_watched_for_it():
+    async with kcilet_world.world() as it:
+        await it.start(machine_world.group())
+        await it.until_phase(link.Phase.RUNNING)
+        assert it.drivers.network.outlooks["uid-1"] == ""
+        assert not it.cluster.proxied.holders
+        assert not it.drivers.network.changes
+
+
+@on_virtual_time
+async def test_a_pod_starts_without_services_that_cannot_be_known_and_is_told():
+    async with kcilet_world.world() as it:
+        it.cluster.proxied.problem = "cannot list endpointslices: forbidden"
+        await it.start(proxied())
+        await it.until_phase(link.Phase.RUNNING)
+        assert it.cluster.reasons().count("ServicesNotKnown") == 1
+        it.cluster.proxied.is_known = True
+        it.cluster.proxied.put("1.0.0.1")
+        await it.until(lambda: bool(it.drivers.network.services))
+
+
+@on_virtual_time
+async def test_a_pod_starts_before_a_cluster_that_is_slow_has_listed_its_services():
+    async with kcilet_world.world() as it:
+        await it.start(proxied())
+        await it.until_phase(link.Phase.RUNNING)
+        assert it.cluster.reasons().count("ServicesNotKnown") == 1
