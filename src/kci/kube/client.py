@@ -102,6 +102,13 @@ class Client:
     ) -> None:
         await self._transport.__aexit__(kind, error, trace)
 
+    async def become(self, config: configs.ClusterConfig) -> None:
+        """Call with another identity from now on, such as a renewed one, on connections of its own; what is
+        under way ends as it began.
+        """
+        self.config = config
+        await self._transport.become(config)
+
     async def get(self, resource: resources.Resource[T], name: str, *, namespace: str = "") -> T:
         what = f"cannot get {_named(resource, namespace, name)}"
         body = await self._transport.call(what, "GET", resource.object_path(name, namespace))
@@ -269,6 +276,11 @@ class Client:
         path = "/apis/authentication.k8s.io/v1/tokenreviews"
         body = access.token_review(token, audiences)
         return await self._ask("cannot review a token", path, body, access.REVIEWED_USER)
+
+    async def review_self(self) -> access.User:
+        """Whom the API server takes us for."""
+        path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+        return await self._ask("cannot find out who we are", path, access.self_review(), access.OWN_USER)
 
     async def review_access(self, user: access.User, attributes: access.Attributes) -> bool:
         """Whether the user may do this; anything but a plain yes is a no."""
