@@ -72,6 +72,19 @@ def plan(node_name: str, address: str) -> tuple[Request, Request]:
     )
 
 
+def is_identity(certificate_pem: bytes, node_name: str) -> bool:
+    """Whether this client certificate is the identity of that node."""
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+    except ValueError:
+        return False
+    return certificate.subject == pki.subject(user_of(node_name), GROUP)
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    return pki.new_key()
+
+
 def request_pem(key: ec.EllipticCurvePrivateKey, request: Request) -> bytes:
     return pki.request_pem(key, request.subject, request.server_names)
 

@@ -248,7 +248,7 @@ def tls_context(config: configs.ClusterConfig) -> ssl.SSLContext:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if config.client_certificate_pem:
-            _load_identity(context, config.client_certificate_pem, config.client_key_pem.reveal())
+            load_identity(context, config.client_certificate_pem, config.client_key_pem.reveal())
     except (ssl.SSLError, ValueError) as error:
         raise errors.KubeconfigError(
             f"cannot use the certificates of the kubeconfig for {config.server}: {error}"
@@ -256,7 +256,7 @@ def tls_context(config: configs.ClusterConfig) -> ssl.SSLContext:
     return context
 
 
-def _load_identity(context: ssl.SSLContext, certificate_pem: str, key_pem: str) -> None:
+def load_identity(context: ssl.SSLContext, certificate_pem: str, key_pem: str) -> None:
     """Python loads keys from files only: give it one that lives in memory and closes with us."""
     descriptor = os.memfd_create("kci-client-identity", os.MFD_CLOEXEC)
     with open(descriptor, "wb") as file:  # noqa: PTH123  (a descriptor, not a path)
