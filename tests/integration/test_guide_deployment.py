@@ -1,0 +1,316 @@
+"""The program as the guide deploys it, with its arguments, its variables and its ServiceAccount and nothing
+else: at a real API server, with the controllers that approve and sign certificates.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+
+import aiohttp
+import pytest
+from cryptography import x509
+from vnode_fixture import WITHIN_S, is_ready
+
+from kci.kit import tasks
+from kci.kube import config as configs
+from kci.kube import resources, transport
+from kci.provider import role
+
+pytestmark = pytest.mark.integration
+
+SECRETS = "/var/run/secrets/kubernetes.io/serviceaccount"
+NAMESPACE = "kube-system"
+REQUESTS = resources.CERTIFICATE_SIGNING_REQUESTS
+# Long enough for a node to be looked at, short enough to see its certificates renewed.
+LIFE_S = 12
+RENEWED_WITHIN_S = 60
+
+
+@pytest.fixture(scope="module")
+def signing(api_server):
+    with api_server.signing(life_s=LIFE_S):
+        yield
+
+
+class Deployed:
+    """The guide's container, by hand: in a mount namespace of its own, where the kubelet's files lie."""
+
+    def __init__(self, line, folder):
+        self.line, self.name = line, line.name
+        self.account = f"sa-{line.name}"
+        self._folder = folder / "serviceaccount"
+        self._log = folder / "virtual-kubelet.log"
+
+    async def bind(self, *rules, role_name=""):
+        """The ServiceAccount, with a ClusterRole of these rules or an existing one; and its token."""
+        admin, metadata = self.line.admin, {"name": self.account}
+        await admin.create(resources.SERVICE_ACCOUNTS, {"metadata": metadata}, namespace=NAMESPACE)
+        if rules:
+            await admin.create(resources.CLUSTER_ROLES, {"metadata": metadata, "rules": list(rules)})
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole"}
+        subject = {"kind": "ServiceAccount", "name": self.account, "namespace": NAMESPACE}
+        await admin.create(
+            resources.CLUSTER_ROLE_BINDINGS,
+            {
+                "metadata": metadata,
+                "roleRef": {**reference, "name": role_name or self.account},
+                "subjects": [subject],
+            },
+        )
+        path = resources.SERVICE_ACCOUNTS.object_path(self.account, NAMESPACE, "token")
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}}
+        token = json.loads(await admin.request("POST", path, body=body))["status"]["token"]
+        self._folder.mkdir()
+        (self._folder / "token").write_text(token)
+        (self._folder / "ca.crt").write_text(self.line.api_server.ca_pem)
+        return token
+
+    @contextlib.contextmanager
+    def running(self, *more):
+        line = self.line
+        flags = [
+            "--provider=kingsoftcloud",
+            f"--nodename={line.name}",
+            "--cluster-dns=198.18.0.10",
+            "--cluster-dns=198.18.0.53",
+            "--cluster-domain=cluster.local",
+            "--disable-taint",
+            "--enable-node-lease",
+            *more,
+        ]
+        # Where there is no cloud and 10250 may be taken: KCI_ENDPOINT and KUBELET_PORT besides.
+        environment = {
+            **{
+                key: value for key, value in line.environment.items() if key.startswith(("KCI_", "VKUBELET_"))
+            },
+            "KCI_KUBE_PROXY": "false",
+            "KCI_REQUEST_INTERNAL": "",
+            "KUBELET_PORT": line.environment["KUBELET_PORT"],
+            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+            "KUBERNETES_SERVICE_PORT": str(line.api_server.port),
+        }
+        program = shlex.join([sys.executable, "-m", "kci.provider.main", *flags])
+        script = (
+            f"mount -t tmpfs none /run && mkdir -p {SECRETS} && "
+            f"cp {shlex.quote(str(self._folder))}/* {SECRETS} && exec {program}"
+        )
+        with (
+            self._log.open("ab") as log,
+            subprocess.Popen(
+                ["unshare", "--mount", "sh", "-c", script], env=environment, stderr=log
+            ) as running,
+        ):
+            try:
+                yield running
+            finally:
+                running.terminate()
+                running.wait(timeout=WITHIN_S)
+
+    @property
+    def log(self):
+        return self._log.read_text()
+
+    async def node(self):
+        return await self.line.until(self.line.node, is_ready)
+
+    async def kubelet_answer(self, path="/pods"):
+        """What the API server's identity gets at the kubelet API; None while TLS does not come about."""
+        context = transport.tls_context(self.line.api_server.kubelet_client())
+        port = self.line.environment["KUBELET_PORT"]
+        connector = aiohttp.TCPConnector(ssl=context)
+        async with aiohttp.ClientSession(f"https://127.0.0.1:{port}", connector=connector) as session:
+            try:
+                async with asyncio.timeout(WITHIN_S), session.get(path) as answer:
+                    return answer.status
+            except aiohttp.ClientError:
+                return None
+
+    async def shown(self):
+        """The certificate that the kubelet API shows now."""
+        context = transport.tls_context(self.line.api_server.admin)
+        async with asyncio.timeout(WITHIN_S):
+            _, writer = await asyncio.open_connection(
+                "127.0.0.1", int(self.line.environment["KUBELET_PORT"]), ssl=context
+            )
+            found = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            writer.transport.abort()
+        return x509.load_der_x509_certificate(found)
+
+    async def requests(self, signer=""):
+        found = (await self.line.admin.list_all(REQUESTS)).items
+        return [
+            one
+            for one in found
+            if one.metadata.name.startswith(f"kci-{self.name}-") and signer in one.spec.signer_name
+        ]
+
+    async def events(self, reason):
+        path = f"/api/v1/events?fieldSelector=involvedObject.name={self.name},reason={reason}"
+        return json.loads(await self.line.admin.request("GET", path))["items"]
+
+    async def clean(self):
+        admin = self.line.admin
+        for kind in (resources.CLUSTER_ROLE_BINDINGS, resources.CLUSTER_ROLES):
+            with contextlib.suppress(Exception):
+                await admin.delete(kind, self.account)
+        with contextlib.suppress(Exception):
+            await admin.delete(resources.SERVICE_ACCOUNTS, self.account, namespace=NAMESPACE)
+
+
+@pytest.fixture
+async def deployed(line, signing, tmp_path):
+    one = Deployed(line, tmp_path)
+    yield one
+    await one.clean()
+
+
+async def wanted(line, namespace):
+    """What the machine is asked to run, of the one pod."""
+    await line.bind(namespace)
+    await line.groups(1)
+    await line.until_running()
+    (found,) = line.service.kcilet.wanted.values()
+    return found
+
+
+def life_of(kubeconfig):
+    return x509.load_pem_x509_certificate(configs.parse(kubeconfig).client_certificate_pem.encode())
+
+
+@pytest.mark.guide("form deployment", "form node", "env KCI_CLUSTER_SERVER", "env KCI_REQUEST_INTERNAL")
+async def test_as_cluster_admin_it_becomes_a_node_by_itself_and_hands_on_no_more_than_that(
+    deployed, line, namespace
+):
+    token = await deployed.bind(role_name="cluster-admin")
+    with deployed.running():
+        node = await deployed.node()
+        await line.until(line.node, lambda found: not role.missing(found))
+        assert node.metadata.labels["type"] == "virtual-kubelet"
+        assert [taint.key for taint in node.spec.taints if "provider" in taint.key] == []
+        await line.until(deployed.kubelet_answer, lambda status: status == 200)
+        assert set(
+            (await deployed.shown())
+            .extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            .value.get_values_for_type(x509.DNSName)
+        ) == {line.name}
+        found = await wanted(line, namespace)
+        given = configs.parse(found.cluster.kubeconfig)
+        subject = life_of(found.cluster.kubeconfig).subject.rfc4514_string()
+        assert subject == f"CN=system:node:{line.name},O=system:nodes"
+        assert given.token is None
+        assert token not in found.cluster.kubeconfig
+        assert given.server == f"https://127.0.0.1:{line.api_server.port}"
+        lease = await line.admin.get(resources.LEASES, line.name, namespace="kube-node-lease")
+        assert lease.spec.holder_identity
+    assert token not in deployed.log
+    # What it asked for and has is cleared away again.
+    assert await deployed.requests() == []
+
+
+async def test_its_certificates_are_renewed_without_a_restart(deployed, line, namespace):
+    await deployed.bind(role_name="cluster-admin")
+    with deployed.running() as program:
+        await deployed.node()
+        await line.until(deployed.kubelet_answer, lambda status: status == 200)
+        first, began_s = await deployed.shown(), time.monotonic()
+        handed = life_of((await wanted(line, namespace)).cluster.kubeconfig)
+        async with asyncio.timeout(RENEWED_WITHIN_S):
+            while time.monotonic() < began_s + 2 * LIFE_S:
+                # Never without one.
+                assert await deployed.kubelet_answer() == 200
+                await asyncio.sleep(0.5)
+        assert (await deployed.shown()).not_valid_after_utc > first.not_valid_after_utc
+        await line.bind(namespace, name="later")
+        await line.groups(2)
+        await line.until(
+            line.service.alice.list_container_groups,
+            lambda found: [group.status for group in found] == ["Running", "Running"],
+        )
+        ends = {
+            life_of(one.cluster.kubeconfig).not_valid_after_utc for one in line.service.kcilet.wanted.values()
+        }
+        assert max(ends) > handed.not_valid_after_utc
+        assert is_ready(await line.node())
+        assert program.poll() is None
+
+
+@pytest.mark.guide("form deployment")
+async def test_an_account_that_may_not_approve_waits_says_what_to_type_and_goes_on(deployed, line):
+    await deployed.bind(
+        {
+            "apiGroups": ["certificates.k8s.io"],
+            "resources": ["certificatesigningrequests"],
+            "verbs": ["create", "get"],
+        },
+        {
+            "apiGroups": ["certificates.k8s.io"],
+            "resources": ["certificatesigningrequests/nodeclient"],
+            "verbs": ["create"],
+        },
+        {
+            "apiGroups": [""],
+            "resources": ["configmaps"],
+            "resourceNames": ["extension-apiserver-authentication"],
+            "verbs": ["get"],
+        },
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
+    )
+    with deployed.running():
+        await deployed.node()
+        (waiting,) = await line.until(lambda: deployed.requests("kubelet-serving"), lambda found: found)
+        assert waiting.spec.username == f"system:node:{line.name}"
+        typed = f"kubectl certificate approve {waiting.metadata.name}"
+        (told,) = await line.until(lambda: deployed.events("ServingCertificateNotIssued"), bool)
+        assert typed in told["message"]
+        assert typed in deployed.log
+        assert await deployed.kubelet_answer() is None
+        # As kubectl does it.
+        approved = {"type": "Approved", "status": "True", "reason": "KubectlApprove", "message": "by hand"}
+        await line.admin.patch(
+            REQUESTS, waiting.metadata.name, {"status": {"conditions": [approved]}}, subresource="approval"
+        )
+        await line.until(deployed.kubelet_answer, lambda status: status == 200)
+        assert role.missing(await line.node())
+
+
+async def test_kept_certificates_are_used_again_and_anothers_identity_is_not(deployed, line, tmp_path):
+    await deployed.bind(role_name="cluster-admin")
+    state = tmp_path / "state"
+    with deployed.running(f"--state-dir={state}"):
+        await deployed.node()
+        await line.until(deployed.kubelet_answer, lambda status: status == 200)
+    assert {file.name for file in state.iterdir()} == {"node-client.pem", "node-serving.pem"}
+    content = base64.b64encode((state / "node-client.pem").read_bytes())
+    with deployed.running(f"--state-dir={state}"):
+        await line.until(deployed.kubelet_answer, lambda status: status == 200)
+    assert content
+    assert "kept" in deployed.log
+
+
+async def test_the_program_that_runs_the_node_is_refused_on_it(line, namespace):
+    async with line.running():
+        env = [{"name": "VKUBELET_POD_IP", "value": "10.0.0.1"}]
+        container = {"name": "vk", "image": "vk", "args": [f"--nodename={line.name}"], "env": env}
+        await line.bind(namespace, name="vk", containers=[container])
+        pod = await line.until(
+            lambda: line.admin.get(resources.PODS, "vk", namespace=namespace),
+            lambda found: found.status.reason,
+        )
+        assert (pod.status.phase, pod.status.reason) == ("Pending", "OwnNode")
+        assert await line.service.alice.list_container_groups() == []
+
+
+async def test_a_node_without_its_clients_ca_says_so_at_once(line):
+    kubeconfig = configs.render(line.config)
+    file = line.settings.client_ca_file.with_name("kubeconfig")
+    file.write_text(kubeconfig)
+    flags = [flag for flag in line.flags if not flag.startswith("--client-ca-file")]
+    with line.process(*flags, f"--kubeconfig={file}", **line.environment) as program:
+        _, told = await tasks.in_thread(program.communicate, None, WITHIN_S)
+    assert program.returncode == 1
+    assert "give --client-ca-file" in told
