@@ -5,6 +5,8 @@ else: at a real API server, with the controllers that approve and sign certifica
 import asyncio
 import contextlib
 import json
+import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -12,18 +14,39 @@ import time
 
 import aiohttp
 import pytest
+import yaml
 from cryptography import x509
 from vnode_fixture import WITHIN_S, is_ready
 
-from kci.kit import tasks
+from kci.kit import secret, tasks
+from kci.kube import client as clients
 from kci.kube import config as configs
-from kci.kube import resources, transport
+from kci.kube import errors, resources, signing_requests, transport
 from kci.provider import role
 
 pytestmark = pytest.mark.integration
 
+DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "deploy"
+
 SECRETS = "/var/run/secrets/kubernetes.io/serviceaccount"
 NAMESPACE = "kube-system"
+KINDS = {
+    "ServiceAccount": resources.SERVICE_ACCOUNTS,
+    "ClusterRole": resources.CLUSTER_ROLES,
+    "ClusterRoleBinding": resources.CLUSTER_ROLE_BINDINGS,
+    **{
+        kind: resources.Resource(group, "v1", plural, kind, resources.Raw, namespaced=kind == "RoleBinding")
+        for kind, plural, group in (
+            ("RoleBinding", "rolebindings", "rbac.authorization.k8s.io"),
+            ("ValidatingAdmissionPolicy", "validatingadmissionpolicies", "admissionregistration.k8s.io"),
+            (
+                "ValidatingAdmissionPolicyBinding",
+                "validatingadmissionpolicybindings",
+                "admissionregistration.k8s.io",
+            ),
+        )
+    },
+}
 REQUESTS = resources.CERTIFICATE_SIGNING_REQUESTS
 # Long enough for a node to be looked at, short enough to see its certificates renewed.
 SHORT_LIFE_S = 12
@@ -37,34 +60,45 @@ def signing(api_server, request):
         yield
 
 
+def documents(name):
+    """Of a manifest that users apply."""
+    return [*yaml.safe_load_all((DEPLOY / name).read_text())]
+
+
+def filled(argument, values):
+    return re.sub(r"\$\{(.*?)\}", lambda found: values[found[1]], argument)
+
+
 class Deployed:
     """The guide's container, by hand: in a mount namespace of its own, where the kubelet's files lie."""
 
     def __init__(self, line, folder):
         self.line, self.name = line, line.name
         self.account = f"sa-{line.name}"
+        self._made = []
         self._folder = folder / "serviceaccount"
         self._log = folder / "virtual-kubelet.log"
 
-    async def bind(self, *rules, role_name=""):
-        """The ServiceAccount, with a ClusterRole of these rules or an existing one; and its token."""
-        admin, metadata = self.line.admin, {"name": self.account}
-        await admin.create(resources.SERVICE_ACCOUNTS, {"metadata": metadata}, namespace=NAMESPACE)
-        if rules:
-            await admin.create(resources.CLUSTER_ROLES, {"metadata": metadata, "rules": list(rules)})
-        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole"}
-        subject = {"kind": "ServiceAccount", "name": self.account, "namespace": NAMESPACE}
-        await admin.create(
-            resources.CLUSTER_ROLE_BINDINGS,
-            {
-                "metadata": metadata,
-                "roleRef": {**reference, "name": role_name or self.account},
-                "subjects": [subject],
-            },
-        )
+    async def bind(self, manifest):
+        """What this manifest says of the account, under a name of the test's own; returns its token."""
+        text = (DEPLOY / manifest).read_text()
+        for document in yaml.safe_load_all(text):
+            namespace = document["metadata"].get("namespace", "")
+            resource = KINDS[document["kind"]]
+            text = json.dumps(document)
+            for name in (
+                "virtual-kubelet-sa",
+                "virtual-kubelet-rb",
+                "virtual-kubelet-account",
+                "virtual-kubelet",
+            ):
+                text = re.sub(rf'(["\\:]){name}(["\\-])', rf"\g<1>{self.account}\g<2>", text)
+            made = json.loads(text)
+            self._made.append((resource, made["metadata"]["name"], namespace))
+            await self.line.admin.create(resource, made, namespace=namespace)
         path = resources.SERVICE_ACCOUNTS.object_path(self.account, NAMESPACE, "token")
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}}
-        token = json.loads(await admin.request("POST", path, body=body))["status"]["token"]
+        token = json.loads(await self.line.admin.request("POST", path, body=body))["status"]["token"]
         self._folder.mkdir()
         (self._folder / "token").write_text(token)
         (self._folder / "ca.crt").write_text(self.line.api_server.ca_pem)
@@ -73,28 +107,28 @@ class Deployed:
     @contextlib.contextmanager
     def running(self, *more):
         line = self.line
-        flags = [
-            "--provider=kingsoftcloud",
-            f"--nodename={line.name}",
-            "--cluster-dns=198.18.0.10",
-            "--cluster-dns=198.18.0.53",
-            "--cluster-domain=cluster.local",
-            "--disable-taint",
-            "--enable-node-lease",
-            *more,
+        (container,) = [
+            document["spec"]["template"]["spec"]["containers"][0]
+            for document in documents("guide/vk.yaml")
+            if document["kind"] == "Deployment"
         ]
+        values = {
+            "nodename_string": line.name,
+            "cluster-dns_string": "198.18.0.10",
+            "virtual-node-dns_string": "198.18.0.53",
+            "cluster-domain_string": "cluster.local",
+        }
+        flags = [filled(argument, values) for argument in container["args"]]
         # Where there is no cloud and 10250 may be taken: KCI_ENDPOINT and KUBELET_PORT besides.
         environment = {
-            **{
-                key: value for key, value in line.environment.items() if key.startswith(("KCI_", "VKUBELET_"))
-            },
+            **{one["name"]: line.environment.get(one["name"], "") for one in container["env"]},
             "KCI_KUBE_PROXY": "false",
-            "KCI_REQUEST_INTERNAL": "",
+            "KCI_ENDPOINT": line.environment["KCI_ENDPOINT"],
             "KUBELET_PORT": line.environment["KUBELET_PORT"],
             "KUBERNETES_SERVICE_HOST": "127.0.0.1",
             "KUBERNETES_SERVICE_PORT": str(line.api_server.port),
         }
-        program = shlex.join([sys.executable, "-m", "kci.provider.main", *flags])
+        program = shlex.join([sys.executable, "-m", "kci.provider.main", *flags, *more])
         script = (
             f"mount -t tmpfs none /run && mkdir -p {SECRETS} && "
             f"cp {shlex.quote(str(self._folder))}/* {SECRETS} && exec {program}"
@@ -154,12 +188,8 @@ class Deployed:
         return json.loads(await self.line.admin.request("GET", path))["items"]
 
     async def clean(self):
-        admin = self.line.admin
-        for kind in (resources.CLUSTER_ROLE_BINDINGS, resources.CLUSTER_ROLES):
-            with contextlib.suppress(Exception):
-                await admin.delete(kind, self.account)
-        with contextlib.suppress(Exception):
-            await admin.delete(resources.SERVICE_ACCOUNTS, self.account, namespace=NAMESPACE)
+        for resource, name, namespace in self._made:
+            await self.line.admin.delete(resource, name, namespace=namespace)
 
 
 @pytest.fixture
@@ -186,7 +216,7 @@ def life_of(kubeconfig):
 async def test_as_cluster_admin_it_becomes_a_node_by_itself_and_hands_on_no_more_than_that(
     deployed, line, namespace
 ):
-    token = await deployed.bind(role_name="cluster-admin")
+    token = await deployed.bind("guide/vk-sa-rb.yaml")
     with deployed.running():
         node = await deployed.node()
         await line.until(line.node, lambda found: not role.missing(found))
@@ -214,7 +244,7 @@ async def test_as_cluster_admin_it_becomes_a_node_by_itself_and_hands_on_no_more
 
 @pytest.mark.parametrize("signing", [SHORT_LIFE_S], indirect=True)
 async def test_its_certificates_are_renewed_without_a_restart(deployed, line, namespace):
-    await deployed.bind(role_name="cluster-admin")
+    await deployed.bind("guide/vk-sa-rb.yaml")
     with deployed.running() as program:
         await deployed.node()
         await line.until(deployed.kubelet_answer, lambda status: status == 200)
@@ -241,46 +271,46 @@ async def test_its_certificates_are_renewed_without_a_restart(deployed, line, na
 
 
 @pytest.mark.guide("form deployment")
-async def test_an_account_that_may_not_approve_waits_says_what_to_type_and_goes_on(deployed, line):
-    await deployed.bind(
-        {
-            "apiGroups": ["certificates.k8s.io"],
-            "resources": ["certificatesigningrequests"],
-            "verbs": ["create", "get"],
-        },
-        {
-            "apiGroups": ["certificates.k8s.io"],
-            "resources": ["certificatesigningrequests/nodeclient"],
-            "verbs": ["create"],
-        },
-        {
-            "apiGroups": [""],
-            "resources": ["configmaps"],
-            "resourceNames": ["extension-apiserver-authentication"],
-            "verbs": ["get"],
-        },
-        {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
-    )
-    with deployed.running():
-        await deployed.node()
-        (waiting,) = await line.until(lambda: deployed.requests("kubelet-serving"), lambda found: found)
-        assert waiting.spec.username == f"system:node:{line.name}"
+async def test_an_account_that_may_only_ask_waits_says_what_to_type_and_goes_on(deployed, line, tmp_path):
+    token = await deployed.bind("least-privilege/account.yaml")
+
+    async def approve(what, reason):
+        """As a person does who reads what to type, with kubectl."""
+        (waiting,) = await line.until(lambda: deployed.requests(what), bool)
         typed = f"kubectl certificate approve {waiting.metadata.name}"
-        (told,) = await line.until(lambda: deployed.events("ServingCertificateNotIssued"), bool)
+        (told, *_) = await line.until(lambda: deployed.events(reason), bool)
         assert typed in told["message"]
         assert typed in deployed.log
-        assert await deployed.kubelet_answer() is None
-        # As kubectl does it.
         approved = {"type": "Approved", "status": "True", "reason": "KubectlApprove", "message": "by hand"}
         await line.admin.patch(
             REQUESTS, waiting.metadata.name, {"status": {"conditions": [approved]}}, subresource="approval"
         )
+        return waiting
+
+    with deployed.running():
+        asked = await approve("client-kubelet", "IdentityNotIssued")
+        assert asked.spec.username == f"system:serviceaccount:{NAMESPACE}:{deployed.account}"
+        await deployed.node()
+        assert await deployed.kubelet_answer() is None
+        asked = await approve("kubelet-serving", "ServingCertificateNotIssued")
+        assert asked.spec.username == f"system:node:{line.name}"
         await line.until(deployed.kubelet_answer, lambda status: status == 200)
+        # Only an administrator may give it one.
         assert role.missing(await line.node())
+    account = configs.ClusterConfig(
+        server=line.config.server, ca_pem=line.config.ca_pem, token=secret.Secret(token)
+    )
+    user = signing_requests.Request(
+        "other", "kubernetes.io/kube-apiserver-client", ("digital signature", "client auth"), "somebody"
+    )
+    pem = signing_requests.request_pem(signing_requests.new_key(), user)
+    async with clients.Client(account) as client:
+        with pytest.raises(errors.InvalidError, match="the identity of a node only"):
+            await client.create(REQUESTS, signing_requests.to_object(f"{deployed.account}-other", user, pem))
 
 
 async def test_kept_certificates_are_used_again_and_anothers_identity_is_not(deployed, line, tmp_path):
-    await deployed.bind(role_name="cluster-admin")
+    await deployed.bind("guide/vk-sa-rb.yaml")
     state = tmp_path / "state"
     with deployed.running(f"--state-dir={state}"):
         await deployed.node()
