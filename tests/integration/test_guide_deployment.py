@@ -105,7 +105,8 @@ class Deployed:
         return token
 
     @contextlib.contextmanager
-    def running(self, *more):
+    def running(self, *more, is_guides_own=False):
+        """`is_guides_own`: with the flag that the guide's manifest repeats."""
         line = self.line
         (container,) = [
             document["spec"]["template"]["spec"]["containers"][0]
@@ -119,6 +120,8 @@ class Deployed:
             "cluster-domain_string": "cluster.local",
         }
         flags = [filled(argument, values) for argument in container["args"]]
+        if is_guides_own:
+            flags = [flag.replace("--virtual-node-dns", "--cluster-dns") for flag in flags]
         # Where there is no cloud and 10250 may be taken: KCI_ENDPOINT and KUBELET_PORT besides.
         environment = {
             **{one["name"]: line.environment.get(one["name"], "") for one in container["env"]},
@@ -217,7 +220,7 @@ async def test_as_cluster_admin_it_becomes_a_node_by_itself_and_hands_on_no_more
     deployed, line, namespace
 ):
     token = await deployed.bind("guide/vk-sa-rb.yaml")
-    with deployed.running():
+    with deployed.running(is_guides_own=True):
         node = await deployed.node()
         await line.until(line.node, lambda found: not role.missing(found))
         assert node.metadata.labels["type"] == "virtual-kubelet"
@@ -307,6 +310,16 @@ async def test_an_account_that_may_only_ask_waits_says_what_to_type_and_goes_on(
     async with clients.Client(account) as client:
         with pytest.raises(errors.InvalidError, match="the identity of a node only"):
             await client.create(REQUESTS, signing_requests.to_object(f"{deployed.account}-other", user, pem))
+
+
+async def test_while_it_waits_for_its_identity_it_can_be_stopped_and_its_start_limited(deployed, line):
+    await deployed.bind("least-privilege/account.yaml")
+    with deployed.running() as program:
+        await line.until(lambda: deployed.events("IdentityNotIssued"), bool)
+    assert program.returncode == 0
+    with deployed.running("--startup-timeout=2s") as program:
+        assert await tasks.in_thread(program.wait, WITHIN_S) == 1
+    assert "it has no identity within --startup-timeout" in deployed.log
 
 
 async def test_kept_certificates_are_used_again_and_anothers_identity_is_not(deployed, line, tmp_path):
