@@ -53,7 +53,7 @@ async def follow(
                 used = found
         except (errors.KubeError, ValueError) as error:
             failures += 1
-            log.warning("the client CA was not read", error=str(error))
+            log.info("the client CA was not read", error=str(error))
             remedy = f"; {_REMEDY}" if isinstance(error, errors.ForbiddenError) else ""
             tell(f"cannot know the kubelet API's clients: {error}{remedy}")
         else:

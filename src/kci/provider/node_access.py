@@ -44,11 +44,12 @@ class Access:
     # What instances are given at this moment.
     handed_on: Callable[[], configs.ClusterConfig]
     tls: kubelet_tls.Tls
-    _keepers: tuple[tuple[str, Callable[[], Awaitable[None]]], ...]
+    # What follows and renews, by name.
+    keepers: tuple[tuple[str, Callable[[], Awaitable[None]]], ...]
 
     async def keep(self) -> None:
         async with tasks.Tasks() as group:
-            for name, keeper in self._keepers:
+            for name, keeper in self.keepers:
                 group.run_forever(name, _call(keeper))
             await asyncio.Event().wait()
 
@@ -111,7 +112,7 @@ async def opened(
                 lease=lease_client,
                 handed_on=lambda: given or (own.config if own is not None else config),
                 tls=tls,
-                _keepers=tuple(keepers),
+                keepers=tuple(keepers),
             )
 
 

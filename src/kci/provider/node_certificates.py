@@ -37,7 +37,9 @@ ISSUE_PATIENCE_S = 30.0
 # It may be in the way of a stop.
 REMOVE_TIMEOUT_S = 2.0
 LOOKS = backoffs.Backoff(initial_s=0.1, cap_s=5.0)
-RETRIES = backoffs.Backoff(initial_s=1.0, cap_s=60.0)
+# What was refused may be granted when somebody has changed something.
+REFUSED = backoffs.Backoff(initial_s=1.0, cap_s=60.0)
+AWAY = backoffs.Backoff(initial_s=0.5, cap_s=10.0)
 RENEW_AT = (0.7, 0.9)
 # A machine that slept looks at its clock again.
 _LONGEST_SLEEP_S = 600.0
@@ -115,8 +117,9 @@ class Issuer:
                 pair = await self._ask(request)
             except (errors.KubeError, _RefusedError) as error:
                 failures += 1
-                delay_s = RETRIES.delay_s(failures)
-                log.warning(
+                is_away = isinstance(error, errors.TryLaterError | errors.UnreachableError)
+                delay_s = (AWAY if is_away else REFUSED).delay_s(failures)
+                log.info(
                     "no certificate yet, asking again",
                     signer=request.signer,
                     next_try_s=round(delay_s, 2),

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import structlog
 
+from kci.kit import crashpoints
 from kci.kube import client as clients
 from kci.kube import errors, models, resources
 
@@ -30,9 +31,11 @@ async def keep(account: clients.Client, registered: AsyncIterator[models.Node | 
             continue
         name = node.metadata.name
         try:
+            crashpoints.reached("provider.set_role.before")
             await account.patch(
                 resources.NODES, name, {"metadata": {"uid": node.metadata.uid, "labels": labels}}
             )
+            crashpoints.reached("provider.set_role.after")
         except errors.KubeError as error:
             remedy = " ".join(f"{key}={value}" for key, value in labels.items())
             log.info("the node shows no role", error=str(error), remedy=f"kubectl label node {name} {remedy}")

@@ -83,10 +83,10 @@ def _context(certificate_pem: bytes, key_pem: bytes, client_ca_pem: str) -> ssl.
 
 
 def _bare() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     # A client may come without a certificate (it has a token then), but not with a false one.
     context.verify_mode = ssl.CERT_OPTIONAL
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
+    context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
     return context

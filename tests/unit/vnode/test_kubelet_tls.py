@@ -1,6 +1,8 @@
 """What the kubelet API is served with, while it comes late and changes."""
 
 import asyncio
+import contextlib
+import socket
 import ssl
 
 import aiohttp
@@ -42,6 +44,30 @@ async def test_a_new_client_ca_counts_from_the_next_connection_and_the_former_no
             assert await status(api, theirs) == 200
             async with open_session.get("/healthz") as response:
                 assert response.status == 200
+
+
+def visit(port, context, session=None):
+    """A request by a client that would resume a session: the session, and whether it was."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as raw,
+        context.wrap_socket(raw, server_hostname="127.0.0.1", session=session) as secured,
+    ):
+        secured.sendall(b"GET /healthz HTTP/1.1\r\nHost: vn\r\n\r\n")
+        return secured.recv(12), secured.session, secured.session_reused
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_no_session_outlives_the_ca_that_its_client_came_by(authority, tmp_path, version):
+    others = kubelet_peers.Authority(tmp_path / "others")
+    async with kubelet_api.running(authority) as api:
+        port, context = int(api.url.rpartition(":")[2]), api.context("admin")
+        context.maximum_version = version
+        answer, session, _ = await asyncio.to_thread(visit, port, context)
+        assert answer == b"HTTP/1.1 200"
+        assert (await asyncio.to_thread(visit, port, context, session))[2] is False
+        api.tls.use_client_ca(others.ca_file.read_text())
+        with contextlib.suppress(OSError):
+            assert (await asyncio.to_thread(visit, port, context, session))[0] == b""
 
 
 async def test_a_renewed_certificate_is_shown_from_the_next_connection(authority):
