@@ -4,6 +4,7 @@ else: at a real API server, with the controllers that approve and sign certifica
 
 import asyncio
 import contextlib
+import datetime
 import json
 import pathlib
 import re
@@ -79,12 +80,15 @@ class Deployed:
         self._folder = folder / "serviceaccount"
         self._log = folder / "virtual-kubelet.log"
 
+    async def create(self, body):
+        resource, metadata = KINDS[body["kind"]], body["metadata"]
+        namespace = metadata.get("namespace", "")
+        self._made.append((resource, metadata["name"], namespace))
+        await self.line.admin.create(resource, body, namespace=namespace)
+
     async def bind(self, manifest):
         """What this manifest says of the account, under a name of the test's own; returns its token."""
-        text = (DEPLOY / manifest).read_text()
-        for document in yaml.safe_load_all(text):
-            namespace = document["metadata"].get("namespace", "")
-            resource = KINDS[document["kind"]]
+        for document in documents(manifest):
             text = json.dumps(document)
             for name in (
                 "virtual-kubelet-sa",
@@ -93,9 +97,7 @@ class Deployed:
                 "virtual-kubelet",
             ):
                 text = re.sub(rf'(["\\:]){name}(["\\-])', rf"\g<1>{self.account}\g<2>", text)
-            made = json.loads(text)
-            self._made.append((resource, made["metadata"]["name"], namespace))
-            await self.line.admin.create(resource, made, namespace=namespace)
+            await self.create(json.loads(text))
         path = resources.SERVICE_ACCOUNTS.object_path(self.account, NAMESPACE, "token")
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}}
         token = json.loads(await self.line.admin.request("POST", path, body=body))["status"]["token"]
@@ -190,6 +192,19 @@ class Deployed:
         path = f"/api/v1/events?fieldSelector=involvedObject.name={self.name},reason={reason}"
         return json.loads(await self.line.admin.request("GET", path))["items"]
 
+    async def approve(self, signer, reason):
+        """As a person does who reads what to type, with kubectl."""
+        (waiting,) = await self.line.until(lambda: self.requests(signer), bool)
+        typed = f"kubectl certificate approve {waiting.metadata.name}"
+        (told, *_) = await self.line.until(lambda: self.events(reason), bool)
+        assert typed in told["message"]
+        assert typed in self.log
+        approved = {"type": "Approved", "status": "True", "reason": "KubectlApprove", "message": "by hand"}
+        await self.line.admin.patch(
+            REQUESTS, waiting.metadata.name, {"status": {"conditions": [approved]}}, subresource="approval"
+        )
+        return waiting
+
     async def clean(self):
         for resource, name, namespace in self._made:
             await self.line.admin.delete(resource, name, namespace=namespace)
@@ -277,25 +292,12 @@ async def test_its_certificates_are_renewed_without_a_restart(deployed, line, na
 async def test_an_account_that_may_only_ask_waits_says_what_to_type_and_goes_on(deployed, line, tmp_path):
     token = await deployed.bind("least-privilege/account.yaml")
 
-    async def approve(what, reason):
-        """As a person does who reads what to type, with kubectl."""
-        (waiting,) = await line.until(lambda: deployed.requests(what), bool)
-        typed = f"kubectl certificate approve {waiting.metadata.name}"
-        (told, *_) = await line.until(lambda: deployed.events(reason), bool)
-        assert typed in told["message"]
-        assert typed in deployed.log
-        approved = {"type": "Approved", "status": "True", "reason": "KubectlApprove", "message": "by hand"}
-        await line.admin.patch(
-            REQUESTS, waiting.metadata.name, {"status": {"conditions": [approved]}}, subresource="approval"
-        )
-        return waiting
-
     with deployed.running():
-        asked = await approve("client-kubelet", "IdentityNotIssued")
+        asked = await deployed.approve("client-kubelet", "IdentityNotIssued")
         assert asked.spec.username == f"system:serviceaccount:{NAMESPACE}:{deployed.account}"
         await deployed.node()
         assert await deployed.kubelet_answer() is None
-        asked = await approve("kubelet-serving", "ServingCertificateNotIssued")
+        asked = await deployed.approve("kubelet-serving", "ServingCertificateNotIssued")
         assert asked.spec.username == f"system:node:{line.name}"
         await line.until(deployed.kubelet_answer, lambda status: status == 200)
         # Only an administrator may give it one.
@@ -310,6 +312,29 @@ async def test_an_account_that_may_only_ask_waits_says_what_to_type_and_goes_on(
     async with clients.Client(account) as client:
         with pytest.raises(errors.InvalidError, match="the identity of a node only"):
             await client.create(REQUESTS, signing_requests.to_object(f"{deployed.account}-other", user, pem))
+
+
+@pytest.mark.parametrize("signing", [SHORT_LIFE_S], indirect=True)
+async def test_once_approved_a_node_renews_its_identity_by_itself(deployed, line):
+    await deployed.bind("least-privilege/account.yaml")
+    (binding,) = (one for one in documents("least-privilege/virtual-kubelet.yaml") if "roleRef" in one)
+    text = filled(json.dumps(binding), {"nodename_string": line.name})
+    await deployed.create(json.loads(text))
+    with deployed.running() as program:
+        await deployed.approve("client-kubelet", "IdentityNotIssued")
+        await deployed.node()
+        later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2 * SHORT_LIFE_S)
+
+        async def renewed_at():
+            lease = await line.admin.get(resources.LEASES, line.name, namespace="kube-node-lease")
+            return datetime.datetime.fromisoformat(lease.spec.renew_time)
+
+        # Nobody approves anything, and the first identity has run out long before.
+        async with asyncio.timeout(RENEWED_WITHIN_S):
+            while await renewed_at() < later:  # noqa: ASYNC110  (another program's state)
+                await asyncio.sleep(0.5)
+        assert program.poll() is None
+    assert f'"requester": "system:node:{line.name}"' in deployed.log
 
 
 async def test_while_it_waits_for_its_identity_it_can_be_stopped_and_its_start_limited(deployed, line):

@@ -119,15 +119,21 @@ def self_review() -> dict[str, Any]:
 
 def access_review(user: User, attributes: Attributes) -> dict[str, Any]:
     spec: dict[str, Any] = {"user": user.name, "uid": user.uid, "groups": user.groups, "extra": user.extra}
-    if attributes.path:
-        spec["nonResourceAttributes"] = {"path": attributes.path, "verb": attributes.verb}
-    else:
-        spec["resourceAttributes"] = {
-            field: getattr(attributes, field)
-            for field in ("verb", "group", "version", "resource", "subresource", "name", "namespace")
-            if getattr(attributes, field)
-        }
+    spec |= _asked(attributes)
     return {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+
+
+def own_access_review(attributes: Attributes) -> dict[str, Any]:
+    kind = "SelfSubjectAccessReview"
+    return {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": _asked(attributes)}
+
+
+def _asked(attributes: Attributes) -> dict[str, Any]:
+    if attributes.path:
+        return {"nonResourceAttributes": {"path": attributes.path, "verb": attributes.verb}}
+    fields = ("verb", "group", "version", "resource", "subresource", "name", "namespace")
+    asked = {field: getattr(attributes, field) for field in fields if getattr(attributes, field)}
+    return {"resourceAttributes": asked}
 
 
 def _read_token(answer: bytes) -> IssuedToken:

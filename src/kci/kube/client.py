@@ -288,6 +288,12 @@ class Client:
         body = access.access_review(user, attributes)
         return await self._ask(f"cannot review the access of {user.name}", path, body, access.ALLOWED)
 
+    async def review_own_access(self, attributes: access.Attributes) -> bool:
+        """Whether we may do this; anything but a plain yes is a no."""
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        body = access.own_access_review(attributes)
+        return await self._ask("cannot review our own access", path, body, access.ALLOWED)
+
     async def _ask(self, what: str, path: str, body: object, reader: access.Reader[T]) -> T:
         answer = await self._transport.call(what, "POST", path, body=_encode(body))
         try:

@@ -100,11 +100,26 @@ def trouble(waiting: Waiting) -> str:
             return ""
 
 
-class Issuer:
-    """Asks as `requester`; approves as `approver`, if there is one. None: somebody else approves."""
+async def _itself(api: Api) -> Api:
+    return api
 
-    def __init__(self, requester: Api, *, approver: Api | None, node_name: str, tell: Tell) -> None:
+
+class Issuer:
+    """Asks as `requester`, or another that `find_requester` makes of it each time; approves as `approver`, if
+    there is one. None: somebody else approves.
+    """
+
+    def __init__(
+        self,
+        requester: Api,
+        *,
+        approver: Api | None,
+        node_name: str,
+        tell: Tell,
+        find_requester: Callable[[Api], Awaitable[Api]] = _itself,
+    ) -> None:
         self._requester = requester
+        self._find_requester = find_requester
         self._approver = approver
         self._node_name = node_name
         self._tell = tell
@@ -135,16 +150,17 @@ class Issuer:
         key = signing_requests.new_key()
         sent_pem = signing_requests.request_pem(key, request)
         name = f"kci-{self._node_name}-{request.what}-{secrets.token_hex(4)}"
-        requester = (await self._requester.review_self()).name
+        api = await self._find_requester(self._requester)
+        requester = (await api.review_self()).name
         crashpoints.reached("provider.request_certificate.before")
-        seen = await self._requester.create(REQUESTS, signing_requests.to_object(name, request, sent_pem))
+        seen = await api.create(REQUESTS, signing_requests.to_object(name, request, sent_pem))
         crashpoints.reached("provider.request_certificate.after")
         log.info("certificate asked for", request=name, signer=request.signer, requester=requester)
         try:
             why_not_ours = await self._approve(seen, sent_pem, request, requester)
-            seen = await self._wait(seen, request, why_not_ours)
+            seen = await self._wait(api, seen, request, why_not_ours)
         finally:
-            await self._remove(name)
+            await self._remove(self._approver or self._requester, name)
         found = signing_requests.issued(seen, request, key)
         if isinstance(found, str):
             raise _RefusedError(f"{name}: {found}")
@@ -152,7 +168,11 @@ class Issuer:
         return found
 
     async def _wait(
-        self, seen: models.CertificateSigningRequest, request: signing_requests.Request, why_not_ours: str
+        self,
+        api: Api,
+        seen: models.CertificateSigningRequest,
+        request: signing_requests.Request,
+        why_not_ours: str,
     ) -> models.CertificateSigningRequest:
         """Until it is issued."""
         loop, name, looks, failures = asyncio.get_running_loop(), seen.metadata.name, 0, 0
@@ -171,7 +191,7 @@ class Issuer:
             looks += 1
             await asyncio.sleep(LOOKS.delay_s(looks + failures))
             try:
-                seen, failures = await self._requester.get(REQUESTS, name), 0
+                seen, failures = await api.get(REQUESTS, name), 0
             except (errors.TryLaterError, errors.UnreachableError) as error:
                 failures += 1
                 log.debug("a certificate request was not read", request=name, error=str(error))
@@ -203,15 +223,15 @@ class Issuer:
         crashpoints.reached("provider.approve_certificate.after")
         return ""
 
-    async def _remove(self, name: str) -> None:
+    async def _remove(self, api: Api, name: str) -> None:
         """The cluster forgets requests by itself, after an hour or a day; a node may not remove its own."""
         with contextlib.suppress(errors.KubeError, TimeoutError):
             async with asyncio.timeout(REMOVE_TIMEOUT_S):
-                await self._delete(name)
+                await self._delete(api, name)
 
-    async def _delete(self, name: str) -> None:
+    async def _delete(self, api: Api, name: str) -> None:
         crashpoints.reached("provider.remove_request.before")
-        await (self._approver or self._requester).delete(REQUESTS, name)
+        await api.delete(REQUESTS, name)
         crashpoints.reached("provider.remove_request.after")
 
 

@@ -8,6 +8,7 @@ and for nothing else; it never leaves this program.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 
@@ -15,9 +16,9 @@ import structlog
 
 from kci.kit import errors as kit_errors
 from kci.kit import secret
+from kci.kube import access, errors, signing_requests
 from kci.kube import client as clients
 from kci.kube import config as configs
-from kci.kube import errors, signing_requests
 from kci.provider import node_certificates
 
 log = structlog.get_logger(__name__)
@@ -51,6 +52,16 @@ def check_client_ca(config: configs.ClusterConfig, node_name: str, *, is_named: 
         )
 
 
+def _asking(subresource: str) -> access.Attributes:
+    """What kube-controller-manager asks about a requester (pkg/controller/certificates/approver, v1.36)."""
+    return access.Attributes(
+        verb="create",
+        group="certificates.k8s.io",
+        resource="certificatesigningrequests",
+        subresource=subresource,
+    )
+
+
 class Identity:
     """The node's identity, asked for by the account and renewed; `config` is the one of the moment, and the
     clients that were added become it.
@@ -71,7 +82,13 @@ class Identity:
         self.keeper = node_certificates.Keeper(
             request,
             # The cluster approves it for whoever may have it; else a person does.
-            node_certificates.Issuer(account, approver=None, node_name=node_name, tell=tell),
+            node_certificates.Issuer(
+                account,
+                approver=None,
+                node_name=node_name,
+                tell=tell,
+                find_requester=lambda _: self._find_requester(),
+            ),
             file=state_folder / FILE if state_folder is not None else None,
             use=self._use,
             is_good=self._is_known,
@@ -90,6 +107,16 @@ class Identity:
     def add(self, client: clients.Client) -> None:
         """A client that was opened with `config`."""
         self._clients.append(client)
+
+    async def _find_requester(self) -> clients.Client:
+        """Of the account and, for a renewal, the node itself the one whose request the cluster approves."""
+        if not self._clients or await self._account.review_own_access(_asking("nodeclient")):
+            return self._account
+        # One that has run out asks for nothing any more.
+        with contextlib.suppress(errors.UnauthorizedError):
+            if await self._clients[0].review_own_access(_asking("selfnodeclient")):
+                return self._clients[0]
+        return self._account
 
     async def _use(self, pair: signing_requests.Pair) -> None:
         self._config = as_node(self._account.config, pair)

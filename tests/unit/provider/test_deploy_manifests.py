@@ -49,7 +49,7 @@ def documents(name):
 
 
 def deployment(name):
-    (found,) = documents(name)
+    (found,) = (document for document in documents(name) if document["kind"] == "Deployment")
     return found
 
 
