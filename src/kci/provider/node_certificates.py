@@ -150,15 +150,15 @@ class Issuer:
         key = signing_requests.new_key()
         sent_pem = signing_requests.request_pem(key, request)
         name = f"kci-{self._node_name}-{request.what}-{secrets.token_hex(4)}"
-        api = await self._find_requester(self._requester)
-        requester = (await api.review_self()).name
+        requester = await self._find_requester(self._requester)
+        user = (await requester.review_self()).name
         crashpoints.reached("provider.request_certificate.before")
-        seen = await api.create(REQUESTS, signing_requests.to_object(name, request, sent_pem))
+        seen = await requester.create(REQUESTS, signing_requests.to_object(name, request, sent_pem))
         crashpoints.reached("provider.request_certificate.after")
-        log.info("certificate asked for", request=name, signer=request.signer, requester=requester)
+        log.info("certificate asked for", request=name, signer=request.signer, requester=user)
         try:
-            why_not_ours = await self._approve(seen, sent_pem, request, requester)
-            seen = await self._wait(api, seen, request, why_not_ours)
+            why_not_ours = await self._approve(seen, sent_pem, request, user)
+            seen = await self._wait(requester, seen, request, why_not_ours)
         finally:
             await self._remove(self._approver or self._requester, name)
         found = signing_requests.issued(seen, request, key)
@@ -169,7 +169,7 @@ class Issuer:
 
     async def _wait(
         self,
-        api: Api,
+        requester: Api,
         seen: models.CertificateSigningRequest,
         request: signing_requests.Request,
         why_not_ours: str,
@@ -191,7 +191,7 @@ class Issuer:
             looks += 1
             await asyncio.sleep(LOOKS.delay_s(looks + failures))
             try:
-                seen, failures = await api.get(REQUESTS, name), 0
+                seen, failures = await requester.get(REQUESTS, name), 0
             except (errors.TryLaterError, errors.UnreachableError) as error:
                 failures += 1
                 log.debug("a certificate request was not read", request=name, error=str(error))
@@ -201,12 +201,12 @@ class Issuer:
         seen: models.CertificateSigningRequest,
         sent_pem: bytes,
         request: signing_requests.Request,
-        requester: str,
+        user: str,
     ) -> str:
         """Approve our own request; why not, if not."""
         if self._approver is None:
             return ""
-        why = signing_requests.refusal(seen, sent_pem, request, requester)
+        why = signing_requests.refusal(seen, sent_pem, request, user)
         if why:
             raise _RefusedError(f"the request {seen.metadata.name} must not be approved: {why}")
         patch = signing_requests.approval(
@@ -223,15 +223,15 @@ class Issuer:
         crashpoints.reached("provider.approve_certificate.after")
         return ""
 
-    async def _remove(self, api: Api, name: str) -> None:
+    async def _remove(self, account: Api, name: str) -> None:
         """The cluster forgets requests by itself, after an hour or a day; a node may not remove its own."""
         with contextlib.suppress(errors.KubeError, TimeoutError):
             async with asyncio.timeout(REMOVE_TIMEOUT_S):
-                await self._delete(api, name)
+                await self._delete(account, name)
 
-    async def _delete(self, api: Api, name: str) -> None:
+    async def _delete(self, account: Api, name: str) -> None:
         crashpoints.reached("provider.remove_request.before")
-        await api.delete(REQUESTS, name)
+        await account.delete(REQUESTS, name)
         crashpoints.reached("provider.remove_request.after")
 
 
