@@ -98,6 +98,9 @@ class Deployed:
             ):
                 text = re.sub(rf'(["\\:]){name}(["\\-])', rf"\g<1>{self.account}\g<2>", text)
             await self.create(json.loads(text))
+        return await self.take_token()
+
+    async def take_token(self):
         path = resources.SERVICE_ACCOUNTS.object_path(self.account, NAMESPACE, "token")
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}}
         token = json.loads(await self.line.admin.request("POST", path, body=body))["status"]["token"]
@@ -192,17 +195,21 @@ class Deployed:
         path = f"/api/v1/events?fieldSelector=involvedObject.name={self.name},reason={reason}"
         return json.loads(await self.line.admin.request("GET", path))["items"]
 
-    async def approve(self, signer, reason):
-        """As a person does who reads what to type, with kubectl."""
+    async def approve(self, request):
+        """As kubectl does it."""
+        approved = {"type": "Approved", "status": "True", "reason": "KubectlApprove", "message": "by hand"}
+        await self.line.admin.patch(
+            REQUESTS, request.metadata.name, {"status": {"conditions": [approved]}}, subresource="approval"
+        )
+
+    async def approve_as_told(self, signer, reason):
+        """By who reads what to type."""
         (waiting,) = await self.line.until(lambda: self.requests(signer), bool)
         typed = f"kubectl certificate approve {waiting.metadata.name}"
         (told, *_) = await self.line.until(lambda: self.events(reason), bool)
         assert typed in told["message"]
         assert typed in self.log
-        approved = {"type": "Approved", "status": "True", "reason": "KubectlApprove", "message": "by hand"}
-        await self.line.admin.patch(
-            REQUESTS, waiting.metadata.name, {"status": {"conditions": [approved]}}, subresource="approval"
-        )
+        await self.approve(waiting)
         return waiting
 
     async def clean(self):
@@ -293,11 +300,11 @@ async def test_an_account_that_may_only_ask_waits_says_what_to_type_and_goes_on(
     token = await deployed.bind("least-privilege/account.yaml")
 
     with deployed.running():
-        asked = await deployed.approve("client-kubelet", "IdentityNotIssued")
+        asked = await deployed.approve_as_told("client-kubelet", "IdentityNotIssued")
         assert asked.spec.username == f"system:serviceaccount:{NAMESPACE}:{deployed.account}"
         await deployed.node()
         assert await deployed.kubelet_answer() is None
-        asked = await deployed.approve("kubelet-serving", "ServingCertificateNotIssued")
+        asked = await deployed.approve_as_told("kubelet-serving", "ServingCertificateNotIssued")
         assert asked.spec.username == f"system:node:{line.name}"
         await line.until(deployed.kubelet_answer, lambda status: status == 200)
         # Only an administrator may give it one.
@@ -321,7 +328,7 @@ async def test_once_approved_a_node_renews_its_identity_by_itself(deployed, line
     text = filled(json.dumps(binding), {"nodename_string": line.name})
     await deployed.create(json.loads(text))
     with deployed.running() as program:
-        await deployed.approve("client-kubelet", "IdentityNotIssued")
+        await deployed.approve_as_told("client-kubelet", "IdentityNotIssued")
         await deployed.node()
         later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2 * SHORT_LIFE_S)
 
