@@ -40,6 +40,8 @@ class Effect:
 EFFECTS = (
     # The cloud's API, and the pods, node and Lease at the API server.
     Effect("provider", ("client",), ("create_container_group", "delete_container_group")),
+    # Certificates and the role: the node's account may be an administrator's.
+    Effect("provider", ("requester", "approver", "account"), ("create", "patch", "delete")),
     Effect("vnode", ("client",), ("create", "patch", "replace", "delete")),
     Effect("source", ("client",), ("create", "patch", "replace", "delete")),
     # The service's rows, the commit that makes them last, and its engine.

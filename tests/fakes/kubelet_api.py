@@ -6,7 +6,7 @@ import dataclasses
 import aiohttp
 from fakes import kubelet_peers, vnode_world
 
-from kci.vnode import auth, server
+from kci.vnode import auth, kubelet_tls, server
 from kci.vnode.streaming import handlers
 
 
@@ -17,6 +17,7 @@ class Api:
     streams: kubelet_peers.Streams
     pods: kubelet_peers.Pods
     certificates: kubelet_peers.Authority
+    tls: kubelet_tls.Tls
 
     def context(self, user=None, group=""):
         return self.certificates.client_context(self.certificates.issue(user, group) if user else None)
@@ -35,22 +36,24 @@ class Api:
 
 
 @contextlib.asynccontextmanager
-async def running(authority, *, reviewer=None, **settings):
+async def running(authority, *, reviewer=None, tls=None, **settings):
     certificate, key = authority.issue("vn", "system:nodes", server_names=("127.0.0.1",), client=False)
     reviewer, streams = reviewer or kubelet_peers.Reviewer(), kubelet_peers.Streams()
     pods = kubelet_peers.Pods({"u": vnode_world.pod("u")}, {"u": kubelet_peers.instance("u")})
+    if tls is None:
+        tls = kubelet_tls.Tls()
+        kubelet_tls.load_client_ca(tls, authority.ca_file)
+        kubelet_tls.load_certificate(tls, certificate, key)
     serving = server.Server(
         server.ServerSettings(
             address="127.0.0.1",
             port=0,
-            client_ca_file=authority.ca_file,
-            certificate_file=certificate,
-            private_key_file=key,
             streams=handlers.StreamSettings(**settings),
         ),
+        tls=tls,
         gate=auth.Gate(reviewer, node_name="vn"),
         streams=streams,
         pods=pods,
     )
     async with serving.running() as port:
-        yield Api(f"https://127.0.0.1:{port}", reviewer, streams, pods, authority)
+        yield Api(f"https://127.0.0.1:{port}", reviewer, streams, pods, authority, tls)

@@ -1,4 +1,5 @@
-"""A real etcd and kube-apiserver on loopback, from the binary that the stack builds; no controllers.
+"""A real etcd and kube-apiserver on loopback, from the binary that the stack builds; no controllers but those
+that a test starts.
 
 Shared by one test session. Tests use names of their own and may restart the API server, which keeps its port.
 """
@@ -75,6 +76,41 @@ class ApiServer:
 
     def stop_api_server(self) -> None:
         self._stop("kube-apiserver")
+
+    @contextlib.contextmanager
+    def signing(self, *, life_s: int):
+        """With the controllers that approve and sign certificates, which live so long."""
+        port = _free_ports(1)[0]
+        kubeconfig = self._folder / "signing.kubeconfig"
+        manager = certificates.Leaf("cm", "ca", "system:kube-controller-manager", client=True)
+        kubeconfig.write_text(configs.render(self._identity(manager)))
+        wanted = "certificatesigningrequest-approving-controller,certificatesigningrequest-signing-controller"
+        self._start(
+            "kube-controller-manager",
+            f"--kubeconfig={kubeconfig}",
+            f"--authentication-kubeconfig={kubeconfig}",
+            f"--authorization-kubeconfig={kubeconfig}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={port}",
+            "--use-service-account-credentials",
+            "--leader-elect=false",
+            f"--controllers={wanted}",
+            f"--cluster-signing-cert-file={certificates.certificate_path(self._pki, 'ca')}",
+            f"--cluster-signing-key-file={certificates.key_path(self._pki, 'ca')}",
+            f"--cluster-signing-duration={life_s}s",
+            f"--flex-volume-plugin-dir={self._folder / 'volume-plugins'}",
+            f"--cert-dir={self._folder / 'cm-certs'}",
+        )
+        try:
+            yield
+        finally:
+            self._stop("kube-controller-manager")
+
+    def kubelet_client(self) -> configs.ClusterConfig:
+        """The identity by which the API server calls kubelets."""
+        return self._identity(
+            certificates.Leaf("kc", "ca", "kube-apiserver-kubelet-client", "system:masters", client=True)
+        )
 
     def _identity(self, leaf: certificates.Leaf) -> configs.ClusterConfig:
         authority = certificates.Issuer(

@@ -1,5 +1,5 @@
-"""Who somebody is and what he may do, as the API server answers it: TokenRequest, TokenReview and
-SubjectAccessReview as typed questions and answers. Pure; `kube/client.py` sends them.
+"""Who somebody is and what he may do, as the API server answers it: TokenRequest, TokenReview,
+SelfSubjectReview and SubjectAccessReview as typed questions and answers. Pure; `kube/client.py` sends them.
 """
 
 from __future__ import annotations
@@ -74,6 +74,14 @@ class _TokenReview(models.Model, frozen=True):
     status: _ReviewStatus = _ReviewStatus()
 
 
+class _SelfStatus(models.Model, frozen=True):
+    user_info: User
+
+
+class _SelfReview(models.Model, frozen=True):
+    status: _SelfStatus
+
+
 class _AccessStatus(models.Model, frozen=True):
     allowed: bool = False
     denied: bool = False
@@ -105,17 +113,27 @@ def token_review(token: secret.Secret, audiences: tuple[str, ...]) -> dict[str, 
     return {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec}
 
 
+def self_review() -> dict[str, Any]:
+    return {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+
+
 def access_review(user: User, attributes: Attributes) -> dict[str, Any]:
     spec: dict[str, Any] = {"user": user.name, "uid": user.uid, "groups": user.groups, "extra": user.extra}
-    if attributes.path:
-        spec["nonResourceAttributes"] = {"path": attributes.path, "verb": attributes.verb}
-    else:
-        spec["resourceAttributes"] = {
-            field: getattr(attributes, field)
-            for field in ("verb", "group", "version", "resource", "subresource", "name", "namespace")
-            if getattr(attributes, field)
-        }
+    spec |= _asked(attributes)
     return {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+
+
+def own_access_review(attributes: Attributes) -> dict[str, Any]:
+    kind = "SelfSubjectAccessReview"
+    return {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": _asked(attributes)}
+
+
+def _asked(attributes: Attributes) -> dict[str, Any]:
+    if attributes.path:
+        return {"nonResourceAttributes": {"path": attributes.path, "verb": attributes.verb}}
+    fields = ("verb", "group", "version", "resource", "subresource", "name", "namespace")
+    asked = {field: getattr(attributes, field) for field in fields if getattr(attributes, field)}
+    return {"resourceAttributes": asked}
 
 
 def _read_token(answer: bytes) -> IssuedToken:
@@ -131,6 +149,10 @@ def _read_user(answer: bytes) -> User | None:
     return status.user if status.authenticated and status.user.name else None
 
 
+def _read_self(answer: bytes) -> User:
+    return msgspec.json.decode(answer, type=_SelfReview).status.user_info
+
+
 def _read_allowed(answer: bytes) -> bool:
     status = msgspec.json.decode(answer, type=_AccessReview).status
     return status.allowed and not status.denied
@@ -138,4 +160,5 @@ def _read_allowed(answer: bytes) -> bool:
 
 ISSUED_TOKEN: Reader[IssuedToken] = _read_token
 REVIEWED_USER: Reader[User | None] = _read_user
+OWN_USER: Reader[User] = _read_self
 ALLOWED: Reader[bool] = _read_allowed

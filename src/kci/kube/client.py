@@ -102,6 +102,13 @@ class Client:
     ) -> None:
         await self._transport.__aexit__(kind, error, trace)
 
+    async def become(self, config: configs.ClusterConfig) -> None:
+        """Call with another identity from now on, such as a renewed one, on connections of its own; what is
+        under way ends as it began.
+        """
+        self.config = config
+        await self._transport.become(config)
+
     async def get(self, resource: resources.Resource[T], name: str, *, namespace: str = "") -> T:
         what = f"cannot get {_named(resource, namespace, name)}"
         body = await self._transport.call(what, "GET", resource.object_path(name, namespace))
@@ -270,11 +277,22 @@ class Client:
         body = access.token_review(token, audiences)
         return await self._ask("cannot review a token", path, body, access.REVIEWED_USER)
 
+    async def review_self(self) -> access.User:
+        """Whom the API server takes us for."""
+        path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+        return await self._ask("cannot find out who we are", path, access.self_review(), access.OWN_USER)
+
     async def review_access(self, user: access.User, attributes: access.Attributes) -> bool:
         """Whether the user may do this; anything but a plain yes is a no."""
         path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
         body = access.access_review(user, attributes)
         return await self._ask(f"cannot review the access of {user.name}", path, body, access.ALLOWED)
+
+    async def review_own_access(self, attributes: access.Attributes) -> bool:
+        """Whether we may do this; anything but a plain yes is a no."""
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        body = access.own_access_review(attributes)
+        return await self._ask("cannot review our own access", path, body, access.ALLOWED)
 
     async def _ask(self, what: str, path: str, body: object, reader: access.Reader[T]) -> T:
         answer = await self._transport.call(what, "POST", path, body=_encode(body))

@@ -12,6 +12,7 @@ import os
 import ssl
 import types
 import urllib.parse
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Self
 
@@ -34,6 +35,54 @@ KEEPALIVE_S = 60.0
 TOKEN_MAX_AGE_S = 60.0
 
 
+class _Pool:
+    """The connections of one identity. Retired, it closes when the last call on it has ended: the API server
+    knows a caller by his connection, and its watches end by themselves within minutes.
+    """
+
+    def __init__(
+        self, config: configs.ClusterConfig, *, user_agent: str, timeout: aiohttp.ClientTimeout
+    ) -> None:
+        self._opened = sockets.Opened()
+        # No limit on connections: a watch holds one, and calls are limited by who makes them.
+        connector = aiohttp.TCPConnector(
+            ssl=tls_context(config),
+            limit=0,
+            keepalive_timeout=KEEPALIVE_S,
+            ttl_dns_cache=30,
+            socket_factory=self._opened,
+        )
+        self.session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": user_agent, "Accept": "application/json"},
+            timeout=timeout,
+        )
+        self._calls = 0
+        self._is_retired = False
+
+    @contextlib.asynccontextmanager
+    async def used(self) -> AsyncIterator[None]:
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            await self._close_if_done()
+
+    async def retire(self) -> None:
+        self._is_retired = True
+        await self._close_if_done()
+
+    async def close(self) -> None:
+        await self.session.close()
+        await self._opened.end()
+
+    async def _close_if_done(self) -> None:
+        if self._is_retired and not self._calls:
+            await self.close()
+
+
 class Transport:
     """An open connection pool; an async context manager."""
 
@@ -46,35 +95,39 @@ class Transport:
         self._watch_timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=stall_s
         )
-        self._session: aiohttp.ClientSession | None = None
-        self._opened = sockets.Opened()
+        self._pool: _Pool | None = None
+        # Of former identities, with calls on them.
+        self._retired: weakref.WeakSet[_Pool] = weakref.WeakSet()
         self._token = config.token
         self._token_read_at = 0.0
 
     async def __aenter__(self) -> Self:
-        # No limit on connections: a watch holds one, and calls are limited by who makes them.
-        connector = aiohttp.TCPConnector(
-            ssl=tls_context(self.config),
-            limit=0,
-            keepalive_timeout=KEEPALIVE_S,
-            ttl_dns_cache=30,
-            socket_factory=self._opened,
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": self._user_agent, "Accept": "application/json"},
-            timeout=self._timeout,
-        )
+        self._pool = self._open_pool()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            await self._opened.end()
-            self._session = None
+        pool, self._pool = self._pool, None
+        for one in (*self._retired, *([pool] if pool is not None else [])):
+            await one.close()
+
+    async def become(self, config: configs.ClusterConfig) -> None:
+        """Another identity from the next call on; KubeconfigError, and all as it was, if it is none."""
+        former, self.config = self.config, config
+        try:
+            pool = self._open_pool()
+        except errors.KubeconfigError:
+            self.config = former
+            raise
+        self._token, self._token_read_at = config.token, 0.0
+        before, self._pool = self._pool, pool
+        if before is not None:
+            self._retired.add(before)
+            await before.retire()
+
+    def _open_pool(self) -> _Pool:
+        return _Pool(self.config, user_agent=self._user_agent, timeout=self._timeout)
 
     async def call(
         self,
@@ -123,24 +176,29 @@ class Transport:
         body: bytes | None,
         limits: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        if self._session is None:
+        # First, as it may wait: whoever has a pool uses it at once.
+        token = await self._current_token()
+        pool, config = self._pool, self.config
+        if pool is None:
             raise RuntimeError("the client is not open: use it as `async with`")
-        url = self.config.server + path
+        url = config.server + path
         if query:
             url += "?" + urllib.parse.urlencode(query)
-        token = await self._current_token()
         if token:
             headers["Authorization"] = f"Bearer {token}"
         try:
-            async with self._session.request(
-                method,
-                yarl.URL(url, encoded=True),
-                data=body,
-                headers=headers,
-                timeout=limits,
-                allow_redirects=False,
-                server_hostname=self.config.tls_server_name or None,
-            ) as response:
+            async with (
+                pool.used(),
+                pool.session.request(
+                    method,
+                    yarl.URL(url, encoded=True),
+                    data=body,
+                    headers=headers,
+                    timeout=limits,
+                    allow_redirects=False,
+                    server_hostname=config.tls_server_name or None,
+                ) as response,
+            ):
                 if response.status >= 300:
                     raise errors.from_answer(
                         what,
@@ -151,9 +209,9 @@ class Transport:
                 with sockets.cut_unless_read(response):
                     yield response
         except TimeoutError as error:
-            raise errors.UnreachableError(f"{what}: no answer of {self.config.server} in time") from error
+            raise errors.UnreachableError(f"{what}: no answer of {config.server} in time") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise errors.UnreachableError(f"{what}: cannot reach {self.config.server}: {error}") from error
+            raise errors.UnreachableError(f"{what}: cannot reach {config.server}: {error}") from error
 
     async def _current_token(self) -> str:
         if self.config.token_file is not None:
@@ -190,7 +248,7 @@ def tls_context(config: configs.ClusterConfig) -> ssl.SSLContext:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if config.client_certificate_pem:
-            _load_identity(context, config.client_certificate_pem, config.client_key_pem.reveal())
+            load_identity(context, config.client_certificate_pem, config.client_key_pem.reveal())
     except (ssl.SSLError, ValueError) as error:
         raise errors.KubeconfigError(
             f"cannot use the certificates of the kubeconfig for {config.server}: {error}"
@@ -198,7 +256,7 @@ def tls_context(config: configs.ClusterConfig) -> ssl.SSLContext:
     return context
 
 
-def _load_identity(context: ssl.SSLContext, certificate_pem: str, key_pem: str) -> None:
+def load_identity(context: ssl.SSLContext, certificate_pem: str, key_pem: str) -> None:
     """Python loads keys from files only: give it one that lives in memory and closes with us."""
     descriptor = os.memfd_create("kci-client-identity", os.MFD_CLOEXEC)
     with open(descriptor, "wb") as file:  # noqa: PTH123  (a descriptor, not a path)

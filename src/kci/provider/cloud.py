@@ -37,7 +37,6 @@ READY_TIMEOUT_S = 5.0
 @dataclasses.dataclass(frozen=True)
 class _Prepared:
     capabilities: capabilities.Capabilities
-    kubeconfig: secret.Secret
     table: packages.Table
 
 
@@ -70,7 +69,7 @@ class KingsoftCloud:
         failures = 0
         while self._prepared is None:
             try:
-                kubeconfig = await self._find_kubeconfig()
+                _ = await self._find_kubeconfig()
                 offered = await self._api.describe_capabilities()
                 table = await self._find_table()
             except (errors.KciError, provider.ProviderError, kube_errors.KubeError) as error:
@@ -80,7 +79,7 @@ class KingsoftCloud:
                 log.warning("cannot prepare for creates", next_try_s=round(delay_s, 2), error=str(error))
                 await asyncio.sleep(delay_s)
                 continue
-            self._prepared = _Prepared(offered, kubeconfig, table)
+            self._prepared = _Prepared(offered, table)
             log.info("ready for creates", capabilities=sorted(offered.names))
             self._ready.set()
         await asyncio.Event().wait()
@@ -137,7 +136,8 @@ class KingsoftCloud:
         request = group.to_group(
             pod,
             self._defaults,
-            kubeconfig=prepared.kubeconfig,
+            # Of this moment: the node's identity is renewed from time to time.
+            kubeconfig=await self._find_kubeconfig(),
             with_pod_uuid=prepared.capabilities.has(capabilities.LABEL_POD_UUID),
             with_bandwidth=prepared.capabilities.has(capabilities.BANDWIDTH),
             offered=prepared.table,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import urllib.parse
+from collections.abc import Callable
 
 import structlog
 from cryptography import x509
@@ -24,22 +25,47 @@ log = structlog.get_logger(__name__)
 
 _SERVICE_LABEL = "kubernetes.io/service-name=kubernetes"
 _OWN_IDENTITY = (
-    "give --kubeconfig, or kciletKubeconfigPath in the file of --provider-config, with the node's own client "
-    "certificate (user system:node:<nodename>, group system:nodes)"
+    "let kciletKubeconfigPath in the file of --provider-config name one with the node's own client "
+    "certificate (user system:node:<nodename>, group system:nodes), or leave it out: the node then asks for "
+    "that itself"
 )
 _REMEDY = "set KCI_CLUSTER_SERVER to the API server's ip:port"
 
 
-async def find_kubeconfig(
-    client: clients.Client, config: configs.ClusterConfig, *, cluster_server: str, service_host: str
-) -> secret.Secret:
-    """For the identity `config`. Raises UserError where only a person can help, KubeError where trying again
-    may.
-    """
-    server = choose_server(config.server, cluster_server=cluster_server, service_host=service_host)
-    if server is None:
-        server = await _endpoint_of_service(client)
-    return secret.Secret(configs.render(config, server=server))
+class Handed:
+    """The kubeconfig of the moment: the identity may be renewed, the server is found out once."""
+
+    def __init__(
+        self,
+        client: clients.Client,
+        identity: Callable[[], configs.ClusterConfig],
+        *,
+        cluster_server: str,
+        service_host: str,
+    ) -> None:
+        self._client = client
+        self._identity = identity
+        self._cluster_server = cluster_server
+        self._service_host = service_host
+        self._server = ""
+        self._rendered: tuple[configs.ClusterConfig, secret.Secret] | None = None
+
+    async def find(self) -> secret.Secret:
+        """Raises UserError where only a person can help, KubeError where trying again may; neither once it
+        was found.
+        """
+        config = self._identity()
+        if self._rendered is None or self._rendered[0] is not config:
+            if not self._server:
+                self._server = await self._find_server(config)
+            self._rendered = config, secret.Secret(configs.render(config, server=self._server))
+        return self._rendered[1]
+
+    async def _find_server(self, config: configs.ClusterConfig) -> str:
+        server = choose_server(
+            config.server, cluster_server=self._cluster_server, service_host=self._service_host
+        )
+        return server if server is not None else await _endpoint_of_service(self._client)
 
 
 def choose_server(own_server: str, *, cluster_server: str, service_host: str) -> str | None:

@@ -1,8 +1,9 @@
 """The program `virtual-kubelet`: settings read, everything wired, run until told to stop.
 
-Order of a start: the kubelet API listens; once this copy holds the node's Lease, node and pods begin together
-and end with it (a term). Order of a stop: no new work, the Lease released, streams and connections closed;
-pods and their instances are left exactly as they are.
+Order of a start: the node has its identity, for which it may have to wait; the kubelet API listens; once this
+copy holds the node's Lease, node and pods begin together and end with it (a term). Order of a stop: no new
+work, the Lease released, streams and connections closed; pods and their instances are left exactly as they
+are.
 """
 
 from __future__ import annotations
@@ -20,7 +21,16 @@ from kci.kit import crashpoints, environment, errors, logs, tasks
 from kci.kube import client as clients
 from kci.kube import config as configs
 from kci.kube import events, models, reflector, resources
-from kci.provider import cloud, identity, kubeconfig, service_access, signing_keys
+from kci.provider import (
+    cloud,
+    identity,
+    kubeconfig,
+    node_access,
+    node_identity,
+    role,
+    service_access,
+    signing_keys,
+)
 from kci.provider import settings as settings_module
 from kci.provider.plan import group
 from kci.vnode import (
@@ -54,8 +64,9 @@ def main() -> None:
         for warning in settings.warnings:
             log.warning("a setting does not do what it may seem to", warning=warning)
         config = _cluster_config(settings)
-        # Else a person would learn of it only from the first pod.
-        kubeconfig.check_identity(_instance_config(settings, config))
+        node_identity.check_client_ca(
+            config, settings.node_name, is_named=settings.client_ca_file is not None
+        )
         sys.exit(tasks.run_program(lambda stop: run(settings, config, stop)))
     except errors.UserError as error:
         sys.exit(f"virtual-kubelet: {error}")
@@ -65,32 +76,21 @@ def _cluster_config(settings: settings_module.Settings) -> configs.ClusterConfig
     return configs.load(settings.kubeconfig) if settings.kubeconfig else configs.in_cluster()
 
 
-def _instance_config(
-    settings: settings_module.Settings, config: configs.ClusterConfig
-) -> configs.ClusterConfig:
-    """The identity that instances are given."""
-    return configs.load(settings.instance_kubeconfig) if settings.instance_kubeconfig else config
-
-
 async def run(settings: settings_module.Settings, config: configs.ClusterConfig, stop: asyncio.Event) -> int:
     """Until `stop` is set."""
-    handed_on = await tasks.in_thread(_instance_config, settings, config)
-    with identity.claimed(settings.identity, settings.identity_file) as copy:
-        return await _run(settings, config, handed_on, copy, stop)
+    async with node_access.opened(settings, config, stop, user_agent=USER_AGENT) as access:
+        if access is not None:
+            with identity.claimed(settings.identity, settings.identity_file) as copy:
+                await _run(settings, access, copy, stop)
+    log.info("stopped")
+    return 0
 
 
 async def _run(
-    settings: settings_module.Settings,
-    config: configs.ClusterConfig,
-    handed_on: configs.ClusterConfig,
-    copy: str,
-    stop: asyncio.Event,
-) -> int:
+    settings: settings_module.Settings, access: node_access.Access, copy: str, stop: asyncio.Event
+) -> None:
     async with (
-        clients.Client(config, user_agent=USER_AGENT) as client,
-        # Of its own: no other call may hold up the heartbeat.
-        clients.Client(config, user_agent=USER_AGENT, timeout_s=lease.CALL_TIMEOUT_S) as lease_client,
-        signing_keys.followed(settings.keys, client, node_name=settings.node_name) as keys,
+        signing_keys.followed(settings.keys, access.account, node_name=settings.node_name) as keys,
         kci_clients.KciClient(
             settings.endpoint,
             region=settings.region,
@@ -99,7 +99,7 @@ async def _run(
             read_attempts=1,
         ) as kci_client,
     ):
-        program = _Program(settings, copy, client, lease_client, kci_client, handed_on)
+        program = _Program(settings, copy, access, kci_client)
         async with program.server.running():
             log.info(
                 "started",
@@ -112,8 +112,6 @@ async def _run(
             await tasks.first_of(stop.wait(), program.work(), name="virtual-kubelet")
             if program.lease is not None:
                 await program.lease.release()
-        log.info("stopped")
-    return 0
 
 
 class _Program:
@@ -123,18 +121,16 @@ class _Program:
         self,
         settings: settings_module.Settings,
         copy: str,
-        client: clients.Client,
-        lease_client: clients.Client,
+        access: node_access.Access,
         kci_client: kci_clients.KciClient,
-        handed_on: configs.ClusterConfig,
     ) -> None:
         self._settings = settings
-        self._client = client
-        self._handed_on = handed_on
+        self._access = access
         self._registered = asyncio.Event()
+        self._node: tasks.Latest[models.Node | None] = tasks.Latest(None)
         # None: no Lease, so there must be no other copy.
         self.lease = (
-            lease.LeaseKeeper(lease_client, node_name=settings.node_name, identity=copy)
+            lease.LeaseKeeper(access.lease, node_name=settings.node_name, identity=copy)
             if settings.node_lease
             else None
         )
@@ -144,13 +140,17 @@ class _Program:
             kci_client,
             _defaults(settings),
             right=self._right,
-            find_kubeconfig=lambda: kubeconfig.find_kubeconfig(
-                client, handed_on, cluster_server=settings.cluster_server, service_host=settings.service_host
-            ),
+            find_kubeconfig=kubeconfig.Handed(
+                access.account,
+                access.handed_on,
+                cluster_server=settings.cluster_server,
+                service_host=settings.service_host,
+            ).find,
         )
         self.server = server.Server(
             _server_settings(settings),
-            gate=auth.Gate(client, node_name=settings.node_name),
+            tls=access.tls,
+            gate=auth.Gate(access.node, node_name=settings.node_name),
             streams=self._cloud,
             pods=_Pods(self._right, lambda: self._term),
         )
@@ -161,8 +161,13 @@ class _Program:
             spawn("provider", self._cloud.run())
             group_of_tasks.start(
                 "services",
-                service_access.ensure(self._client, self._handed_on, is_needed=self._settings.kube_proxy),
+                service_access.ensure(
+                    self._access.account, self._access.handed_on(), is_needed=self._settings.kube_proxy
+                ),
             )
+            spawn("access", self._access.keep())
+            if self._access.has_account:
+                spawn("role", role.keep(self._access.account, self._node.changes()))
             if self._settings.startup_timeout_s:
                 spawn("startup", self._limit_start(self._settings.startup_timeout_s))
             if self.lease is None:
@@ -173,7 +178,7 @@ class _Program:
 
     async def _act(self) -> None:
         """One term. It begins as a start of the program does: nothing is known, all is looked at."""
-        self._term = _Term(self._settings, self._client, self._right, self._cloud, self._on_registered)
+        self._term = _Term(self._settings, self._access.node, self._right, self._cloud, self._on_registered)
         try:
             await self._term.work()
         finally:
@@ -181,6 +186,7 @@ class _Program:
 
     def _on_registered(self, seen: models.Node) -> None:
         self._registered.set()
+        self._node.set(seen)
         if self.lease is not None:
             self.lease.hold_for(seen)
 
@@ -304,9 +310,6 @@ def _server_settings(settings: settings_module.Settings) -> server.ServerSetting
     return server.ServerSettings(
         address=settings.node_address,
         port=settings.kubelet_port,
-        client_ca_file=settings.client_ca_file,
-        certificate_file=settings.tls_cert_file,
-        private_key_file=settings.tls_private_key_file,
         streams=handlers.StreamSettings(
             creation_timeout_s=settings.stream_creation_s, idle_timeout_s=settings.stream_idle_s
         ),

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from kci.kit import logs
 
-TEXT, FILE, BOOLEAN, DURATION, NUMBER = "TEXT", "FILE", "true|false", "DURATION", "NUMBER"
+TEXT, FILE, FOLDER, BOOLEAN, DURATION, NUMBER = "TEXT", "FILE", "FOLDER", "true|false", "DURATION", "NUMBER"
 _WIDTH = 110
 _COLUMN = 26
 
@@ -107,29 +107,36 @@ FLAGS = (
     ),
     Flag(
         "kubeconfig",
-        "file with the node's identity in the cluster",
+        "file with the node's identity in the cluster, or an account that may ask for it",
         "$KUBECONFIG, else the pod's ServiceAccount",
         "as upstream",
         FILE,
     ),
     Flag(
+        "state-dir",
+        "folder to keep the certificates in that the cluster issued to the node",
+        "none, they are asked for at each start",
+        "a pod of a Deployment has no such place; where a person approves, keep them",
+        FOLDER,
+    ),
+    Flag(
         "client-ca-file",
         "file with the CA of client certificates of the kubelet API (PEM)",
-        "$APISERVER_CA_CERT_LOCATION, of which one is needed",
-        "without it the kubelet API would serve nobody or everybody",
+        "$APISERVER_CA_CERT_LOCATION, else what kube-system/extension-apiserver-authentication holds",
+        "the cluster knows it; a node's own identity may not read it there",
         FILE,
     ),
     Flag(
         "tls-cert-file",
         "file with the kubelet API's serving certificate (PEM)",
-        "$APISERVER_CERT_LOCATION, of which one is needed",
-        "the API server asks for it",
+        "$APISERVER_CERT_LOCATION, else asked for in the cluster and renewed",
+        "the API server wants one of the cluster's",
         FILE,
     ),
     Flag(
         "tls-private-key-file",
         "file with that certificate's key (PEM)",
-        "$APISERVER_KEY_LOCATION, of which one is needed",
+        "$APISERVER_KEY_LOCATION",
         "it goes with the certificate",
         FILE,
     ),
@@ -291,7 +298,7 @@ KEYS = (
     Option(
         "kciletKubeconfigPath",
         "file with the kubeconfig that instances are given",
-        "the node's own identity",
+        "the node's own identity, never the account that asked for it",
         "what runs a node's pods needs the rights of that node, and no more",
     ),
 )

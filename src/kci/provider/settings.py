@@ -56,9 +56,13 @@ class Settings:
     kubeconfig: pathlib.Path | None
     # None: instances get the node's own identity.
     instance_kubeconfig: pathlib.Path | None
-    client_ca_file: pathlib.Path
-    tls_cert_file: pathlib.Path
-    tls_private_key_file: pathlib.Path
+    # None: kept in memory alone.
+    state_folder: pathlib.Path | None
+    # None: the one that the cluster publishes.
+    client_ca_file: pathlib.Path | None
+    # Both or none: asked for in the cluster.
+    tls_cert_file: pathlib.Path | None
+    tls_private_key_file: pathlib.Path | None
     log_level: str
     keys: key_settings.Keys
     region: str
@@ -99,6 +103,13 @@ NOT_GIVEN = {
     "log-level": "info",
 }
 _MOST_WORKERS = 1000
+
+
+_TLS_FILES = {
+    "client-ca-file": ("APISERVER_CA_CERT_LOCATION", "CA of the kubelet API's clients"),
+    "tls-cert-file": ("APISERVER_CERT_LOCATION", "kubelet API's serving certificate"),
+    "tls-private-key-file": ("APISERVER_KEY_LOCATION", "serving certificate's private key"),
+}
 
 
 class _Problems(list[str]):
@@ -144,6 +155,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         else node_config.NodeConfig()
     )
     _check_fixed(flags, problems)
+    tls_files = {name: _tls_file(problems, flags, environment, name) for name in _TLS_FILES}
+    _check_pair(tls_files["tls-cert-file"], tls_files["tls-private-key-file"], problems)
     kubeconfig = flags["kubeconfig"] or environment.get("KUBECONFIG", "").strip()
     if not kubeconfig and not environment.get("KUBERNETES_SERVICE_HOST"):
         problems.append(
@@ -177,9 +190,10 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         identity_file=_identity_file(environment),
         kubeconfig=problems.file("--kubeconfig", kubeconfig, "node's identity") if kubeconfig else None,
         instance_kubeconfig=config.instance_kubeconfig,
-        client_ca_file=_tls_file(problems, flags, environment, "client-ca-file"),
-        tls_cert_file=_tls_file(problems, flags, environment, "tls-cert-file"),
-        tls_private_key_file=_tls_file(problems, flags, environment, "tls-private-key-file"),
+        state_folder=pathlib.Path(flags["state-dir"]) if flags["state-dir"] else None,
+        client_ca_file=tls_files["client-ca-file"],
+        tls_cert_file=tls_files["tls-cert-file"],
+        tls_private_key_file=tls_files["tls-private-key-file"],
         log_level=flags["log-level"],
         keys=key_settings.read(environment, problems),
         region=problems.text(environment, "KCI_REGION", "set the region's code"),
@@ -258,16 +272,22 @@ def _workers(value: str, problems: _Problems) -> int:
 
 def _tls_file(
     problems: _Problems, flags: Mapping[str, str], environment: Mapping[str, str], name: str
-) -> pathlib.Path:
-    variable, what = {
-        "client-ca-file": (
-            "APISERVER_CA_CERT_LOCATION",
-            "CA of the kubelet API's clients, without which it would serve nobody or everybody",
-        ),
-        "tls-cert-file": ("APISERVER_CERT_LOCATION", "kubelet API's serving certificate"),
-        "tls-private-key-file": ("APISERVER_KEY_LOCATION", "serving certificate's private key"),
-    }[name]
-    return problems.file(f"--{name}", flags[name] or environment.get(variable, ""), what)
+) -> pathlib.Path | None:
+    variable, what = _TLS_FILES[name]
+    value = flags[name] or environment.get(variable, "").strip()
+    return problems.file(f"--{name}", value, what) if value else None
+
+
+def _check_pair(certificate: pathlib.Path | None, key: pathlib.Path | None, problems: _Problems) -> None:
+    for name, given, other in (
+        ("tls-cert-file", certificate, key),
+        ("tls-private-key-file", key, certificate),
+    ):
+        if given is None and other is not None:
+            problems.append(
+                f"--{name} is missing: it names the {_TLS_FILES[name][1]}; give both, or neither, and the "
+                "node asks the cluster for its certificate"
+            )
 
 
 def _node_address(environment: Mapping[str, str], problems: _Problems) -> str:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import ipaddress
 import pathlib
 from collections.abc import Sequence
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import oid
 
-from kci.kit import files
+from kci.kit import files, pki
 
 AUTHORITY_LIFE = datetime.timedelta(days=3650)
 LIFE = datetime.timedelta(days=365)
@@ -57,6 +55,8 @@ FRONT_PROXY_CA = Authority("front-proxy-ca", "kci front proxy")
 ETCD_CA = Authority("etcd-ca", "kci etcd")
 AUTHORITIES = (CLUSTER_CA, FRONT_PROXY_CA, ETCD_CA)
 SERVICE_ACCOUNT = "service-account"
+# For who reads them here.
+key_pem, load_key, is_issued_by, server_names = pki.key_pem, pki.load_key, pki.is_issued_by, pki.server_names
 
 
 def plan_leaves(*, gateway: str, first_service_address: str, cluster_domain: str) -> tuple[Leaf, ...]:
@@ -114,33 +114,16 @@ def fits(
     """Whether a certificate still is what the plan says, from this authority, and lives long enough."""
     if certificate.not_valid_after_utc - now < RENEW_BEFORE or certificate.not_valid_before_utc > now:
         return False
-    return is_issued_by(certificate, authority) and is_for(certificate, leaf)
-
-
-def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, ValueError, TypeError):
-        return False
-    return True
+    return pki.is_issued_by(certificate, authority) and is_for(certificate, leaf)
 
 
 def is_for(certificate: x509.Certificate, leaf: Leaf) -> bool:
     """Whether it names whom the plan names, no more and no less."""
-    return certificate.subject == _subject(leaf) and server_names(certificate) == set(leaf.server_names)
-
-
-def server_names(certificate: x509.Certificate) -> set[str]:
-    """DNS names and addresses that a certificate serves."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return set()
-    return {str(name) for kind in (x509.DNSName, x509.IPAddress) for name in names.get_values_for_type(kind)}
+    return certificate.subject == _subject(leaf) and pki.server_names(certificate) == set(leaf.server_names)
 
 
 def issue(leaf: Leaf, issuer: Issuer, now: datetime.datetime) -> Issuer:
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = pki.new_key()
     usages = [oid.ExtendedKeyUsageOID.SERVER_AUTH] if leaf.server_names else []
     if leaf.client:
         usages.append(oid.ExtendedKeyUsageOID.CLIENT_AUTH)
@@ -154,41 +137,15 @@ def issue(leaf: Leaf, issuer: Issuer, now: datetime.datetime) -> Issuer:
         )
     )
     if leaf.server_names:
-        builder = builder.add_extension(alternative_names(leaf.server_names), critical=False)
+        builder = builder.add_extension(pki.alternative_names(leaf.server_names), critical=False)
     return Issuer(builder.sign(issuer.key, hashes.SHA256()), key)
-
-
-def alternative_names(names: Sequence[str]) -> x509.SubjectAlternativeName:
-    return x509.SubjectAlternativeName([_general_name(name) for name in names])
-
-
-def request_pem(key: ec.EllipticCurvePrivateKey, leaf: Leaf) -> bytes:
-    """A signing request for this leaf."""
-    builder = x509.CertificateSigningRequestBuilder().subject_name(_subject(leaf))
-    if leaf.server_names:
-        builder = builder.add_extension(alternative_names(leaf.server_names), critical=False)
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-
-def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
-    """ValueError if it is none of ours."""
-    key = serialization.load_pem_private_key(pem, password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError("cannot use a key that is not an EC key")  # noqa: TRY004  (bad content, not a bug)
-    return key
-
-
-def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
 
 
 def _ensure_authority(folder: pathlib.Path, authority: Authority, now: datetime.datetime) -> Issuer:
     kept = _load(folder, authority.name)
     if kept and kept.certificate.not_valid_after_utc - now > RENEW_BEFORE:
         return kept
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = pki.new_key()
     subject = x509.Name([x509.NameAttribute(oid.NameOID.COMMON_NAME, authority.common_name)])
     certificate = (
         _builder(subject, key, subject, now, AUTHORITY_LIFE)
@@ -205,7 +162,7 @@ def _ensure_service_account_key(folder: pathlib.Path) -> None:
     private, public = key_path(folder, SERVICE_ACCOUNT), folder / f"{SERVICE_ACCOUNT}.pub"
     if private.exists() and public.exists():
         return
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = pki.new_key()
     files.write_atomic(
         public,
         key.public_key().public_bytes(
@@ -249,17 +206,7 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _subject(leaf: Leaf) -> x509.Name:
-    attributes = [x509.NameAttribute(oid.NameOID.COMMON_NAME, leaf.common_name)]
-    if leaf.organization:
-        attributes.insert(0, x509.NameAttribute(oid.NameOID.ORGANIZATION_NAME, leaf.organization))
-    return x509.Name(attributes)
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
+    return pki.subject(leaf.common_name, leaf.organization)
 
 
 def _load(folder: pathlib.Path, name: str) -> Issuer | None:

@@ -16,86 +16,19 @@ import pathlib
 import secrets
 from typing import Any
 
-import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-
-from kci.kit import files, secret, tasks
+from kci.kit import files, pki, secret, tasks
 from kci.kube import client as kube
-from kci.kube import config, models, resources
+from kci.kube import config, resources, signing_requests
 from kci.kube import errors as kube_errors
 from kci.stack import certificates, errors, layout, programs
 
 TYPE_LABEL, VIRTUAL = "type", "virtual-kubelet"
 ROLE_LABEL = "node-role.kubernetes.io/agent"
-CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
-SERVING_SIGNER = "kubernetes.io/kubelet-serving"
 LEASE_NAMESPACE = "kube-node-lease"
 ISSUE_TIMEOUT_S = 30.0
 INTERVAL_S = 0.05
 # The share of its life after which a certificate is asked for anew at the next start.
 RENEW_AT = 0.6
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """A certificate that the node needs. `files_name` is where it is kept."""
-
-    files_name: str
-    signer: str
-    usages: tuple[str, ...]
-    leaf: certificates.Leaf
-
-
-def plan_requests(node_name: str, gateway: str) -> tuple[Request, ...]:
-    user, group = f"system:node:{node_name}", "system:nodes"
-    return (
-        Request(
-            programs.NODE_CLIENT,
-            CLIENT_SIGNER,
-            ("digital signature", "client auth"),
-            certificates.Leaf("client", "", user, group, client=True),
-        ),
-        Request(
-            programs.NODE_SERVING,
-            SERVING_SIGNER,
-            ("digital signature", "server auth"),
-            certificates.Leaf("serving", "", user, group, server_names=(node_name, gateway)),
-        ),
-    )
-
-
-def refusal(seen: models.CertificateSigningRequest, sent_pem: bytes, request: Request, requester: str) -> str:
-    """Why a signing request found in the cluster must not be approved; empty if it is what we sent."""
-    if seen.spec.username != requester:
-        return f"it was sent by {seen.spec.username}, not by {requester}"
-    if seen.spec.signer_name != request.signer or set(seen.spec.usages) != set(request.usages):
-        return "its signer or usages are not those asked for"
-    if base64.b64decode(seen.spec.request) != sent_pem:
-        return "its content is not what was sent"
-    return ""
-
-
-def is_kept(
-    certificate_pem: bytes, key_pem: bytes, request: Request, authority_pem: bytes, now: datetime.datetime
-) -> bool:
-    """Whether a stored certificate still serves: for this name, from this cluster, with life left."""
-    try:
-        certificate = x509.load_pem_x509_certificate(certificate_pem)
-        key = certificates.load_key(key_pem)
-        issued = any(
-            certificates.is_issued_by(certificate, authority)
-            for authority in x509.load_pem_x509_certificates(authority_pem)
-        )
-    except ValueError:
-        return False
-    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-    return (
-        issued
-        and key.public_key() == certificate.public_key()
-        and now < certificate.not_valid_before_utc + life * RENEW_AT
-        and certificates.is_for(certificate, request.leaf)
-    )
 
 
 async def ensure_identity(
@@ -121,7 +54,7 @@ async def ensure_identity(
         await tasks.wait_all(
             (
                 _ensure_certificate(client, where, request, authority_pem, node_name)
-                for request in plan_requests(node_name, gateway)
+                for request in signing_requests.plan(node_name, gateway)
             ),
             name="node certificates",
         )
@@ -225,16 +158,20 @@ async def _client_authority(client: kube.Client) -> bytes:
 
 
 async def _ensure_certificate(
-    client: kube.Client, where: layout.Layout, request: Request, authority_pem: bytes, node_name: str
+    client: kube.Client,
+    where: layout.Layout,
+    request: signing_requests.Request,
+    authority_pem: bytes,
+    node_name: str,
 ) -> None:
-    certificate_file = certificates.certificate_path(where.node_pki, request.files_name)
-    key_file = certificates.key_path(where.node_pki, request.files_name)
+    certificate_file = certificates.certificate_path(where.node_pki, request.what)
+    key_file = certificates.key_path(where.node_pki, request.what)
     if await tasks.in_thread(_is_stored, certificate_file, key_file, request, authority_pem):
         return
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = pki.new_key()
     try:
         async with asyncio.timeout(ISSUE_TIMEOUT_S):
-            certificate = await _issue(client, request, certificates.request_pem(key, request.leaf))
+            certificate = await _issue(client, request, signing_requests.request_pem(key, request))
     except TimeoutError as error:
         raise errors.StackError(
             f"cannot get a certificate for the node {node_name}: the cluster does not issue those of "
@@ -245,32 +182,20 @@ async def _ensure_certificate(
             f"cannot get a certificate for the node {node_name}: {error}; "
             "--kubeconfig must be an administrator's"
         ) from error
-    await tasks.in_thread(files.write_atomic, key_file, certificates.key_pem(key))
+    await tasks.in_thread(files.write_atomic, key_file, pki.key_pem(key))
     await tasks.in_thread(files.write_atomic, certificate_file, certificate)
 
 
-async def _issue(client: kube.Client, request: Request, request_pem: bytes) -> bytes:
+async def _issue(client: kube.Client, request: signing_requests.Request, request_pem: bytes) -> bytes:
     """Send, check, approve and fetch one signing request, and remove it again."""
     requests = resources.CERTIFICATE_SIGNING_REQUESTS
-    requester = await _own_name(client)
-    name = f"kci-{request.files_name}-{secrets.token_hex(4)}"
-    seen = await client.create(
-        requests,
-        {
-            "apiVersion": requests.api_version,
-            "kind": requests.kind,
-            "metadata": {"name": name},
-            "spec": {
-                "request": base64.b64encode(request_pem).decode(),
-                "signerName": request.signer,
-                "usages": list(request.usages),
-            },
-        },
-    )
+    requester = (await client.review_self()).name
+    name = f"kci-{request.what}-{secrets.token_hex(4)}"
+    seen = await client.create(requests, signing_requests.to_object(name, request, request_pem))
     try:
         while not seen.status.certificate:
             if not any(condition.type == "Approved" for condition in seen.status.conditions):
-                why = refusal(seen, request_pem, request, requester)
+                why = signing_requests.refusal(seen, request_pem, request, requester)
                 if why:
                     raise errors.StackError(f"cannot approve the signing request {name}: {why}")
                 await _approve(client, name)
@@ -282,25 +207,16 @@ async def _issue(client: kube.Client, request: Request, request_pem: bytes) -> b
             await client.delete(requests, name)
 
 
-async def _own_name(client: kube.Client) -> str:
-    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-    answer = await client.request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=body)
-    return msgspec.json.decode(answer, type=_SelfReview).status.user_info.username
-
-
 async def _approve(client: kube.Client, name: str) -> None:
-    condition = {
-        "type": "Approved",
-        "status": "True",
-        "reason": "KciStack",
-        "message": "The stack that asked for it has checked requester, names and addresses.",
-    }
+    patch = signing_requests.approval(
+        "KciStack", "The stack that asked for it has checked requester, names and addresses."
+    )
     # kube-controller-manager may have approved it in the meantime.
     with contextlib.suppress(kube_errors.ConflictError):
         await client.patch(
             resources.CERTIFICATE_SIGNING_REQUESTS,
             name,
-            {"status": {"conditions": [condition]}},
+            patch,
             subresource="approval",
         )
 
@@ -322,13 +238,18 @@ async def _look(client: kube.Client, node_name: str, since: datetime.datetime) -
 
 
 def _is_stored(
-    certificate_file: pathlib.Path, key_file: pathlib.Path, request: Request, authority_pem: bytes
+    certificate_file: pathlib.Path,
+    key_file: pathlib.Path,
+    request: signing_requests.Request,
+    authority_pem: bytes,
 ) -> bool:
     try:
         certificate, key = certificate_file.read_bytes(), key_file.read_bytes()
     except FileNotFoundError:
         return False
-    return is_kept(certificate, key, request, authority_pem, datetime.datetime.now(datetime.UTC))
+    pair = signing_requests.Pair(certificate, key)
+    now = datetime.datetime.now(datetime.UTC)
+    return signing_requests.is_kept(pair, request, authority_pem, now, renew_at=RENEW_AT)
 
 
 def _write_kubeconfig(where: layout.Layout, administrator: config.ClusterConfig) -> pathlib.Path:
@@ -344,15 +265,3 @@ def _write_kubeconfig(where: layout.Layout, administrator: config.ClusterConfig)
     path = where.node_pki / "kubeconfig"
     files.write_atomic(path, config.render(node))
     return path
-
-
-class _UserInfo(msgspec.Struct):
-    username: str
-
-
-class _SelfReviewStatus(msgspec.Struct, rename="camel"):
-    user_info: _UserInfo
-
-
-class _SelfReview(msgspec.Struct):
-    status: _SelfReviewStatus

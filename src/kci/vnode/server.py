@@ -1,15 +1,14 @@
 """The kubelet API of the virtual node: what kubectl needs of a node, over TLS, for whom the cluster allows.
 
 Every request is authenticated and authorized before anything of it is read, paths that nobody serves
-included (auth.py). Logs are served here; commands and ports are streaming/'s.
+included (auth.py); what it is served with may change (kubelet_tls.py). Logs are served here; commands and
+ports are streaming/'s.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import pathlib
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Protocol, TypeAlias
 
@@ -18,9 +17,9 @@ import structlog
 from aiohttp import web
 
 from kci.kit import errors as kit_errors
-from kci.kit import sockets, tasks
+from kci.kit import sockets
 from kci.kube import models
-from kci.vnode import auth, leadership, log_options, provider
+from kci.vnode import auth, kubelet_tls, leadership, log_options, provider
 from kci.vnode.streaming import handlers, sessions
 
 log = structlog.get_logger(__name__)
@@ -31,13 +30,10 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Where to listen, and whom to believe. All three files are needed: there is no mode without."""
+    """Where to listen."""
 
     address: str
     port: int
-    client_ca_file: pathlib.Path
-    certificate_file: pathlib.Path
-    private_key_file: pathlib.Path
     streams: handlers.StreamSettings = dataclasses.field(default_factory=handlers.StreamSettings)
 
 
@@ -49,9 +45,16 @@ class Server:
     """`async with server.running() as port:` serves."""
 
     def __init__(
-        self, settings: ServerSettings, *, gate: auth.Gate, streams: Streams, pods: handlers.Pods
+        self,
+        settings: ServerSettings,
+        *,
+        tls: kubelet_tls.Tls,
+        gate: auth.Gate,
+        streams: Streams,
+        pods: handlers.Pods,
     ) -> None:
         self._settings = settings
+        self._tls = tls
         self._gate = gate
         self._streams = streams
         self._pods = pods
@@ -66,7 +69,6 @@ class Server:
     async def running(self) -> AsyncIterator[int]:
         """Serve inside the block, on the port that is yielded; UserError if that cannot be."""
         settings = self._settings
-        context = await tasks.in_thread(tls_context, settings)
         # A client that goes away ends its handler, and with it what the handler holds open.
         runner = web.AppRunner(
             self._application(),
@@ -76,7 +78,7 @@ class Server:
         )
         await runner.setup()
         try:
-            site = web.TCPSite(runner, settings.address, settings.port, ssl_context=context)
+            site = web.TCPSite(runner, settings.address, settings.port, ssl_context=self._tls.context)
             try:
                 await site.start()
             except OSError as error:
@@ -167,24 +169,6 @@ class Server:
     def _target(self, pod: models.Pod, container: str) -> provider.Target | None:
         instance = self._pods.instance_of(pod.uid)
         return provider.Target(pod, container, instance.id) if instance is not None else None
-
-
-def tls_context(settings: ServerSettings) -> ssl.SSLContext:
-    """Blocking. A client may come without a certificate (it has a token then), but not with a false one."""
-    try:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(settings.client_ca_file))
-        context.verify_mode = ssl.CERT_OPTIONAL
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(settings.certificate_file, settings.private_key_file)
-    except (OSError, ssl.SSLError) as error:
-        files = ", ".join(
-            str(file)
-            for file in (settings.client_ca_file, settings.certificate_file, settings.private_key_file)
-        )
-        raise kit_errors.UserError(
-            f"cannot serve the kubelet API with these certificates ({files}): {error}"
-        ) from error
-    return context
 
 
 async def _send_log(

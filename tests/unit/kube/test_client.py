@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 
 import pytest
@@ -257,3 +258,47 @@ async def test_certificates_that_are_none_are_said_so():
     with pytest.raises(errors.KubeconfigError, match="cannot use the certificates"):
         async with clients.Client(broken):
             pass
+
+
+# ---- another identity ------------------------------------------------------------------------------
+
+
+async def test_calls_of_a_new_identity_go_on_connections_of_their_own_and_a_watch_ends_as_it_began():
+    seen, more = [], asyncio.Event()
+
+    async def handler(request):
+        seen.append((request.headers["Authorization"], request.transport))
+        if "watch" not in request.query:
+            return web.json_response({"metadata": {"name": "a", "uid": "u"}})
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(2):
+            await response.write(b'{"type":"ADDED","object":{"metadata":{"name":"a","uid":"u"}}}\n')
+            await more.wait()
+        return response
+
+    async with asyncio.timeout(10), serving(handler) as client:
+        await get(client)
+        watch = client.watch(resources.CONFIG_MAPS, resource_version="1")
+        async with contextlib.aclosing(watch) as events:
+            await anext(events)
+            await client.become(dataclasses.replace(client.config, token=secret.Secret("new")))
+            await get(client)
+            more.set()
+            await anext(events)
+        assert [token for token, _ in seen] == ["Bearer T", "Bearer T", "Bearer new"]
+        before, watched, after = (transport for _, transport in seen)
+        assert after is not watched
+        while not (before.is_closing() and watched.is_closing()):  # noqa: ASYNC110  (the server's own loop sees it)
+            await asyncio.sleep(0)
+        assert not after.is_closing()
+
+
+async def test_an_identity_that_is_none_changes_nothing():
+    async def handler(request):
+        return web.json_response({"metadata": {"name": request.headers["Authorization"], "uid": "u"}})
+
+    async with serving(handler) as client:
+        with pytest.raises(errors.KubeconfigError):
+            await client.become(dataclasses.replace(client.config, client_certificate_pem="none"))
+        assert (await get(client)).metadata.name == "Bearer T"

@@ -298,7 +298,7 @@ def test_the_internal_endpoint_is_chosen_by_presence_and_any_by_name(parse, prob
 @pytest.mark.guide(
     "env APISERVER_CERT_LOCATION", "env APISERVER_KEY_LOCATION", "env APISERVER_CA_CERT_LOCATION"
 )
-def test_the_kubelet_apis_files_are_needed_by_flag_or_variable(tmp_path):
+def test_the_kubelet_apis_files_are_given_by_flag_or_variable_or_come_from_the_cluster(tmp_path):
     files = {
         name: tmp_path / name
         for name in ("APISERVER_CERT_LOCATION", "APISERVER_KEY_LOCATION", "APISERVER_CA_CERT_LOCATION")
@@ -307,13 +307,12 @@ def test_the_kubelet_apis_files_are_needed_by_flag_or_variable(tmp_path):
         file.touch()
     found = settings.parse([], {**ENVIRONMENT, **{name: str(file) for name, file in files.items()}})
     assert [found.tls_cert_file, found.tls_private_key_file, found.client_ca_file] == list(files.values())
-    with pytest.raises(errors.SettingsError) as caught:
-        settings.parse([], ENVIRONMENT)
-    assert [problem.partition(" ")[0] for problem in caught.value.problems] == [
-        "--client-ca-file",
-        "--tls-cert-file",
-        "--tls-private-key-file",
-    ]
+    none = settings.parse([], ENVIRONMENT)
+    assert (none.tls_cert_file, none.tls_private_key_file, none.client_ca_file) == (None, None, None)
+    with pytest.raises(errors.SettingsError, match="--tls-private-key-file is missing"):
+        settings.parse([f"--tls-cert-file={files['APISERVER_CERT_LOCATION']}"], ENVIRONMENT)
+    with pytest.raises(errors.SettingsError, match="--client-ca-file names /nowhere"):
+        settings.parse(["--client-ca-file=/nowhere"], ENVIRONMENT)
 
 
 @pytest.mark.guide(
@@ -356,7 +355,13 @@ def test_sizes_are_the_services_unless_a_file_says_which(parse, tmp_path):
 def test_everything_wrong_is_named_together():
     with pytest.raises(errors.SettingsError) as caught:
         settings.parse(
-            ["--provider=other", "--disable-taint=maybe", "--nonsense", "--cluster-dns=here"],
+            [
+                "--provider=other",
+                "--disable-taint=maybe",
+                "--nonsense",
+                "--cluster-dns=here",
+                "--tls-cert-file=none",
+            ],
             {
                 "VKUBELET_POD_IP": "node",
                 "KCI_CLUSTER_ID": "-x",
@@ -382,8 +387,6 @@ def test_everything_wrong_is_named_together():
         "KCI_CLUSTER_SERVER",
         "KCI_ACCESS_KEY",
         "KCI_REGION",
-        "--client-ca-file",
-        "--tls-cert-file",
         "--tls-private-key-file",
     ):
         assert part in text, part

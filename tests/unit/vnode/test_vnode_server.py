@@ -10,9 +10,8 @@ import pytest
 from fakes import kubelet_api, kubelet_peers, vnode_world
 
 from kci.kit import channels
-from kci.kit import errors as kit_errors
 from kci.kube import models
-from kci.vnode import leadership, provider, server
+from kci.vnode import leadership, provider
 
 LOGS = "/containerLogs/default/web/c"
 EXEC = "/exec/default/web/c?command=sh&input=1&output=1&error=1"
@@ -123,16 +122,6 @@ async def test_an_answer_is_asked_for_once_and_not_once_a_request(api):
             async with session.get("/healthz") as response:
                 assert response.status == 200
     assert api.reviewer.asked == ["token", ("reader", "get", "healthz"), ("reader", "get", "proxy")]
-
-
-@pytest.mark.parametrize("missing", ["client_ca_file", "certificate_file", "private_key_file"])
-async def test_it_does_not_serve_without_all_of_its_certificates(authority, tmp_path, missing):
-    certificate, key = authority.issue("vn2", server_names=("127.0.0.1",))
-    files = {"client_ca_file": authority.ca_file, "certificate_file": certificate, "private_key_file": key}
-    files[missing] = tmp_path / "absent"
-    settings = server.ServerSettings(address="127.0.0.1", port=0, **files)
-    with pytest.raises(kit_errors.UserError, match="cannot serve the kubelet API"):
-        server.tls_context(settings)
 
 
 # ---- logs ------------------------------------------------------------------------------------------

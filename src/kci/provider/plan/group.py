@@ -9,7 +9,7 @@ from kci.contract import groups, packages
 from kci.kit import secret
 from kci.kube import models
 from kci.provider import annotations as pod_annotations
-from kci.provider.plan import names, size
+from kci.provider.plan import names, own_pod, size
 from kci.vnode import provider
 
 ACCEPTED = "Accepted"
@@ -80,6 +80,10 @@ def decide(
         refusals.append(_too_large(str(error), by_annotation=wishes.cores is not None))
     if choice is not None and choice.is_off_table and defaults.strict_sizes:
         refusals.append(_not_offered(choice))
+    of_ours = own_pod.refusal(pod, defaults.node_name)
+    if of_ours is not None:
+        # Nothing else that is wrong with it matters.
+        refusals = [of_ours]
     return Decision(
         wishes=wishes,
         subnet_id=subnet_id,
