@@ -163,33 +163,40 @@ def least_privilege(tmp_path, api_server):
 
 
 REQUESTS = {"group": "certificates.k8s.io", "resource": "certificatesigningrequests"}
+CLIENT_CA = {
+    "resource": "configmaps",
+    "namespace": "kube-system",
+    "name": "extension-apiserver-authentication",
+}
+KEYS = {"resource": "configmaps", "namespace": "kube-system", "name": "user-temp-aksk"}
 ALLOWED = [
-    *({"verb": verb, **REQUESTS} for verb in ("create", "get", "list", "watch")),
-    {
-        "verb": "get",
-        "resource": "configmaps",
-        "namespace": "kube-system",
-        "name": "extension-apiserver-authentication",
-    },
-    {"verb": "watch", "resource": "configmaps", "namespace": "kube-system", "name": "user-temp-aksk"},
+    *({"verb": verb, **REQUESTS} for verb in ("create", "get")),
+    {"verb": "get", **CLIENT_CA},
+    *({"verb": verb, **KEYS} for verb in ("get", "list", "watch")),
+    {"verb": "patch", "resource": "nodes", "name": "least-node"},
+    *({"verb": verb, "resource": "events", "namespace": "default"} for verb in ("create", "patch")),
+    {"verb": "list", "group": "discovery.k8s.io", "resource": "endpointslices", "namespace": "default"},
 ]
 REFUSED = [
     {"verb": "update", **REQUESTS, "subresource": "approval"},
-    {"verb": "delete", **REQUESTS},
     {"verb": "create", **REQUESTS, "subresource": "nodeclient"},
+    *({"verb": verb, **REQUESTS} for verb in ("list", "delete")),
+    {"verb": "patch", **KEYS},
+    {"verb": "patch", "resource": "nodes", "name": "another"},
+    *({"verb": verb, "resource": "nodes"} for verb in ("get", "list", "create", "delete")),
     *(
         {"verb": "get", "resource": kind, "namespace": "default"}
         for kind in ("pods", "secrets", "configmaps")
     ),
     {"verb": "list", "resource": "secrets", "namespace": "kube-system"},
-    {"verb": "get", "resource": "nodes"},
-    {"verb": "create", "resource": "clusterrolebindings", "group": "rbac.authorization.k8s.io"},
+    {"verb": "create", "resource": "events", "namespace": "kube-system"},
     {"verb": "create", "resource": "pods", "namespace": "kube-system"},
+    {"verb": "create", "resource": "clusterrolebindings", "group": "rbac.authorization.k8s.io"},
 ]
 
 
 @pytest.mark.usefixtures("least_privilege")
-async def test_the_recommended_forms_service_account_may_ask_for_certificates_and_no_more(admin):
+async def test_the_recommended_forms_service_account_may_ask_for_an_identity_and_little_more(admin):
     account = access.User(
         name="system:serviceaccount:kube-system:least-sa",
         groups=("system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"),
