@@ -5,7 +5,7 @@ CODE := src tests bench scripts
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 
-.PHONY: help install up down test check faults faults-release fix bench docs lock
+.PHONY: help install up down test check faults faults-release fix bench docs lock image
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -21,6 +21,7 @@ down: ## stop it and leave nothing running; the state stays, `kci down --purge` 
 
 test: check ## everything CI runs: checks, then all tests
 	$(BIN)/python -m kci.stack.goprograms
+	$(BIN)/python scripts/helm.py
 	$(BIN)/pytest
 
 check: install ## format, lint, types, architecture
@@ -47,6 +48,9 @@ fix: ## format, and mend what ruff can mend
 bench: install ## measure; writes bench/results/*.json and a table; KUBELET=1: beside a real kubelet
 	$(BIN)/python -m kci.stack.goprograms
 	$(BIN)/python bench/run.py $(if $(KUBELET),--kubelet)
+
+image: install ## write the virtual node as an OCI archive, with its bill of materials, to dist/
+	$(BIN)/python scripts/build_image.py
 
 docs: install ## make docs/reference from the code, docs/guide-coverage.md from the tests
 	$(BIN)/python scripts/reference.py

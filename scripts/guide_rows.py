@@ -120,8 +120,8 @@ FORM = (
         "the guide's ServiceAccount, ClusterRoleBinding and Deployment as written",
         "part 3: as a pod of a container, from the image, on a node of kci up",
     ),
-    Row("form image", "the virtual node as an image", "part 3"),
-    Row("form chart", "the virtual node as a Helm chart", "part 3"),
+    Row("form image", "the virtual node as an image"),
+    Row("form chart", "the virtual node as a Helm chart and a Kustomize base"),
 )
 
 TABLES: dict[str, tuple[Row, ...]] = {

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import helm as helm_tool
 import pytest
 
 from kci.kit import environment
@@ -21,4 +22,11 @@ def go_program(program: str) -> pathlib.Path:
     cache = pathlib.Path(environment.read().get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "kci")
     path = goprograms.cached_path(program, goprograms.read_module(program=program), cache)
     demand("" if path.exists() else f"{program} is not built: `python -m kci.stack.goprograms` builds it")
+    return path
+
+
+def helm() -> pathlib.Path:
+    """Helm, built by scripts/helm.py."""
+    path = helm_tool.cached_path()
+    demand("" if path.exists() else "helm is not built: `python scripts/helm.py` builds it")
     return path

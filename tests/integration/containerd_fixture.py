@@ -148,7 +148,8 @@ def _prepare(where):
     binaries = stack_containerd.find_binaries(settings.Runtime.RUNC, machine)
     for folder in (where.cni_conf, where.cni_bin):
         folder.mkdir(parents=True)
-    for host, text in stack_containerd.registry_hosts(REGISTRY_PORT, public_is_local=True).items():
+    hosts = stack_containerd.registry_hosts(REGISTRY_PORT, public_is_local=True, node_image=True)
+    for host, text in hosts.items():
         (where.registry_hosts / host).mkdir(parents=True)
         (where.registry_hosts / host / "hosts.toml").write_text(text)
     (where.containerd / "config.toml").write_text(stack_containerd.config(where, binaries))

@@ -56,6 +56,7 @@ def up(  # one parameter per setting
     images: Annotated[settings.Images, _option("images")] = DEFAULTS.images,
     dns: Annotated[settings.Dns, _option("dns")] = DEFAULTS.dns,
     disable_taint: Annotated[bool, _option("disable_taint")] = DEFAULTS.disable_taint,
+    node_image: Annotated[bool, _option("node_image")] = DEFAULTS.node_image,
     audit: Annotated[bool, _option("audit")] = DEFAULTS.audit,
     log_level: Annotated[str, _option("log_level")] = DEFAULTS.log_level,
 ) -> None:
@@ -78,6 +79,7 @@ def up(  # one parameter per setting
         images=images,
         dns=dns,
         disable_taint=disable_taint,
+        node_image=node_image,
         audit=audit,
         log_level=log_level,
     )

@@ -12,11 +12,14 @@ import shutil
 import subprocess
 
 from kci.stack import commands, errors, layout, settings
+from kci.stack.images import virtualkubelet
 
 SANDBOX_IMAGE = "registry.local/pause:1"
 LOCAL_REGISTRY = "registry.local"
 PUBLIC_REGISTRY = "docker.io"
-REGISTRIES = (LOCAL_REGISTRY, PUBLIC_REGISTRY)
+# Where the guide's image comes from.
+NODE_REGISTRY = virtualkubelet.GUIDE_HOST
+REGISTRIES = (LOCAL_REGISTRY, PUBLIC_REGISTRY, NODE_REGISTRY)
 CRUN_MINIMUM = (1, 21)
 INSTALL = "apt install containerd runc"
 
@@ -109,12 +112,22 @@ def cni_config(where: layout.Layout) -> str:
     )
 
 
-def registry_hosts(registry_port: int, *, public_is_local: bool) -> dict[str, str]:
-    """hosts.toml of each registry that our local one answers for."""
-    server = f"http://127.0.0.1:{registry_port}"
-    text = f'server = {_quote(server)}\n[host.{_quote(server)}]\n  capabilities = ["pull", "resolve"]\n'
-    names = [LOCAL_REGISTRY, *([PUBLIC_REGISTRY] if public_is_local else [])]
-    return dict.fromkeys(names, text)
+def registry_hosts(registry_port: int, *, public_is_local: bool, node_image: bool = False) -> dict[str, str]:
+    """hosts.toml of each registry that our local one answers for.
+
+    Of the guide's registry it has one image: any other is asked for there.
+    """
+    local = f"http://127.0.0.1:{registry_port}"
+    found = {LOCAL_REGISTRY: _hosts(local, local)}
+    if public_is_local:
+        found[PUBLIC_REGISTRY] = _hosts(local, local)
+    if node_image:
+        found[NODE_REGISTRY] = _hosts(local, f"https://{NODE_REGISTRY}")
+    return found
+
+
+def _hosts(mirror: str, server: str) -> str:
+    return f'server = {_quote(server)}\n[host.{_quote(mirror)}]\n  capabilities = ["pull", "resolve"]\n'
 
 
 def command(where: layout.Layout, binaries: Binaries, machine: settings.Machine) -> commands.Command:

@@ -216,16 +216,19 @@ def install_cni(where: layout.Layout, binary: pathlib.Path) -> None:
 def fill_registry(prepared: Prepared, progress: Callable[[str], None]) -> list[str]:
     """Have the local registry hold what this stack needs of it. Blocking.
 
-    No pod starts without the pause image. What else cannot be built on this machine is returned in words.
+    No pod starts without the pause image, and the node's image was asked for. What else cannot be built on
+    this machine is returned in words.
     """
     missing = []
-    for recipe in catalogue.recipes(public_is_local=prepared.images_are_local):
+    for recipe in catalogue.recipes(
+        public_is_local=prepared.images_are_local, node_image=prepared.asked.node_image
+    ):
         try:
             catalogue.ensure_store(
                 prepared.where.registry, pathlib.Path(prepared.machine.cache_dir), progress, [recipe]
             )
         except kit_errors.UserError as error:
-            if catalogue.PAUSE in recipe.references:
+            if catalogue.PAUSE in recipe.references or recipe is catalogue.NODE:
                 raise
             missing.append(f"without {recipe.name}: {error}")
     return missing
@@ -270,7 +273,9 @@ def _write_containerd(prepared: Prepared, binaries: containerd.Binaries) -> None
     files.write_atomic(where.cni_conf / "10-kci.conf", containerd.cni_config(where))
     where.cni_bin.mkdir(parents=True, exist_ok=True)
     hosts = containerd.registry_hosts(
-        prepared.choices.registry_port, public_is_local=prepared.images_are_local
+        prepared.choices.registry_port,
+        public_is_local=prepared.images_are_local,
+        node_image=prepared.asked.node_image,
     )
     for name in containerd.REGISTRIES:
         path = where.registry_hosts / name / "hosts.toml"

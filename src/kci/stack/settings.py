@@ -112,6 +112,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     disable_taint: Annotated[
         bool, _doc("Register the node without its taint, so that any pod may land on it.")
     ] = False
+    node_image: Annotated[
+        bool,
+        _doc(
+            "Serve the virtual node's image too, under our name and the guide's, from the local registry; "
+            "built once, which needs a Python package index."
+        ),
+    ] = False
     audit: Annotated[
         bool,
         _doc(

@@ -190,6 +190,14 @@ def test_public_names_go_to_the_local_registry_only_where_public_ones_do_not_ans
     assert tomllib.loads(local["docker.io"])["server"] == "http://127.0.0.1:5000"
 
 
+def test_of_the_guides_registry_the_local_one_is_asked_first_and_only_if_the_nodes_image_is_wanted():
+    hosts = tomllib.loads(
+        containerd.registry_hosts(5000, public_is_local=False, node_image=True)["hub.kce.ksyun.com"]
+    )
+    assert hosts["server"] == "https://hub.kce.ksyun.com"
+    assert list(hosts["host"]) == ["http://127.0.0.1:5000"]
+
+
 @pytest.mark.parametrize(
     ("wanted", "versions", "chosen"),
     [

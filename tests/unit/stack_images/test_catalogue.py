@@ -4,15 +4,15 @@ from kci.stack.images import catalogue, layout, oci, packages
 class Workshop:
     """A recipe that counts how often it builds, from a source that a test can change."""
 
-    def __init__(self):
+    def __init__(self, *, is_followed=False):
+        self.is_followed = is_followed
         self.version = "1.0"
         self.builds = 0
         self.told = []
 
     def recipe(self):
-        return catalogue.Recipe(
-            "tool", ("a.example/tool:1", "b.example/tool:1"), lambda: self.version, self._build
-        )
+        references = ("a.example/tool:1", "b.example/tool:1")
+        return catalogue.Recipe("tool", references, lambda: self.version, self._build, self.is_followed)
 
     def _build(self, architecture):
         self.builds += 1
@@ -45,6 +45,20 @@ def test_a_store_keeps_its_image_when_a_newer_package_comes_out(tmp_path):
     before = workshop.ensure(tmp_path / "store", tmp_path / "cache").references()
     workshop.version = "1.1"
     assert workshop.ensure(tmp_path / "store", tmp_path / "cache").references() == before
+
+
+def test_a_store_follows_an_image_of_our_own_code(tmp_path):
+    workshop = Workshop(is_followed=True)
+    before = workshop.ensure(tmp_path / "store", tmp_path / "cache").references()
+    assert workshop.ensure(tmp_path / "store", tmp_path / "cache").references() == before
+    workshop.version = "1.1"
+    assert workshop.ensure(tmp_path / "store", tmp_path / "cache").references() != before
+    assert workshop.builds == 2
+
+
+def test_the_nodes_image_is_only_for_who_asks_for_it():
+    assert catalogue.NODE not in catalogue.recipes(public_is_local=True)
+    assert catalogue.NODE in catalogue.recipes(public_is_local=False, node_image=True)
 
 
 def test_a_new_store_gets_the_newer_package_and_the_cache_forgets_the_old_one(tmp_path):

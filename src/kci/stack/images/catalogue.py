@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 
 from kci.kit import errors
-from kci.stack.images import busybox, layout, nginx, oci, packages, pause
+from kci.stack.images import busybox, layout, nginx, oci, packages, pause, virtualkubelet
 
 PAUSE = "registry.local/pause:1"
 # Registry hosts the store answers for; docker.io only where the public registries do not answer.
@@ -38,6 +38,8 @@ class Recipe:
     references: tuple[str, ...]
     source: Callable[[], str]
     build: Callable[[str], oci.Image]
+    # Whether a store's image is replaced as soon as it would be built from something else.
+    is_followed: bool = False
 
 
 def _build_busybox(architecture: str) -> oci.Image:
@@ -73,9 +75,20 @@ RECIPES = (
 )
 
 
-def recipes(*, public_is_local: bool) -> tuple[Recipe, ...]:
+# Only for who asks for it: it needs a package index. It holds our own code, so it follows it.
+NODE = Recipe(
+    virtualkubelet.NAME,
+    virtualkubelet.REFERENCES,
+    virtualkubelet.source,
+    lambda architecture: virtualkubelet.build(architecture=architecture).image,
+    is_followed=True,
+)
+
+
+def recipes(*, public_is_local: bool, node_image: bool = False) -> tuple[Recipe, ...]:
     """The images a stack needs: all if it answers for public registries, else only what containerd needs."""
-    return tuple(recipe for recipe in RECIPES if public_is_local or PAUSE in recipe.references)
+    wanted = tuple(recipe for recipe in RECIPES if public_is_local or PAUSE in recipe.references)
+    return (*wanted, *([NODE] if node_image else []))
 
 
 def ensure_store(
@@ -94,13 +107,13 @@ def ensure_store(
     missing = [
         recipe
         for recipe in wanted
-        if any(name not in held or not _is_current(store.source(name)) for name in recipe.references)
+        if any(name not in held or not _is_current(recipe, store.source(name)) for name in recipe.references)
     ]
     if not missing:
         return
     with _locked(cache_dir):
         for recipe in missing:
-            source = f"recipe {_RECIPE}: {recipe.source()}"
+            source = _source(recipe)
             image = _cached(recipe, source, cache_dir / "images", progress)
             for reference in recipe.references:
                 store.add(reference, image, source=source)
@@ -114,8 +127,12 @@ def architecture() -> str:
     return _ARCHITECTURES[machine]
 
 
-def _is_current(source: str) -> bool:
-    return source.startswith(f"recipe {_RECIPE}: ")
+def _source(recipe: Recipe) -> str:
+    return f"recipe {_RECIPE}: {recipe.source()}"
+
+
+def _is_current(recipe: Recipe, source: str) -> bool:
+    return source == _source(recipe) if recipe.is_followed else source.startswith(f"recipe {_RECIPE}: ")
 
 
 def _cached(recipe: Recipe, source: str, cache: pathlib.Path, progress: Progress) -> oci.Image:

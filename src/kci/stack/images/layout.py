@@ -15,13 +15,14 @@ import msgspec
 from kci.kit import files
 from kci.stack.images import oci
 
-_REFERENCE = "org.opencontainers.image.ref.name"
+REFERENCE = "org.opencontainers.image.ref.name"
 # What an image was built from, so that a newer recipe replaces it.
 _SOURCE = "com.ksyun.kci.source"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+MARKER = '{"imageLayoutVersion":"1.0.0"}'
 
 
-class _Index(msgspec.Struct, frozen=True, rename="camel"):
+class Index(msgspec.Struct, frozen=True, rename="camel"):
     manifests: tuple[oci.Descriptor, ...] = ()
     schema_version: int = 2
     media_type: str = "application/vnd.oci.image.index.v1+json"
@@ -35,7 +36,7 @@ class Layout:
 
     def references(self) -> dict[str, oci.Descriptor]:
         """Every image here; empty if the folder is."""
-        return {found.annotations[_REFERENCE]: found for found in self._index().manifests}
+        return {found.annotations[REFERENCE]: found for found in self._index().manifests}
 
     def source(self, reference: str) -> str:
         """What the image was built from, as `add` was told; empty if it is not here."""
@@ -58,11 +59,11 @@ class Layout:
             media_type=image.manifest.media_type,
             digest=image.digest,
             size=len(image.manifest.content),
-            annotations={_REFERENCE: reference, _SOURCE: source},
+            annotations={REFERENCE: reference, _SOURCE: source},
         )
         known = self.references() | {reference: entry}
-        index = _Index(manifests=tuple(known[name] for name in sorted(known)))
-        files.write_atomic(self._folder / "oci-layout", '{"imageLayoutVersion":"1.0.0"}', mode=0o644)
+        index = Index(manifests=tuple(known[name] for name in sorted(known)))
+        files.write_atomic(self._folder / "oci-layout", MARKER, mode=0o644)
         files.write_atomic(self._folder / "index.json", msgspec.json.encode(index), mode=0o644)
 
     def read(self, reference: str) -> oci.Image | None:
@@ -82,12 +83,12 @@ class Layout:
             layer=oci.Blob(oci.LAYER_TYPE, parts[1].read_bytes()),
         )
 
-    def _index(self) -> _Index:
+    def _index(self) -> Index:
         try:
             content = (self._folder / "index.json").read_bytes()
         except FileNotFoundError:
-            return _Index()
-        return msgspec.json.decode(content, type=_Index)
+            return Index()
+        return msgspec.json.decode(content, type=Index)
 
     def _path(self, digest: str) -> pathlib.Path:
         return self._folder / "blobs" / "sha256" / digest.removeprefix("sha256:")

@@ -20,7 +20,7 @@ import msgspec
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
-_EPOCH = "1970-01-01T00:00:00Z"
+EPOCH = "1970-01-01T00:00:00Z"
 
 
 class Kind(enum.Enum):
@@ -62,6 +62,10 @@ class Process:
     env: tuple[str, ...] = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",)
     ports: tuple[str, ...] = ()
     stop_signal: str = ""
+    # uid:gid; empty is root.
+    user: str = ""
+    working_dir: str = "/"
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +100,14 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _RunConfig(msgspec.Struct, frozen=True, omit_defaults=True, rename="pascal"):
+    user: str = ""
     env: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
     exposed_ports: dict[str, dict[str, str]] = {}
     stop_signal: str = ""
     working_dir: str = ""
+    labels: dict[str, str] = {}
 
 
 class _RootFs(msgspec.Struct, frozen=True):
@@ -113,7 +119,7 @@ class _Config(msgspec.Struct, frozen=True):
     architecture: str
     config: _RunConfig
     rootfs: _RootFs
-    created: str = _EPOCH
+    created: str = EPOCH
     os: str = "linux"
 
 
@@ -135,21 +141,27 @@ class Image:
         return self.manifest.digest
 
 
-def build(entries: Iterable[Entry], process: Process, *, architecture: str) -> Image:
-    """One image; parent directories that no entry names are made. ValueError if a path is named twice."""
-    layer = Blob(LAYER_TYPE, _to_tar(_with_parents(entries)))
+def build(entries: Iterable[Entry], process: Process, *, architecture: str, created: str = EPOCH) -> Image:
+    """One image; parent directories that no entry names are made. ValueError if a path is named twice.
+
+    `created` is what the image says of itself (RFC 3339, UTC); its files carry no time all the same.
+    """
+    layer = Blob(LAYER_TYPE, tar(entries))
     config = Blob(
         CONFIG_TYPE,
         msgspec.json.encode(
             _Config(
                 architecture=architecture,
+                created=created,
                 config=_RunConfig(
+                    user=process.user,
                     env=process.env,
                     entrypoint=process.entrypoint,
                     cmd=process.command,
                     exposed_ports={port: {} for port in process.ports},
                     stop_signal=process.stop_signal,
-                    working_dir="/",
+                    working_dir=process.working_dir,
+                    labels=dict(sorted(process.labels.items())),
                 ),
                 rootfs=_RootFs(diff_ids=(layer.digest,)),
             )
@@ -157,6 +169,11 @@ def build(entries: Iterable[Entry], process: Process, *, architecture: str) -> I
     )
     manifest = Manifest(config=config.descriptor(), layers=(layer.descriptor(),))
     return Image(Blob(MANIFEST_TYPE, msgspec.json.encode(manifest)), config, layer)
+
+
+def tar(entries: Iterable[Entry]) -> bytes:
+    """The entries and their parents as an archive, sorted and without times."""
+    return _to_tar(_with_parents(entries))
 
 
 def _with_parents(entries: Iterable[Entry]) -> list[Entry]:

@@ -5,6 +5,7 @@ Blocking; the caller runs it in a thread. apt keeps checking signatures as it al
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -16,6 +17,20 @@ from kci.kit import errors
 _TIMEOUT_S = 300
 # Shared libraries' packages, by Debian's and Ubuntu's naming.
 _LIBRARY = re.compile(r"(lib|zlib)[a-z0-9.+-]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """A package as it was unpacked, by its own control file."""
+
+    name: str
+    version: str
+    # The whole control file, as dpkg keeps it in its status file.
+    control: str
+
+    @property
+    def depends(self) -> str:
+        return ", ".join(filter(None, (_field(self.control, name) for name in ("Pre-Depends", "Depends"))))
 
 
 class PackageError(errors.UserError):
@@ -34,8 +49,8 @@ def candidate(name: str) -> str:
     return found[1]
 
 
-def unpack(names: Sequence[str], folder: pathlib.Path) -> list[str]:
-    """Download packages and unpack them all into `folder`; returns their Depends fields."""
+def unpack(names: Sequence[str], folder: pathlib.Path) -> list[Package]:
+    """Download packages and unpack them all into `folder`."""
     downloads = folder.with_name(folder.name + ".debs")
     downloads.mkdir(parents=True, exist_ok=True)
     # One call for all, because apt reads its lists at each (about a second). It would like to drop
@@ -44,27 +59,34 @@ def unpack(names: Sequence[str], folder: pathlib.Path) -> list[str]:
         "apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *names,
         what=f"download the packages {', '.join(names)}", folder=downloads,
     )  # fmt: skip
-    depends = []
+    found = []
     for name in names:
         archive = next(downloads.glob(f"{name}_*.deb"))
         _run("dpkg-deb", "-x", str(archive), str(folder), what=f"unpack the package {name}")
-        depends.append(_run("dpkg-deb", "-f", str(archive), "Depends", what=f"read the package {name}"))
-    return depends
+        control = _run("dpkg-deb", "-f", str(archive), what=f"read the package {name}")
+        found.append(Package(name, _field(control, "Version"), control))
+    return found
 
 
-def unpack_with_libraries(names: Sequence[str], folder: pathlib.Path) -> None:
-    """`unpack`, and the library packages these depend on, and theirs."""
-    waiting, done = set(names), set[str]()
+def unpack_with_libraries(names: Sequence[str], folder: pathlib.Path) -> list[Package]:
+    """`unpack`, and the library packages these depend on, and theirs; all of them by name."""
+    waiting, done = set(names), dict[str, Package]()
     while waiting:
-        found = {name for depends in unpack(sorted(waiting), folder) for name in libraries(depends)}
-        done |= waiting
-        waiting = found - done
+        done |= {package.name: package for package in unpack(sorted(waiting), folder)}
+        waiting = {name for package in done.values() for name in libraries(package.depends)} - done.keys()
+    return [done[name] for name in sorted(done)]
 
 
 def libraries(depends: str) -> list[str]:
     """The library packages of a Depends field, the first of each group of alternatives."""
     names = [clause.split("|")[0].split("(")[0].split(":")[0].strip() for clause in depends.split(",")]
     return [name for name in names if _LIBRARY.fullmatch(name)]
+
+
+def _field(control: str, name: str) -> str:
+    """A field of a control file, on one line; empty if it is not there."""
+    found = re.search(rf"^{name}: (.*(?:\n .*)*)", control, re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""
 
 
 def _run(*command: str, what: str, folder: pathlib.Path | None = None) -> str:
