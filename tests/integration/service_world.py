@@ -14,7 +14,7 @@ from kci.client import credentials as sources
 from kci.contract import groups as api
 from kci.contract import ids, packages, signing
 from kci.kit import clock, secret, tasks
-from kci.service.app import accounts, changes, credentials, groups, replays, streams
+from kci.service.app import accounts, changes, credentials, groups, replays, streams, usage
 from kci.service.domain import addresses
 from kci.service.domain import groups as domain
 from kci.service.engines import local
@@ -22,6 +22,7 @@ from kci.service.http import credentials as credential_actions
 from kci.service.http import groups as group_actions
 from kci.service.http import server, verification
 from kci.service.http import streams as stream_actions
+from kci.service.http import usage as usage_actions
 from kci.service.reconcilers import groups as group_reconciler
 from kci.service.reconcilers import reports
 from kci.service.store import database, sealing
@@ -111,6 +112,7 @@ async def running(
                 streams.StreamService(service, engine, replays=used), idle_s=stream_idle_s
             ),
             credential_actions.CredentialActions(credentials.CredentialService(known, wall, replays=used)),
+            usage_actions.UsageActions(usage.UsageService(service, engine)),
             version="test",
         )
         _, port = await stack.enter_async_context(

@@ -31,7 +31,7 @@ import yarl
 from aiohttp import http_exceptions
 
 from kci.client import answers, credentials, errors, pages
-from kci.contract import capabilities, groups, ids, operations, packages, signing, wire
+from kci.contract import capabilities, groups, ids, operations, packages, signing, usage, wire
 from kci.contract import credentials as temporary
 from kci.contract import errors as catalogue
 from kci.kit import backoff as backoffs
@@ -164,6 +164,16 @@ class KciClient:
             return packages.to_table(answer.packages)
         except ValueError as error:
             raise errors.InvalidError(f"cannot use the sizes that the service offers: {error}") from error
+
+    async def describe_container_group_usage(
+        self, *, cluster_id: str = "", node_name: str = ""
+    ) -> tuple[usage.ContainerGroupUsage, ...]:
+        """What all groups use, or those of one cluster or node. Needs capabilities.GROUP_USAGE."""
+        request = usage.DescribeContainerGroupUsage(cluster_id=cluster_id, node_name=node_name)
+        answer = await self._read(
+            operations.DESCRIBE_CONTAINER_GROUP_USAGE, request, usage.ContainerGroupUsages
+        )
+        return answer.container_group_usages
 
     # ---- logs, commands, ports
 

@@ -13,10 +13,12 @@ from kci.kcilet import ports, server, settings
 from kci.kcilet.drivers.cgroups import pods as cgroups
 from kci.kcilet.drivers.logs import folders as logs
 from kci.kcilet.drivers.logs import rotation
+from kci.kcilet.drivers.network import cni
 from kci.kcilet.drivers.network import server as network
 from kci.kcilet.drivers.probes import driver as probes
 from kci.kcilet.drivers.runtime import cri
 from kci.kcilet.drivers.served import file as served
+from kci.kcilet.drivers.stats import driver as stats
 from kci.kcilet.drivers.streams import driver as streams
 from kci.kcilet.drivers.volumes import folders as volumes
 from kci.kcilet.workers import agent, drain, machine
@@ -57,14 +59,16 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
             clock=system_clock,
             commands_dir=chosen.state_dir / "commands",
         )
+        parents = cgroups.PodCgroups(chosen.cgroup_parent)
         drivers = machine.Drivers(
             runtime=runtime,
             volumes=volumes.PodFolders(chosen.state_dir),
             network=await stack.enter_async_context(network.open_network(chosen.cni_socket, chosen.bridge)),
-            cgroups=cgroups.PodCgroups(chosen.cgroup_parent),
+            cgroups=parents,
             logs=logs.Folders(chosen.logs_dir),
             streams=carried,
             probes=probes.MachineProbes(run_command=runtime.run_command, open_network=carried.open_network),
+            stats=stats.MachineStats(cgroup_of=parents.path_of, link_of=cni.to_link_name),
         )
         ours = machine.Machine(
             drivers,

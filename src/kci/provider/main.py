@@ -16,7 +16,7 @@ import structlog
 
 import kci
 from kci.client import client as kci_clients
-from kci.kit import crashpoints, environment, errors, logs, tasks
+from kci.kit import clock, crashpoints, environment, errors, logs, tasks
 from kci.kube import client as clients
 from kci.kube import config as configs
 from kci.kube import events, models, reflector, resources
@@ -35,6 +35,8 @@ from kci.vnode import (
     server,
 )
 from kci.vnode.streaming import handlers
+from kci.vnode.usage import handlers as usage_handlers
+from kci.vnode.usage import keeper as usage_keeper
 
 log = structlog.get_logger(__name__)
 
@@ -147,11 +149,16 @@ class _Program:
                 client, handed_on, cluster_server=settings.cluster_server, service_host=settings.service_host
             ),
         )
+        pods = _Pods(self._right, lambda: self._term)
         self.server = server.Server(
             _server_settings(settings),
             gate=auth.Gate(client, node_name=settings.node_name),
             streams=self._cloud,
-            pods=_Pods(self._right, lambda: self._term),
+            pods=pods,
+            usage=usage_handlers.Handlers(
+                usage_keeper.UsageKeeper(self._cloud, pods=pods.all, clock=clock.SystemClock()),
+                node_name=settings.node_name,
+            ),
         )
 
     async def work(self) -> None:

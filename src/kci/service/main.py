@@ -11,12 +11,13 @@ import structlog
 
 from kci.kit import clock, crashpoints, environment, errors, logs, tasks
 from kci.service import settings
-from kci.service.app import accounts, changes, credentials, groups, replays, streams
+from kci.service.app import accounts, changes, credentials, groups, replays, streams, usage
 from kci.service.engines import local
 from kci.service.http import credentials as credential_actions
 from kci.service.http import groups as group_actions
 from kci.service.http import server, verification
 from kci.service.http import streams as stream_actions
+from kci.service.http import usage as usage_actions
 from kci.service.reconcilers import groups as group_reconciler
 from kci.service.reconcilers import reports
 from kci.service.store import database, sealing
@@ -59,6 +60,7 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
             group_actions.GroupActions(service),
             stream_actions.StreamActions(stream_service, idle_s=chosen.stream_idle_s),
             credential_actions.CredentialActions(credentials.CredentialService(known, wall, replays=used)),
+            usage_actions.UsageActions(usage.UsageService(service, engine)),
             version=importlib.metadata.version("kci"),
         )
         reader = reports.ReportReader(engine, service, reconciler)

@@ -1,7 +1,7 @@
 """The kubelet API of the virtual node: what kubectl needs of a node, over TLS, for whom the cluster allows.
 
 Every request is authenticated and authorized before anything of it is read, paths that nobody serves
-included (auth.py). Logs are served here; commands and ports are streaming/'s.
+included (auth.py). Logs are served here; commands and ports are streaming/'s, what pods use is usage/'s.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from kci.kit import sockets, tasks
 from kci.kube import models
 from kci.vnode import auth, leadership, log_options, provider
 from kci.vnode.streaming import handlers, sessions
+from kci.vnode.usage import handlers as usage_handlers
 
 log = structlog.get_logger(__name__)
 
@@ -49,12 +50,19 @@ class Server:
     """`async with server.running() as port:` serves."""
 
     def __init__(
-        self, settings: ServerSettings, *, gate: auth.Gate, streams: Streams, pods: handlers.Pods
+        self,
+        settings: ServerSettings,
+        *,
+        gate: auth.Gate,
+        streams: Streams,
+        pods: handlers.Pods,
+        usage: usage_handlers.Handlers,
     ) -> None:
         self._settings = settings
         self._gate = gate
         self._streams = streams
         self._pods = pods
+        self._usage = usage
         self._sessions = sessions.Sessions(
             max_of_node=settings.streams.max_of_node, max_of_pod=settings.streams.max_of_pod
         )
@@ -96,6 +104,7 @@ class Server:
         # A HEAD would be answered with the log, and the next request on the connection with the rest of it.
         router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs, allow_head=False)
         self._streaming.add_to(router)
+        self._usage.add_to(router)
         router.add_route("*", "/run/{rest:.*}", self._run)
         return application
 

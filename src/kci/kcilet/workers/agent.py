@@ -155,6 +155,10 @@ class Agent:
             raise UnknownGroupError(f"cannot find group {group_id} on this machine")
         return Place(pod, found.seen)
 
+    def running(self) -> dict[ids.GroupId, ports.SeenPod]:
+        """What the machine shows of each group that is worked on."""
+        return {one.group_id: one.seen for one in self._workers.values() if one.group_id is not None}
+
     # ---- groups and their pods --------------------------------------------------------------------
 
     def _join(self, group: Group) -> None:

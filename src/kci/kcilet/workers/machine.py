@@ -19,6 +19,7 @@ class Drivers:
     logs: ports.LogFolders
     streams: ports.Streams
     probes: ports.Probes
+    stats: ports.Stats
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

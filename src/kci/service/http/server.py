@@ -17,6 +17,7 @@ from kci.service.http import answers, parameters, verification
 from kci.service.http import credentials as credential_actions
 from kci.service.http import groups as group_actions
 from kci.service.http import streams as stream_actions
+from kci.service.http import usage as usage_actions
 from kci.service.store import errors as store_errors
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ def make_application(
     group_edge: group_actions.GroupActions,
     stream_edge: stream_actions.StreamActions,
     credential_edge: credential_actions.CredentialActions,
+    usage_edge: usage_actions.UsageActions,
     *,
     version: str,
 ) -> web.Application:
@@ -44,7 +46,7 @@ def make_application(
     application = web.Application(
         client_max_size=wire.MAX_BODY_BYTES, middlewares=[_answer_errors, _verify_first(verifier)]
     )
-    dispatch = _Dispatcher(group_edge, stream_edge, credential_edge, version).dispatch
+    dispatch = _Dispatcher(group_edge, stream_edge, credential_edge, usage_edge, version).dispatch
     application.router.add_get("/", dispatch, allow_head=False)
     application.router.add_post("/", dispatch)
     application.router.add_get("/healthz", _say_healthy, allow_head=False)
@@ -128,6 +130,7 @@ class _Dispatcher:
         group_edge: group_actions.GroupActions,
         stream_edge: stream_actions.StreamActions,
         credential_edge: credential_actions.CredentialActions,
+        usage_edge: usage_actions.UsageActions,
         version: str,
     ) -> None:
         self._version = version
@@ -140,6 +143,7 @@ class _Dispatcher:
             operations.EXEC_CONTAINER_COMMAND: stream_edge.start_command,
             operations.ATTACH_CONTAINER: stream_edge.attach,
             operations.PORT_FORWARD_CONTAINER_GROUP: stream_edge.forward_port,
+            operations.DESCRIBE_CONTAINER_GROUP_USAGE: usage_edge.describe,
             operations.ISSUE_CREDENTIALS: credential_edge.issue,
             operations.DESCRIBE_CAPABILITIES: self._describe_capabilities,
         }
