@@ -14,6 +14,7 @@ from kci.client import credentials as sources
 from kci.contract import groups as api
 from kci.contract import ids, packages, signing
 from kci.kit import clock, secret, tasks
+from kci.service import instruments
 from kci.service.app import accounts, changes, credentials, groups, replays, streams, usage
 from kci.service.domain import addresses
 from kci.service.domain import groups as domain
@@ -91,7 +92,9 @@ async def running(
     skew_s: int = 300,
     stream_idle_s: float = 3600,
     table: packages.Table = packages.STANDARD,
+    measured: instruments.Instruments | None = None,
 ):
+    measured = measured or instruments.make()
     place = dataclasses.replace(PLACE, table=table)
     fake = kcilet or link_server.LinkServer()
     socket = str(folder / "kcilet.sock")
@@ -102,7 +105,9 @@ async def running(
         await stack.enter_async_context(fake.serve(socket))
         store = stack.enter_context(database.open_database(folder / "service.db", KEY))
         engine = await stack.enter_async_context(local.LocalEngine(socket))
-        reconciler = group_reconciler.GroupReconciler(engine)
+        reconciler = group_reconciler.GroupReconciler(
+            engine, on_taken=measured.queue_taken, on_worked=measured.queue_worked
+        )
         used = replays.Replays(store, wall, window_s=skew_s)
         service = groups.GroupService(store, place, feed, wall, used, on_work=reconciler.signal)
         application = server.make_application(
@@ -114,6 +119,7 @@ async def running(
             credential_actions.CredentialActions(credentials.CredentialService(known, wall, replays=used)),
             usage_actions.UsageActions(usage.UsageService(service, engine)),
             version="test",
+            on_call=measured.on_call,
         )
         _, port = await stack.enter_async_context(
             server.listening(application, "127.0.0.1", 0, before_end=feed.close)

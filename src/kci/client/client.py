@@ -35,7 +35,7 @@ from kci.contract import capabilities, groups, ids, operations, packages, signin
 from kci.contract import credentials as temporary
 from kci.contract import errors as catalogue
 from kci.kit import backoff as backoffs
-from kci.kit import channels, clock, sockets
+from kci.kit import channels, clock, observing, sockets
 
 T = TypeVar("T")
 
@@ -64,7 +64,10 @@ class KciClient:
         timeout_s: float = 15.0,
         read_attempts: int = _READ_ATTEMPTS,
         clock: clock.Clock = clock.SystemClock(),  # noqa: B008  (it has no state)
+        on_call: observing.OnCall = observing.no_call,
     ) -> None:
+        """`on_call` is told of each call but streams, by its action."""
+        self._on_call = on_call
         self._url = _parse_endpoint(endpoint)
         self._region = region
         self._credentials = credentials
@@ -335,7 +338,8 @@ class KciClient:
                     reply = await _reply(answer)
             return answers.read(reply, kind, action=operation.action)
 
-        return await self._signed(send)
+        with observing.told(self._on_call, operation.action):
+            return await self._signed(send)
 
     async def _signed(self, send: Callable[[signing.Credentials], Awaitable[T]]) -> T:
         """Once more, with other credentials, if the service calls the first ones expired: it did nothing."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from kci.kcilet.workers import machine
-from kci.kit import errors, logs
+from kci.kit import errors, logs, metrics
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # Longer paths of unix sockets the kernel refuses.
@@ -42,6 +42,8 @@ class Run:
     #: The size at which a container's log is put aside and a new one begun, in MiB; a kubelet's
     #: containerLogMaxSize. Default: 10.
     log_max_mib: int = 10
+    #: Where this program's own metrics are served, [host]:port, at /metrics. Default: nowhere.
+    metrics_address: str = ""
     #: How many files a container's log has at most; a kubelet's containerLogMaxFiles. Default: 5.
     log_max_files: int = 5
 
@@ -91,6 +93,8 @@ def _other_problems(found: argparse.Namespace) -> list[str]:
         return problems + (["--grace-s: must not be negative"] if found.grace_s < 0 else [])
     if not _NAME.fullmatch(found.bridge) or len(found.bridge) > _INTERFACE_CHARACTERS:
         problems.append(f"--bridge: {found.bridge!r} is no name of an interface")
+    if wrong := metrics.check_address(found.metrics_listen):
+        problems.append(f"--metrics-listen {wrong}")
     if found.starts < 1:
         problems.append("--concurrent-starts: must be 1 or more")
     if found.log_max_mib < 1:
@@ -123,6 +127,7 @@ def _to_run(found: argparse.Namespace) -> Run:
         limits=machine.Limits(starts=found.starts),
         log_max_mib=found.log_max_mib,
         log_max_files=found.log_max_files,
+        metrics_address=found.metrics_listen,
     )
 
 
@@ -173,6 +178,13 @@ def _parser() -> argparse.ArgumentParser:
         default=Run.log_max_files,
         metavar="N",
         help="files that a container's log has at most (default: %(default)s)",
+    )
+    run.add_argument(
+        "--metrics-listen",
+        default="",
+        metavar="[HOST]:PORT",
+        help="where the program's own metrics are served (HTTP, at /metrics, to everybody who can connect);"
+        " default: nowhere",
     )
     drain.add_argument("--grace-s", type=int, default=30, metavar="N")
     return parser

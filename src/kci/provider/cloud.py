@@ -19,7 +19,7 @@ from kci.client import errors
 from kci.contract import capabilities, groups, ids, packages
 from kci.contract import errors as catalogue
 from kci.kit import backoff as backoffs
-from kci.kit import crashpoints, secret
+from kci.kit import crashpoints, observing, secret
 from kci.kube import errors as kube_errors
 from kci.kube import models
 from kci.provider import annotations as pod_annotations
@@ -51,6 +51,7 @@ class KingsoftCloud:
         *,
         right: leadership.Right,
         find_kubeconfig: Callable[[], Awaitable[secret.Secret]],
+        on_watch_restart: observing.OnCount = observing.no_count,
     ) -> None:
         self._client = client
         self._api = guarded.GuardedApi(client)
@@ -58,7 +59,10 @@ class KingsoftCloud:
         self._right = right
         self._find_kubeconfig = find_kubeconfig
         self._watcher = watcher.Watcher(
-            self._api, cluster_id=defaults.cluster_id, node_name=defaults.node_name
+            self._api,
+            cluster_id=defaults.cluster_id,
+            node_name=defaults.node_name,
+            on_restart=on_watch_restart,
         )
         self._backoff = backoffs.Backoff(initial_s=0.2, cap_s=10.0)
         self._prepared: _Prepared | None = None

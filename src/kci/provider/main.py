@@ -20,7 +20,7 @@ from kci.kit import clock, crashpoints, environment, errors, logs, tasks
 from kci.kube import client as clients
 from kci.kube import config as configs
 from kci.kube import events, models, reflector, resources
-from kci.provider import cloud, identity, kubeconfig, signing_keys
+from kci.provider import cloud, identity, instruments, kubeconfig, signing_keys
 from kci.provider import settings as settings_module
 from kci.provider.plan import group
 from kci.vnode import (
@@ -29,6 +29,7 @@ from kci.vnode import (
     lease,
     node,
     node_controller,
+    observers,
     pod_api,
     pod_controller,
     provider,
@@ -88,10 +89,16 @@ async def _run(
     copy: str,
     stop: asyncio.Event,
 ) -> int:
+    programs: list[_Program] = []
+    measured = instruments.make(queue_depth=lambda: sum(one.queue_depth for one in programs))
+    on_call = measured.on_kube_call
     async with (
-        clients.Client(config, user_agent=USER_AGENT) as client,
+        measured.registry.served(settings.metrics_address),
+        clients.Client(config, user_agent=USER_AGENT, on_call=on_call) as client,
         # Of its own: no other call may hold up the heartbeat.
-        clients.Client(config, user_agent=USER_AGENT, timeout_s=lease.CALL_TIMEOUT_S) as lease_client,
+        clients.Client(
+            config, user_agent=USER_AGENT, timeout_s=lease.CALL_TIMEOUT_S, on_call=on_call
+        ) as lease_client,
         signing_keys.followed(settings.keys, client, node_name=settings.node_name) as keys,
         kci_clients.KciClient(
             settings.endpoint,
@@ -99,9 +106,11 @@ async def _run(
             credentials=keys,
             # Whoever calls comes again by itself, and knows when the endpoint is down.
             read_attempts=1,
+            on_call=measured.on_kci_call,
         ) as kci_client,
     ):
-        program = _Program(settings, copy, client, lease_client, kci_client, handed_on)
+        program = _Program(settings, copy, client, lease_client, kci_client, handed_on, measured.node)
+        programs.append(program)
         async with program.server.running():
             log.info(
                 "started",
@@ -129,8 +138,10 @@ class _Program:
         lease_client: clients.Client,
         kci_client: kci_clients.KciClient,
         handed_on: configs.ClusterConfig,
+        observed: observers.Observers,
     ) -> None:
         self._settings = settings
+        self._observed = observed
         self._client = client
         self._registered = asyncio.Event()
         # None: no Lease, so there must be no other copy.
@@ -148,6 +159,7 @@ class _Program:
             find_kubeconfig=lambda: kubeconfig.find_kubeconfig(
                 client, handed_on, cluster_server=settings.cluster_server, service_host=settings.service_host
             ),
+            on_watch_restart=observed.watch_restart,
         )
         pods = _Pods(self._right, lambda: self._term)
         self.server = server.Server(
@@ -160,6 +172,10 @@ class _Program:
                 node_name=settings.node_name,
             ),
         )
+
+    @property
+    def queue_depth(self) -> int:
+        return 0 if self._term is None else self._term.controller.depth
 
     async def work(self) -> None:
         async with tasks.Tasks() as group_of_tasks:
@@ -175,7 +191,9 @@ class _Program:
 
     async def _act(self) -> None:
         """One term. It begins as a start of the program does: nothing is known, all is looked at."""
-        self._term = _Term(self._settings, self._client, self._right, self._cloud, self._on_registered)
+        self._term = _Term(
+            self._settings, self._client, self._right, self._cloud, self._on_registered, self._observed
+        )
         try:
             await self._term.work()
         finally:
@@ -210,6 +228,7 @@ class _Term:
         right: leadership.Right,
         pod_provider: provider.Provider,
         on_registered: Callable[[models.Node], None],
+        observed: observers.Observers,
     ) -> None:
         self._name = settings.node_name
         self._recorder = events.EventRecorder(client, component="virtual-kubelet", host=settings.node_name)
@@ -219,12 +238,14 @@ class _Term:
             events=pod_api.RecordedEvents(self._recorder),
             workers=settings.pod_sync_workers,
             sweep_interval_s=settings.full_resync_s,
+            observed=observed,
         )
         self.reflector = reflector.Reflector(
             client,
             resources.PODS,
             field_selector=pod_api.pod_selector(settings.node_name),
             on_change=self.controller.on_change,
+            on_restart=observed.watch_restart,
         )
         self.controller.watch(self.reflector.objects, self.reflector.synced)
         self._node = node_controller.NodeController(

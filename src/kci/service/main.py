@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import structlog
 
 from kci.kit import clock, crashpoints, environment, errors, logs, tasks
-from kci.service import settings
+from kci.service import instruments, settings
 from kci.service.app import accounts, changes, credentials, groups, replays, streams, usage
 from kci.service.engines import local
 from kci.service.http import credentials as credential_actions
@@ -45,8 +45,16 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
     wall = clock.SystemClock()
     known = accounts.KnownAccounts([chosen.operator], sealing.Sealer(chosen.encryption_key))
     feed = changes.Feed()
-    async with local.LocalEngine(str(chosen.kcilet_socket)) as engine:
-        reconciler = group_reconciler.GroupReconciler(engine)
+    reconcilers: list[group_reconciler.GroupReconciler] = []
+    measured = instruments.make(queue_depth=lambda: sum(one.depth for one in reconcilers))
+    async with (
+        measured.registry.served(chosen.metrics_address),
+        local.LocalEngine(str(chosen.kcilet_socket)) as engine,
+    ):
+        reconciler = group_reconciler.GroupReconciler(
+            engine, on_taken=measured.queue_taken, on_worked=measured.queue_worked
+        )
+        reconcilers.append(reconciler)
         used = replays.Replays(store, wall, window_s=chosen.signature_skew_s)
         service = groups.GroupService(store, chosen.place, feed, wall, used, on_work=reconciler.signal)
         stream_service = streams.StreamService(service, engine, replays=used)
@@ -62,8 +70,9 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
             credential_actions.CredentialActions(credentials.CredentialService(known, wall, replays=used)),
             usage_actions.UsageActions(usage.UsageService(service, engine)),
             version=importlib.metadata.version("kci"),
+            on_call=measured.on_call,
         )
-        reader = reports.ReportReader(engine, service, reconciler)
+        reader = reports.ReportReader(engine, service, reconciler, on_lost=measured.engine_lost)
         async with tasks.background("reports", reader.run()):
             # Nobody gets an answer from a store that the machine does not know.
             await tasks.first_of(

@@ -15,6 +15,8 @@ from kci.stack import addresses, certificates, commands, layout, parts, record, 
 REGION = "local-1"
 ZONE = "local-1a"
 PROVIDER = "kingsoftcloud"
+# Metrics are for who is on the machine.
+LOOPBACK = "127.0.0.1"
 # The runtime does not know a pod's own grace. `docker stop` gives this long, and so do we.
 DRAIN_GRACE_S = 10
 NODE_CLIENT, NODE_SERVING, CLIENT_CA = "client", "serving", "client-ca"
@@ -64,6 +66,7 @@ def service(plan: Plan) -> commands.Command:
         "security-group-id": plan.identity.security_group_id,
         "operator-credentials": plan.where.env_file,
         "encryption-key-file": plan.where.encryption_key,
+        "metrics-listen": f"{LOOPBACK}:{plan.choices.service_metrics_port}",
         "log-level": plan.asked.log_level,
     }
     return _program(
@@ -85,6 +88,7 @@ def kcilet(plan: Plan) -> commands.Command:
         "bridge": plan.where.bridge,
         "cgroup-parent": plan.where.cgroup_parent,
         "runtime-handler": plan.runtime_handler,
+        "metrics-listen": f"{LOOPBACK}:{plan.choices.kcilet_metrics_port}",
         "log-level": plan.asked.log_level,
     }
     return _program(
@@ -128,6 +132,7 @@ def virtual_kubelet(
         "client-ca-file": certificates.certificate_path(pki, CLIENT_CA),
         "tls-cert-file": certificates.certificate_path(pki, NODE_SERVING),
         "tls-private-key-file": certificates.key_path(pki, NODE_SERVING),
+        "metrics-addr": f"{LOOPBACK}:{plan.choices.node_metrics_port}",
         "log-level": plan.asked.log_level,
     }
     switches = ("--enable-node-lease", *(("--disable-taint",) if plan.asked.disable_taint else ()))

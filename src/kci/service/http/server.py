@@ -13,6 +13,7 @@ from aiohttp import web
 
 from kci.contract import capabilities, errors, groups, operations, wire
 from kci.kit import errors as kit_errors
+from kci.kit import observing
 from kci.service.http import answers, parameters, verification
 from kci.service.http import credentials as credential_actions
 from kci.service.http import groups as group_actions
@@ -41,12 +42,13 @@ def make_application(
     usage_edge: usage_actions.UsageActions,
     *,
     version: str,
+    on_call: observing.OnCall = observing.no_call,
 ) -> web.Application:
     """Everything that this service answers."""
     application = web.Application(
         client_max_size=wire.MAX_BODY_BYTES, middlewares=[_answer_errors, _verify_first(verifier)]
     )
-    dispatch = _Dispatcher(group_edge, stream_edge, credential_edge, usage_edge, version).dispatch
+    dispatch = _Dispatcher(group_edge, stream_edge, credential_edge, usage_edge, version, on_call).dispatch
     application.router.add_get("/", dispatch, allow_head=False)
     application.router.add_post("/", dispatch)
     application.router.add_get("/healthz", _say_healthy, allow_head=False)
@@ -132,8 +134,10 @@ class _Dispatcher:
         credential_edge: credential_actions.CredentialActions,
         usage_edge: usage_actions.UsageActions,
         version: str,
+        on_call: observing.OnCall,
     ) -> None:
         self._version = version
+        self._on_call = on_call
         self._actions: dict[operations.Operation, Action] = {
             operations.CREATE_CONTAINER_GROUP: group_edge.create,
             operations.DESCRIBE_CONTAINER_GROUP: group_edge.describe,
@@ -159,13 +163,18 @@ class _Dispatcher:
         asked = wire.read(call.tree, call.operation.parameters)
         if stream := self._streams.get(call.operation):
             return await stream(request, verified, asked)
-        value = await self._actions[call.operation](verified, asked)
+        with observing.told(self._on_call, call.operation.action, code_of=_code_of):
+            value = await self._actions[call.operation](verified, asked)
         return answers.answer(request, call.operation.action, value)
 
     async def _describe_capabilities(
         self, _caller: verification.Verified, _asked: groups.DescribeCapabilities
     ) -> groups.CapabilityList:
         return groups.CapabilityList(capabilities=capabilities.ALL, version=self._version)
+
+
+def _code_of(error: BaseException) -> str:
+    return error.entry.code if isinstance(error, errors.ApiError) else observing.kind_of(error)
 
 
 async def _say_healthy(_request: web.Request) -> web.Response:

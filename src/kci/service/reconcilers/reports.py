@@ -6,7 +6,7 @@ import asyncio
 
 import structlog
 
-from kci.kit import backoff, crashpoints
+from kci.kit import backoff, crashpoints, observing
 from kci.service.app import groups as app
 from kci.service.engines import port
 from kci.service.reconcilers import groups
@@ -18,8 +18,14 @@ class ReportReader:
     """`run` works until cancelled."""
 
     def __init__(
-        self, engine: port.Engine, service: app.GroupService, reconciler: groups.GroupReconciler
+        self,
+        engine: port.Engine,
+        service: app.GroupService,
+        reconciler: groups.GroupReconciler,
+        *,
+        on_lost: observing.OnCount = observing.no_count,
     ) -> None:
+        self._on_lost = on_lost
         self._engine = engine
         self._service = service
         self._reconciler = reconciler
@@ -42,6 +48,7 @@ class ReportReader:
                 raise
             except Exception as error:  # noqa: BLE001  (a worker's outermost loop)
                 self._failures += 1
+                self._on_lost()
                 delay_s = self._backoff.delay_s(self._failures)
                 self._tell(error, delay_s)
                 self._tried.set()
