@@ -20,6 +20,7 @@ from kci.link import types as link
 
 # Removed, or being removed.
 _GONE = frozenset((errno.ENOENT, errno.ENODEV))
+_READ_BYTES = 16 << 10
 # Of this process, whichever network namespace one of its threads is in for a moment.
 _LINKS = pathlib.Path("/proc/self/net/dev")
 
@@ -97,9 +98,7 @@ class MachineStats:
 
     def _text(self, file: tuple[str, str], path: str) -> str:
         controller, name = file
-        # One open and one read: of a thousand pods these are many thousands.
-        with (self._root / controller / path / name).open() as opened:
-            return opened.read()
+        return _read_text(f"{self._root}/{controller}/{path}/{name}")
 
     def _count_in(self, path: str) -> int:
         return self._text(self._files.processes, path).count("\n")
@@ -117,3 +116,15 @@ class MachineStats:
             if error.errno in _GONE:
                 return 0
             raise
+
+
+def _read_text(path: str) -> str:
+    """Without Python's layers over it: of a thousand pods these are many thousand files."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(descriptor, _READ_BYTES):
+            parts.append(part)
+    finally:
+        os.close(descriptor)
+    return b"".join(parts).decode()
