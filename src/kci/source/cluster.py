@@ -155,7 +155,7 @@ class Cluster:
         self._uids: dict[tuple[str, str], str] = {}
         self._gone: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._followers: dict[ClusterPod, Callable[[], None]] = {}
-        self.objects = objects.Objects(self.client, spawn)
+        self.objects = objects.Objects(self.client, spawn, on_restart=on_watch_restart)
         self._fetched: cache.Cache[objects.Key, Any] = cache.Cache()
         self._services: cache.Cache[str, str] = cache.Cache()
         self._tokens = tokens.Tokens(clock)
