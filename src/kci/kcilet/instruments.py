@@ -36,7 +36,9 @@ def make(*, pods: Callable[[], float] = lambda: 0.0) -> Instruments:
                 buckets_s=metrics.START_BUCKETS_S,
             ),
             probe=registry.counter(
-                "probes", "Checks of containers' health, by what they came to", ("probe", "result")
+                "probes",
+                "Checks of containers' health, by what they came to (successful, failed, unknown)",
+                ("probe", "result"),
             ),
             orphan=registry.counter("orphans", "Pods that no group wants, which were removed"),
             watch_restart=watch_restart,

@@ -56,7 +56,7 @@ class Observers:
 
     # How long after a pod was wanted it came so far.
     start_phase: observing.OnTime = observing.no_time
-    # Which probe, and what came of it: success, failure or unknown.
+    # Which probe, and what came of it, in the kubelet's words: successful, failed or unknown.
     probe: observing.OnCount = observing.no_count
     orphan: observing.OnCount = observing.no_count
     watch_restart: observing.OnCount = observing.no_count

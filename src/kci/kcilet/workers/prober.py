@@ -131,7 +131,7 @@ class Prober:
         if before is None:
             return
         kind, container = duty.key.kind, duty.container.name
-        self._machine.observed.probe(kind.value, "success" if result.succeeded else "failure")
+        self._machine.observed.probe(kind.value, "successful" if result.succeeded else "failed")
         if not result.succeeded:
             self._tell(events.probe_failed(kind.value, result.output, container))
         elif result.output:
