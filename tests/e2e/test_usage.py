@@ -61,3 +61,14 @@ def test_only_cpu_and_memory_is_only_that(pods):
     found = of(json.loads(ask(pods, "stats/summary?only_cpu_and_memory=true")), CALM)
     assert "memory" in found
     assert "network" not in found
+
+
+def test_each_program_tells_of_itself_on_loopback(pods):
+    choices = json.loads(pods.where.choices.read_text())
+    for program, shown in {
+        "node": 'kci_virtual_kubelet_pod_start_seconds_count{phase="ready"} ',
+        "service": 'kci_service_call_seconds_count{action="CreateContainerGroup",code="OK"} ',
+        "kcilet": 'kci_kcilet_cri_call_seconds_count{call="RunPodSandbox",code="OK"} ',
+    }.items():
+        text = pods.http(f"http://127.0.0.1:{choices[f'{program}_metrics_port']}/metrics")
+        assert any(line.startswith(shown) and float(line.split()[-1]) >= 1 for line in text.splitlines())

@@ -102,7 +102,7 @@ class Registry:
             log.warning("metrics are not served", address=address, error=str(error))
             yield 0
             return
-        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+        thread = threading.Thread(target=server.serve, name="metrics", daemon=True)
         thread.start()
         log.info("metrics are served", address=address)
         try:
@@ -125,12 +125,20 @@ class _Server(socketserver.ThreadingTCPServer):
     def __init__(self, host: str, port: int, read: Callable[[], str]) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.read = read
+        self._has_ended = False
         super().__init__((host, port), _Handler)
 
+    def serve(self) -> None:
+        """Until `end`. The library's own loop looks twice a second whether it should end."""
+        while not self._has_ended:
+            self.handle_request()
+
     def end(self, thread: threading.Thread) -> None:
-        self.shutdown()
-        self.server_close()
+        self._has_ended = True
+        # Wakes the loop, which then cannot accept any more.
+        self.socket.shutdown(socket.SHUT_RDWR)
         thread.join()
+        self.server_close()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is nobody's trouble."""
