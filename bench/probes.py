@@ -35,7 +35,7 @@ PROBES_OF_A_POD = 2
 WARM_UP_S = 2.0
 PORT = 8080
 # The other drivers.
-_NO_PART = ("runtime", "volumes", "network", "cgroups", "logs", "streams")
+_NO_PART = ("runtime", "volumes", "network", "cgroups", "logs", "streams", "stats")
 _SERVER = """
 import asyncio
 class Answer(asyncio.Protocol):

@@ -24,8 +24,9 @@ NODE = "virtual-kubelet"
 
 async def measure(stack: lines.Line, client: clients.Client, watcher, *, count: int, container) -> dict:
     """Resident MiB of our programs with `count` pods; seconds from SIGKILL of the kcilet until it has
-    reported all of them as running again; seconds from the start of a virtual node's process, the one before
-    it killed, until its node object is renewed and Ready; how many pods were written because of both.
+    reported all of them as running again; what it takes to ask what they use; seconds from the start of a
+    virtual node's process, the one before it killed, until its node object is renewed and Ready; how many
+    pods were written because of both.
     """
     names = [f"run-{uuid.uuid4().hex[:6]}-{number}" for number in range(count)]
     for name in names:
@@ -34,6 +35,7 @@ async def measure(stack: lines.Line, client: clients.Client, watcher, *, count: 
         await watcher.until(lambda pods, done=done: _ready(pods, names) >= done, timeout_s=300)
     await watcher.until(lambda pods: _ready(pods, names) == count, timeout_s=300)
     memory = {part: _rss_mib(stack, part) for part in ("virtual-kubelet", "kci-service", "kcilet")}
+    usage = await _usage(client)
     before = {name: watcher.pods[name].metadata.resource_version for name in names}
     began = time.monotonic()
     stack.kill("kcilet")
@@ -48,10 +50,26 @@ async def measure(stack: lines.Line, client: clients.Client, watcher, *, count: 
     return {
         "pods": count,
         "rss_mib": memory,
+        "usage": usage,
         "adopted_s": adopted_s,
         "node_ready_s": node_ready_s,
         "status_writes_by_restarts": written,
     }
+
+
+async def _usage(client: clients.Client) -> dict:
+    """How long /stats/summary takes through the API server, read anew and out of what is kept."""
+    path = f"/api/v1/nodes/{NODE}/proxy/stats/summary"
+    read_ms, kept_ms, body = [], [], b""
+    for _ in range(5):
+        # Longer than all on the way keep it (vnode/usage/keeper.py and those behind it).
+        await asyncio.sleep(8)
+        for took_ms in (read_ms, kept_ms):
+            began = time.monotonic()
+            body = await client.request("GET", path)
+            took_ms.append(round(1000 * (time.monotonic() - began), 1))
+    pods = len(json.loads(body)["pods"])
+    return {"pods": pods, "kib": len(body) >> 10, "read_ms": sorted(read_ms), "kept_ms": sorted(kept_ms)}
 
 
 async def _node_ready_s(stack: lines.Line, client: clients.Client) -> float:

@@ -29,7 +29,7 @@ FLAGS = (
     Row(
         "flag --metrics-addr",
         "upstream's: where the metrics are served",
-        "checked; the metrics themselves come with those of all programs",
+        "this program's own; off unless given",
     ),
     Row("flag --startup-timeout", "upstream's: how long the node may take to start"),
     Row("flag --stream-idle-timeout", "upstream's: when a stream on which nothing moves is closed"),

@@ -10,7 +10,10 @@ import msgspec
 
 from kci.contract import capabilities, operations
 from kci.contract import errors as contract_errors
+from kci.kcilet import instruments as kcilet_instruments
+from kci.provider import instruments as node_instruments
 from kci.provider import key_settings, options
+from kci.service import instruments as service_instruments
 from kci.stack import settings as stack_settings
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "docs" / "reference"
@@ -26,11 +29,22 @@ Flags count before variables.
 """
 
 
+_ABOUT_METRICS = """\
+Each program tells of itself in Prometheus' text format, at `/metrics` over HTTP, if it is given an address.
+Nobody is asked who they are there: give a loopback address, or one that only your Prometheus reaches.
+`kci up` gives each program a free port of 127.0.0.1, which `stack.json` in its state folder names.
+The label `code` of a call is `OK`, or the kind of its error; of calls to the KCI service, the error's code.
+Beside these each has the `process_*` metrics that Prometheus' clients have in common.
+What pods use is not here: it is at the kubelet API, as `/stats/summary` and `/metrics/resource`.
+"""
+
+
 def main() -> int:
     pages = {
         "errors.md": errors(),
         "operations.md": service_operations(),
         "kci-up.md": up_settings(),
+        "metrics.md": metrics(),
         "virtual-kubelet.md": node_settings(),
     }
     if "--check" in sys.argv[1:]:
@@ -87,6 +101,27 @@ def node_settings() -> str:
         for title, rows in tables.items()
     ]
     return _page("Settings of `virtual-kubelet`", f"{_ABOUT_NODE}\n" + "\n".join(parts))
+
+
+def metrics() -> str:
+    parts = []
+    for program, instruments, flag in (
+        ("virtual-kubelet", node_instruments.make(), "--metrics-addr"),
+        ("kci serve", service_instruments.make(), "--metrics-listen"),
+        ("kcilet run", kcilet_instruments.make(), "--metrics-listen"),
+    ):
+        rows = [
+            (
+                f"`{family.name}`",
+                family.kind,
+                ", ".join(f"`{label}`" for label in family.labels),
+                family.about,
+            )
+            for family in instruments.registry.families
+        ]
+        table = _table(("name", "type", "labels", "means"), rows)
+        parts.append(f"## `{program}`\n\nServed where `{flag}` says.\n\n{table}")
+    return _page("Metrics", f"{_ABOUT_METRICS}\n" + "\n".join(parts))
 
 
 def _as_flag(flag: options.Flag) -> options.Option:

@@ -99,6 +99,27 @@ class TestEngine:
             await engine.set_security_groups(secured[1])
             assert machine.security_groups == secured[1]
 
+    async def test_it_tells_what_groups_use_once_it_is_in_step(self, parts):
+        engine, machine = parts
+        usage = link.Usage(time_ns=5, cpu_core_ns=7, working_set_bytes=9)
+        container = link.ContainerUsage(name="app", started_at_ns=3, usage=usage)
+        machine.usages = link.Usages(
+            groups=(
+                link.GroupUsage(
+                    group_id=GROUP,
+                    started_at_ns=2,
+                    usage=usage,
+                    traffic=link.Traffic(sent_bytes=4),
+                    containers=(container,),
+                ),
+            )
+        )
+        with pytest.raises(port.UnreachableError):
+            await engine.read_usage()
+        async with engine.observe():
+            await engine.sync([wanted()])
+            assert await engine.read_usage() == machine.usages
+
     async def test_wishes_may_be_repeated(self, parts):
         engine, machine = parts
         async with engine.observe():

@@ -143,6 +143,34 @@ async def test_logs_and_commands_reach_their_container(line):
                 pass
 
 
+async def test_usage_is_that_of_what_runs_and_many_who_ask_cost_one_read(line):
+    async with line.engine.observe() as reports:
+        await line.engine.sync([])
+        assert await line.engine.read_usage() == link.Usages()
+        await line.engine.sync([machine_world.group()])
+        await until(reports, link.Phase.RUNNING)
+        (sandbox,) = line.runtime.sandboxes.values()
+        while not (found := (await line.engine.read_usage()).groups):  # noqa: ASYNC110  (it is kept)
+            await asyncio.sleep(0.05)
+        (group,) = found
+        (container,) = group.containers
+        assert (group.group_id, group.started_at_ns) == ("g-1", sandbox.created_at_ns)
+        assert (container.name, container.usage.working_set_bytes) == ("app", 1024)
+        assert group.traffic == link.Traffic(received_bytes=7)
+        asked = len(line.drivers.stats.asked)
+        for _ in range(5):
+            assert (await line.engine.read_usage()).groups == found
+        assert len(line.drivers.stats.asked) <= asked + 1
+
+
+async def test_accounts_that_cannot_be_read_are_told_as_such(line):
+    line.drivers.stats.error = ports.DriverError("cannot read what pods use: no such thing")
+    async with line.engine.observe():
+        await line.engine.sync([])
+        with pytest.raises(port.UnreachableError, match="cannot read what pods use"):
+            await line.engine.read_usage()
+
+
 async def test_attachments_and_ports_reach_their_pod(line):
     async with line.engine.observe() as reports:
         await line.engine.sync([machine_world.group()])

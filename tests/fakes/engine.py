@@ -9,12 +9,14 @@ from kci.service.engines import port
 
 
 class MemoryEngine:
-    """`wanted` is what it was told last; `logs` what its containers wrote."""
+    """`wanted` is what it was told last; `logs` what its containers wrote, `usages` what they
+    use."""
 
     def __init__(self):
         self.wanted = {}
         self.logs = {}
         self.security_groups = None
+        self.usages = link.Usages()
         self._reports = {}
         self._line = None
         self._synced = False
@@ -52,6 +54,10 @@ class MemoryEngine:
         if group_id not in self.wanted and group_id not in self._reports:
             raise port.NotFoundError("cannot remove the group: it is not here")
         self._end(group_id)
+
+    async def read_usage(self):
+        self._require_sync()
+        return self.usages
 
     @contextlib.asynccontextmanager
     async def open_log(self, group_id, container, options):

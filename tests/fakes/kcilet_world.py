@@ -27,6 +27,8 @@ class World:
         self.cluster = machine_world.FakeCluster()
         self.drivers = machine_world.drivers(self.runtime)
         self.agent = None
+        # What was told to who measures: kind and labels, and seconds where there are some.
+        self.observed = []
         self._task = None
 
     async def start(self, *groups):
@@ -38,10 +40,18 @@ class World:
 
     async def _run(self, started):
         async with tasks.Tasks() as group:
-            ours = machine.Machine(self.drivers, clock=machine_world.LoopClock())
+            ours = machine.Machine(self.drivers, clock=machine_world.LoopClock(), observed=self._observers())
             self.agent = agent.Agent(ours, self.cluster, group)
             group.run_forever("agent", self.agent.run())
             started.set()
+
+    def _observers(self):
+        def note(kind):
+            return lambda *told: self.observed.append((kind, *told))
+
+        return machine.Observers(
+            start_phase=note("start"), probe=note("probe"), orphan=note("orphan"), watch_restart=note("watch")
+        )
 
     async def kill(self):
         self._task.cancel()

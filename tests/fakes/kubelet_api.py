@@ -6,8 +6,11 @@ import dataclasses
 import aiohttp
 from fakes import kubelet_peers, vnode_world
 
+from kci.kit import clock
 from kci.vnode import auth, kubelet_tls, server
 from kci.vnode.streaming import handlers
+from kci.vnode.usage import handlers as usage_handlers
+from kci.vnode.usage import keeper
 
 
 @dataclasses.dataclass
@@ -18,6 +21,7 @@ class Api:
     pods: kubelet_peers.Pods
     certificates: kubelet_peers.Authority
     tls: kubelet_tls.Tls
+    usage: kubelet_peers.Usage
 
     def context(self, user=None, group=""):
         return self.certificates.client_context(self.certificates.issue(user, group) if user else None)
@@ -39,6 +43,7 @@ class Api:
 async def running(authority, *, reviewer=None, tls=None, **settings):
     certificate, key = authority.issue("vn", "system:nodes", server_names=("127.0.0.1",), client=False)
     reviewer, streams = reviewer or kubelet_peers.Reviewer(), kubelet_peers.Streams()
+    usage, wall = kubelet_peers.Usage(), clock.SystemClock()
     pods = kubelet_peers.Pods({"u": vnode_world.pod("u")}, {"u": kubelet_peers.instance("u")})
     if tls is None:
         tls = kubelet_tls.Tls()
@@ -54,6 +59,10 @@ async def running(authority, *, reviewer=None, tls=None, **settings):
         gate=auth.Gate(reviewer, node_name="vn"),
         streams=streams,
         pods=pods,
+        usage=usage_handlers.Handlers(
+            keeper.UsageKeeper(usage, pods=lambda: pods.all(), clock=wall, kept_s=0.0),  # noqa: PLW0108  (tests replace it)
+            node_name="vn",
+        ),
     )
     async with serving.running() as port:
-        yield Api(f"https://127.0.0.1:{port}", reviewer, streams, pods, authority, tls)
+        yield Api(f"https://127.0.0.1:{port}", reviewer, streams, pods, authority, tls, usage)

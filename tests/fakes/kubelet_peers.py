@@ -20,6 +20,9 @@ ALLOWED = {
     ("admin", "get", "proxy"),
     ("reader", "get", "proxy"),
     ("fine", "get", "pods"),
+    # As metrics-server.
+    ("watcher", "get", "stats"),
+    ("watcher", "get", "metrics"),
 }
 
 
@@ -92,6 +95,20 @@ class Streams:
         connection = SlowPort(port) if port == 5 else Port(port)
         self.ports.append(connection)
         return connection
+
+
+class Usage:
+    """provider.UsageProvider: `found` is what pods use, or an error; `reads` counts."""
+
+    def __init__(self):
+        self.found = ()
+        self.reads = 0
+
+    async def read_usage(self):
+        self.reads += 1
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
 
 
 class Exec:

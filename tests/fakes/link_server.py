@@ -27,6 +27,8 @@ class LinkServer:
         self.security_groups: link.SecurityGroups | None = None
         self.calls: list[str] = []
         self.logs: dict[tuple[str, str], bytes] = {}
+        # None: they cannot be read.
+        self.usages: link.Usages | None = link.Usages()
         self.queries: list[dict[str, list[str]]] = []
         # Phases that an ensured group goes through by itself.
         self.phases = [link.Phase.PENDING, link.Phase.RUNNING]
@@ -46,6 +48,7 @@ class LinkServer:
         application.router.add_put("/v1/security-groups", self._secure)
         application.router.add_delete("/v1/groups/{id}", self._remove)
         application.router.add_get("/v1/reports", self._stream_reports)
+        application.router.add_get("/v1/stats", self._stats)
         application.router.add_get("/v1/groups/{id}/containers/{name}/log", self._log)
         for path in ("containers/{name}/exec", "containers/{name}/attach", "ports/{port}"):
             application.router.add_get(f"/v1/groups/{{id}}/{path}", self._stream)
@@ -139,6 +142,12 @@ class LinkServer:
             return response
         finally:
             self._lines.discard(line)
+
+    async def _stats(self, _request: web.Request) -> web.Response:
+        self.calls.append("GET /v1/stats")
+        if self.usages is None:
+            return _error(503, "Unavailable", "cannot read what pods use")
+        return web.Response(body=msgspec.json.encode(self.usages), content_type="application/json")
 
     async def _log(self, request: web.Request) -> web.StreamResponse:
         self.queries.append({key: request.query.getall(key) for key in request.query})

@@ -468,6 +468,30 @@ class FakeProbes:
                 return check.port
 
 
+class FakeStats:
+    """A ports.Stats: a pod has used as much CPU as its containers, each of which the same. `asked` is of
+    what.
+    """
+
+    def __init__(self):
+        self.asked = []
+        self.error = None
+
+    async def read_usage(self, pods):
+        self.asked.append(dict(pods))
+        if self.error:
+            raise self.error
+        one = link.Usage(time_ns=now_ns(), cpu_core_ns=NS, memory_bytes=2048, working_set_bytes=1024)
+        return {
+            uid: ports.PodUsage(
+                msgspec.structs.replace(one, cpu_core_ns=NS * len(containers)),
+                link.Traffic(received_bytes=7),
+                dict.fromkeys(containers, one),
+            )
+            for uid, containers in pods.items()
+        }
+
+
 class FakeCluster:
     """An API server and the Sources in front of it. `is_away` makes every call fail."""
 
@@ -647,6 +671,7 @@ def drivers(runtime):
         logs=FakeLogs(),
         streams=FakeStreams(),
         probes=FakeProbes(),
+        stats=FakeStats(),
     )
 
 

@@ -12,9 +12,11 @@ from fakes import machine_world
 
 from kci.kcilet.drivers.cgroups import pods as cgroups
 from kci.kcilet.drivers.logs import folders as logs
+from kci.kcilet.drivers.network import cni
 from kci.kcilet.drivers.network import server as network
 from kci.kcilet.drivers.probes import driver as probes
 from kci.kcilet.drivers.runtime import cri
+from kci.kcilet.drivers.stats import driver as stats
 from kci.kcilet.drivers.streams import driver as streams
 from kci.kcilet.drivers.volumes import folders as volumes
 from kci.kcilet.workers import agent, machine
@@ -156,6 +158,7 @@ def make_drivers(where, runtime, wires, parent):
         logs=logs.Folders(where.kcilet / "logs" / "pods"),
         streams=carried,
         probes=probes.MachineProbes(run_command=runtime.run_command, open_network=carried.open_network),
+        stats=stats.MachineStats(cgroup_of=parent.path_of, link_of=cni.to_link_name),
     )
 
 

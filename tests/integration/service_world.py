@@ -14,6 +14,7 @@ from kci.client import credentials as sources
 from kci.contract import groups as api
 from kci.contract import ids, packages, signing
 from kci.kit import clock, secret, tasks
+from kci.service import instruments
 from kci.service.app import (
     accounts,
     changes,
@@ -23,6 +24,7 @@ from kci.service.app import (
     replays,
     security_groups,
     streams,
+    usage,
 )
 from kci.service.domain import addresses
 from kci.service.domain import groups as domain
@@ -34,6 +36,7 @@ from kci.service.http import networks as network_actions
 from kci.service.http import security_groups as security_group_actions
 from kci.service.http import server, verification
 from kci.service.http import streams as stream_actions
+from kci.service.http import usage as usage_actions
 from kci.service.reconcilers import groups as group_reconciler
 from kci.service.reconcilers import reports
 from kci.service.store import database, sealing
@@ -125,7 +128,9 @@ async def running(
     stream_idle_s: float = 3600,
     table: packages.Table = packages.STANDARD,
     mtu: int = 0,
+    measured: instruments.Instruments | None = None,
 ):
+    measured = measured or instruments.make()
     place = dataclasses.replace(PLACE, table=table, mtu=mtu)
     told: list[None] = []
     fake = kcilet or link_server.LinkServer()
@@ -143,7 +148,9 @@ async def running(
         await prepare(store)
         await network_service.bootstrap(NETWORK)
         engine = await stack.enter_async_context(local.LocalEngine(socket))
-        reconciler = group_reconciler.GroupReconciler(engine)
+        reconciler = group_reconciler.GroupReconciler(
+            engine, on_taken=measured.queue_taken, on_worked=measured.queue_worked
+        )
         used = replays.Replays(store, wall, window_s=skew_s)
         service = groups.GroupService(store, place, feed, wall, used, on_work=reconciler.signal)
         application = server.make_application(
@@ -155,7 +162,9 @@ async def running(
             credential_actions.CredentialActions(credentials.CredentialService(known, wall, replays=used)),
             network_actions.NetworkActions(network_service),
             security_group_actions.SecurityGroupActions(security_group_service),
+            usage_actions.UsageActions(usage.UsageService(service, engine)),
             version="test",
+            on_call=measured.on_call,
         )
         _, port = await stack.enter_async_context(
             server.listening(application, "127.0.0.1", 0, before_end=feed.close)

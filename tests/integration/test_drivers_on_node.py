@@ -36,7 +36,7 @@ def node(containerd):
 @pytest.mark.parametrize(
     "subject",
     [
-        "runtime", "volumes", "network", "cgroups", "probes",
+        "runtime", "volumes", "network", "cgroups", "probes", "stats",
         pytest.param("streams", marks=pytest.mark.requirement("R27", "R38")),
     ],
 )  # fmt: skip

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 
+import aiohttp
 import msgspec
 import pytest
 import service_world
@@ -286,6 +287,31 @@ async def test_what_no_change_told_of_is_found_by_the_next_resync(line, namespac
 async def test_upstreams_address_of_metrics_keeps_no_node_from_running(line):
     async with line.running(line.told("--metrics-addr=:10255", "--klog.v=2")):
         await line.until(line.node, is_ready)
+
+
+@pytest.mark.guide("flag --metrics-addr")
+async def test_the_nodes_own_metrics_are_served_where_it_is_told_to(line, namespace):
+    port = free_port()
+    async with (
+        line.running(line.told(f"--metrics-addr=127.0.0.1:{port}")),
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WITHIN_S)) as session,
+    ):
+        await line.until(line.node, is_ready)
+        await line.bind(namespace)
+        await line.until_running()
+
+        async def scrape():
+            async with session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+                return await answer.text()
+
+        text = await line.until(scrape, lambda text: 'phase="acknowledged"' in text)
+        for metric in (
+            'kci_virtual_kubelet_pod_start_seconds_count{phase="created"} 1.0',
+            'kci_virtual_kubelet_kci_call_seconds_count{action="CreateContainerGroup",code="OK"} 1.0',
+            'kci_virtual_kubelet_kube_call_seconds_count{code="OK",method="GET"} ',
+            'kci_virtual_kubelet_queue_work_seconds_count{code="OK",queue="pods"} ',
+        ):
+            assert metric in text
 
 
 @pytest.mark.guide("flag --os")

@@ -31,3 +31,7 @@ def test_calls_on_its_files_that_fail_are_made_good(node, runs):
 def test_exits_are_told_as_a_kubelet_tells_them(node, runs):
     runs.count = 20
     node_fixture.check(node, "kcilet_on_node/check_exits.py")
+
+
+def test_what_pods_use_is_told_from_a_real_machine(node):
+    node_fixture.check(node, "-s", "kcilet_on_node/check_usage.py")

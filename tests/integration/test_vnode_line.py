@@ -10,6 +10,7 @@ from vnode_fixture import WITHIN_S, free_port, is_ready
 
 from kci.kit import channels
 from kci.kube import resources
+from kci.link import types as link
 
 pytestmark = pytest.mark.integration
 
@@ -54,6 +55,40 @@ async def test_a_bound_pod_becomes_a_group_and_leaves_with_it(line, namespace):
             lambda: line.admin.get(resources.PODS, "web", namespace=namespace), lambda found: found is None
         )
         await line.groups(0)
+
+
+async def test_what_pods_use_is_told_to_whom_the_api_server_allows(line, namespace):
+    used = link.Usage(time_ns=1_700_000_000_000_000_000, cpu_core_ns=5, working_set_bytes=4096)
+    async with asyncio.timeout(WITHIN_S), line.running(), contextlib.AsyncExitStack() as stack:
+        await line.until(line.node, is_ready)
+        pod = await line.bind(namespace)
+        (group,) = await line.groups(1)
+        await line.until_running()
+        container = link.ContainerUsage(name=pod.spec.containers[0].name, started_at_ns=9, usage=used)
+        line.service.kcilet.usages = link.Usages(
+            groups=(
+                link.GroupUsage(
+                    group_id=group.container_group_id, started_at_ns=9, usage=used, containers=(container,)
+                ),
+            )
+        )
+        # The API server relays to no loopback address: asked as it asks itself.
+        kubelet = await stack.enter_async_context(line.kubelet(line.api_server.admin))
+
+        async def summary():
+            async with kubelet.get("/stats/summary") as answer:
+                return await answer.json()
+
+        told = await line.until(summary, lambda told: told["pods"])
+        (of_pod,) = told["pods"]
+        assert of_pod["podRef"] == {"name": "web", "namespace": namespace, "uid": pod.uid}
+        assert of_pod["memory"]["workingSetBytes"] == 4096
+        assert told["node"]["nodeName"] == line.name
+        async with kubelet.get("/metrics/resource") as answer:
+            text = await answer.text()
+        labels = f'{{namespace="{namespace}",pod="web"}}'
+        assert f"pod_memory_working_set_bytes{labels} 4096 1700000000000\n" in text
+        assert "resource_scrape_error 0\n" in text
 
 
 @pytest.mark.requirement("R26")

@@ -31,11 +31,11 @@ import yarl
 from aiohttp import http_exceptions
 
 from kci.client import answers, credentials, errors, networks, pages
-from kci.contract import capabilities, groups, ids, operations, packages, signing, wire
+from kci.contract import capabilities, groups, ids, operations, packages, signing, usage, wire
 from kci.contract import credentials as temporary
 from kci.contract import errors as catalogue
 from kci.kit import backoff as backoffs
-from kci.kit import channels, clock, sockets
+from kci.kit import channels, clock, observing, sockets
 
 T = TypeVar("T")
 
@@ -64,7 +64,10 @@ class KciClient:
         timeout_s: float = 15.0,
         read_attempts: int = _READ_ATTEMPTS,
         clock: clock.Clock = clock.SystemClock(),  # noqa: B008  (it has no state)
+        on_call: observing.OnCall = observing.no_call,
     ) -> None:
+        """`on_call` is told of each call but streams, by its action."""
+        self._on_call = on_call
         self._url = _parse_endpoint(endpoint)
         self._region = region
         self._credentials = credentials
@@ -166,6 +169,16 @@ class KciClient:
             return packages.to_table(answer.packages)
         except ValueError as error:
             raise errors.InvalidError(f"cannot use the sizes that the service offers: {error}") from error
+
+    async def describe_container_group_usage(
+        self, *, cluster_id: str = "", node_name: str = ""
+    ) -> tuple[usage.ContainerGroupUsage, ...]:
+        """What all groups use, or those of one cluster or node. Needs capabilities.GROUP_USAGE."""
+        request = usage.DescribeContainerGroupUsage(cluster_id=cluster_id, node_name=node_name)
+        answer = await self._read(
+            operations.DESCRIBE_CONTAINER_GROUP_USAGE, request, usage.ContainerGroupUsages
+        )
+        return answer.container_group_usages
 
     # ---- logs, commands, ports
 
@@ -327,7 +340,8 @@ class KciClient:
                     reply = await _reply(answer)
             return answers.read(reply, kind, action=operation.action)
 
-        return await self._signed(send)
+        with observing.told(self._on_call, operation.action):
+            return await self._signed(send)
 
     async def _signed(self, send: Callable[[signing.Credentials], Awaitable[T]]) -> T:
         """Once more, with other credentials, if the service calls the first ones expired: it did nothing."""

@@ -28,6 +28,8 @@ BANDWIDTH = "create.bandwidth"
 ORDERED_LIST = "list.ordered"
 # IssueCredentials: temporary credentials, so that their rotation can be tried where there is no STS.
 TEMPORARY_CREDENTIALS = "credentials.issue"
+# DescribeContainerGroupUsage: what groups and their containers use of CPU, memory and network.
+GROUP_USAGE = "group.usage"
 
 ALL = (
     LOG_STREAM,
@@ -41,6 +43,7 @@ ALL = (
     BANDWIDTH,
     ORDERED_LIST,
     TEMPORARY_CREDENTIALS,
+    GROUP_USAGE,
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from kci.contract import credentials, groups, networks, packages, security_groups
+from kci.contract import credentials, groups, networks, packages, security_groups, usage
 
 SERVICE = "kci"
 VERSION = "2020-07-02"
@@ -42,6 +42,9 @@ PORT_FORWARD_CONTAINER_GROUP = Operation(
 DESCRIBE_CAPABILITIES = Operation("DescribeCapabilities", groups.DescribeCapabilities, extension=True)
 STREAM_CONTAINER_LOG = Operation("StreamContainerLog", groups.StreamContainerLog, extension=True)
 WATCH_CONTAINER_GROUPS = Operation("WatchContainerGroups", groups.WatchContainerGroups, extension=True)
+DESCRIBE_CONTAINER_GROUP_USAGE = Operation(
+    "DescribeContainerGroupUsage", usage.DescribeContainerGroupUsage, extension=True
+)
 ISSUE_CREDENTIALS = Operation("IssueCredentials", credentials.IssueCredentials, extension=True)
 CREATE_VPC = Operation("CreateVpc", networks.CreateVpc, service=VPC_SERVICE)
 DESCRIBE_VPCS = Operation("DescribeVpcs", networks.DescribeVpcs, service=VPC_SERVICE)
@@ -83,6 +86,7 @@ ALL: dict[str, Operation] = {
         DESCRIBE_CAPABILITIES,
         STREAM_CONTAINER_LOG,
         WATCH_CONTAINER_GROUPS,
+        DESCRIBE_CONTAINER_GROUP_USAGE,
         ISSUE_CREDENTIALS,
         CREATE_VPC,
         DESCRIBE_VPCS,

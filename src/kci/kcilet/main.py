@@ -9,15 +9,16 @@ import sys
 
 import structlog
 
-from kci.kcilet import ports, server, settings
+from kci.kcilet import instruments, ports, server, settings
 from kci.kcilet.drivers.cgroups import pods as cgroups
 from kci.kcilet.drivers.logs import folders as logs
 from kci.kcilet.drivers.logs import rotation
-from kci.kcilet.drivers.network import rules
+from kci.kcilet.drivers.network import cni, rules
 from kci.kcilet.drivers.network import server as network
 from kci.kcilet.drivers.probes import driver as probes
 from kci.kcilet.drivers.runtime import cri
 from kci.kcilet.drivers.served import file as served
+from kci.kcilet.drivers.stats import driver as stats
 from kci.kcilet.drivers.streams import driver as streams
 from kci.kcilet.drivers.volumes import folders as volumes
 from kci.kcilet.workers import agent, drain, machine, proxy
@@ -48,7 +49,12 @@ def main() -> None:
 async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
     """Until `stop`. Containers outlive us."""
     async with contextlib.AsyncExitStack() as stack:
-        runtime = await stack.enter_async_context(cri.open_runtime(str(chosen.cri_endpoint)))
+        hirings: list[agent.Agent] = []
+        measured = instruments.make(pods=lambda: sum(one.pods for one in hirings))
+        _ = await stack.enter_async_context(measured.registry.served(chosen.metrics_address))
+        runtime = await stack.enter_async_context(
+            cri.open_runtime(str(chosen.cri_endpoint), on_call=measured.on_cri_call)
+        )
         version = await wait_for(runtime)
         system_clock = clock.SystemClock()
         carried = streams.MachineStreams(
@@ -58,6 +64,7 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
             clock=system_clock,
             commands_dir=chosen.state_dir / "commands",
         )
+        parents = cgroups.PodCgroups(chosen.cgroup_parent)
         drivers = machine.Drivers(
             runtime=runtime,
             volumes=volumes.PodFolders(chosen.state_dir),
@@ -71,10 +78,11 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
                     connections=chosen.connections,
                 )
             ),
-            cgroups=cgroups.PodCgroups(chosen.cgroup_parent),
+            cgroups=parents,
             logs=logs.Folders(chosen.logs_dir),
             streams=carried,
             probes=probes.MachineProbes(run_command=runtime.run_command, open_network=carried.open_network),
+            stats=stats.MachineStats(cgroup_of=parents.path_of, link_of=cni.to_link_name),
         )
         ours = machine.Machine(
             drivers,
@@ -83,6 +91,7 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
             runtime_name=version.name,
             services=proxy.Settings(chosen.reachable, chosen.service_external_addresses),
             clock=system_clock,
+            observed=measured.machine,
         )
         rotated = rotation.Rotation(
             list_written=runtime.list_written_logs,
@@ -90,12 +99,19 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
             policy=rotation.Policy(max_bytes=chosen.log_max_mib << 20, max_files=chosen.log_max_files),
             clock=system_clock,
         )
-        sources = await stack.enter_async_context(cluster.ClusterSources(clock=system_clock))
+        sources = await stack.enter_async_context(
+            cluster.ClusterSources(
+                clock=system_clock,
+                connect=functools.partial(cluster.connect, on_call=measured.on_kube_call),
+                on_watch_restart=measured.watch_restart,
+            )
+        )
         log.info("ready", runtime=version.name, runtime_version=version.version)
         ours_to_serve = served.ServedFile(chosen.served_store)
         with contextlib.suppress(_Stopped):
             async with tasks.Tasks() as group:
                 hired = agent.Agent(ours, sources, group)
+                hirings.append(hired)
                 group.run_forever("agent", hired.run())
                 group.run_forever("logs", rotated.run())
                 group.start("left-commands", carried.end_left_commands())

@@ -470,6 +470,28 @@ class Cgroups(Protocol):
         ...
 
 
+# ---- usage ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class PodUsage:
+    """What a pod has used: all of it, and its containers by id."""
+
+    usage: link.Usage
+    traffic: link.Traffic | None = None
+    containers: Mapping[ContainerId, link.Usage] = dataclasses.field(default_factory=dict)
+
+
+class Stats(Protocol):
+    """What pods use of this machine."""
+
+    async def read_usage(
+        self, pods: Mapping[models.PodUid, Sequence[ContainerId]]
+    ) -> Mapping[models.PodUid, PodUsage]:
+        """Of these pods and these containers of theirs. What is not there any more is left out."""
+        ...
+
+
 # ---- logs ----------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ import kci
 from kci.contract import ids
 from kci.kcilet import ports
 from kci.kcilet.plan import records, stores
-from kci.kcilet.workers import agent, machine
+from kci.kcilet.workers import agent, machine, usage
 from kci.kit import channels, crashpoints, sockets, tasks
 from kci.kube import models
 from kci.link import types as link
@@ -42,6 +42,7 @@ class Server:
         self._agent = agent
         self._drivers = drivers
         self._served = served
+        self._usage = usage.UsageReader(agent, drivers.stats)
 
     @contextlib.asynccontextmanager
     async def listen(self, path: pathlib.Path) -> AsyncIterator[None]:
@@ -67,6 +68,7 @@ class Server:
                 web.put("/v1/security-groups", self._secure),
                 web.delete("/v1/groups/{group_id}", self._drop),
                 web.get("/v1/reports", self._reports),
+                web.get("/v1/stats", self._stats),
                 web.get(f"{container}/log", self._log),
                 web.get(f"{container}/exec", self._exec),
                 web.get(f"{container}/attach", self._attach),
@@ -124,6 +126,10 @@ class Server:
             known, reports = await self._agent.reports.after(known, timeout_s=ALIVE_EVERY_S)
             lines = [msgspec.json.encode(report) for report in reports] or [b""]
             await response.write(b"\n".join([*lines, b""]))
+
+    async def _stats(self, _: web.Request) -> web.Response:
+        found = await self._usage.usages()
+        return web.Response(body=msgspec.json.encode(found), content_type="application/json")
 
     async def _log(self, request: web.Request) -> web.StreamResponse:
         options = _options(request.query, link.LogOptions)

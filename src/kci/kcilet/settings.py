@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from kci.kcilet import ports
 from kci.kcilet.workers import machine
-from kci.kit import errors, logs
+from kci.kit import errors, logs, metrics
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # Longer paths of unix sockets the kernel refuses.
@@ -49,6 +49,8 @@ class Run:
     #: The size at which a container's log is put aside and a new one begun, in MiB; a kubelet's
     #: containerLogMaxSize. Default: 10.
     log_max_mib: int = 10
+    #: Where this program's own metrics are served, [host]:port, at /metrics. Default: nowhere.
+    metrics_address: str = ""
     #: How many files a container's log has at most; a kubelet's containerLogMaxFiles. Default: 5.
     log_max_files: int = 5
     #: Whether pods reach Services by external and load-balancer addresses, too. Default: false, since
@@ -103,6 +105,8 @@ def _other_problems(found: argparse.Namespace) -> list[str]:
         problems.append(f"--bridge: {found.bridge!r} is no name of an interface")
     if found.connections < 1:
         problems.append("--connections-per-pod: must be 1 or more")
+    if wrong := metrics.check_address(found.metrics_listen):
+        problems.append(f"--metrics-listen {wrong}")
     if found.starts < 1:
         problems.append("--concurrent-starts: must be 1 or more")
     if found.log_max_mib < 1:
@@ -138,6 +142,7 @@ def _to_run(found: argparse.Namespace) -> Run:
         log_max_mib=found.log_max_mib,
         log_max_files=found.log_max_files,
         service_external_addresses=found.service_external_addresses,
+        metrics_address=found.metrics_listen,
     )
 
 
@@ -209,6 +214,13 @@ def _parser() -> argparse.ArgumentParser:
         "--service-external-addresses",
         action="store_true",
         help="let pods reach Services by external and load-balancer addresses",
+    )
+    run.add_argument(
+        "--metrics-listen",
+        default="",
+        metavar="[HOST]:PORT",
+        help="where the program's own metrics are served (HTTP, at /metrics, to everybody who can connect);"
+        " default: nowhere",
     )
     drain.add_argument("--grace-s", type=int, default=30, metavar="N")
     return parser

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from kci.kit import backoff as backoffs
-from kci.kit import tasks
+from kci.kit import observing, tasks
 
 K = TypeVar("K", bound=Hashable)
 log = structlog.get_logger(__name__)
@@ -27,10 +27,21 @@ class WorkQueue(Generic[K]):
     raises is logged and the key comes back after its own backoff; other keys are not slowed down.
     """
 
-    def __init__(self, name: str, backoff: backoffs.Backoff | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        backoff: backoffs.Backoff | None = None,
+        *,
+        on_taken: observing.OnTime = observing.no_time,
+        on_worked: observing.OnCall = observing.no_call,
+    ) -> None:
+        """`on_taken` is told how long a key waited for a worker, `on_worked` each piece of work."""
         self.name = name
+        self._on_taken = on_taken
+        self._on_worked = on_worked
+        # Each key with the loop's time at which it was ready.
         self._backoff = backoff or backoffs.Backoff()
-        self._ready: collections.OrderedDict[K, None] = collections.OrderedDict()
+        self._ready: collections.OrderedDict[K, float] = collections.OrderedDict()
         self._active: set[K] = set()
         self._again: set[K] = set()
         self._failures: collections.Counter[K] = collections.Counter()
@@ -48,8 +59,7 @@ class WorkQueue(Generic[K]):
         if key in self._active:
             self._again.add(key)
             return
-        self._ready[key] = None
-        self._wake_one()
+        self._make_ready(key)
 
     def add_after(self, key: K, delay_s: float) -> None:
         """Have the key worked on after a delay, or earlier if `add` comes first."""
@@ -78,7 +88,8 @@ class WorkQueue(Generic[K]):
         while True:
             key = await self._take()
             try:
-                await reconcile(key)
+                with observing.told(self._on_worked, self.name):
+                    await reconcile(key)
             except Exception as error:
                 self._failures[key] += 1
                 delay_s = self._backoff.delay_s(self._failures[key])
@@ -106,7 +117,8 @@ class WorkQueue(Generic[K]):
             finally:
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
-        key, _ = self._ready.popitem(last=False)
+        key, since_s = self._ready.popitem(last=False)
+        self._on_taken(asyncio.get_running_loop().time() - since_s)
         self._active.add(key)
         return key
 
@@ -114,12 +126,15 @@ class WorkQueue(Generic[K]):
         self._active.discard(key)
         if key in self._again:
             self._again.discard(key)
-            self._ready[key] = None
-            self._wake_one()
+            self._make_ready(key)
 
     def _on_timer(self, key: K) -> None:
         self._timers.pop(key, None)
         self.add(key)
+
+    def _make_ready(self, key: K) -> None:
+        _ = self._ready.setdefault(key, asyncio.get_running_loop().time())
+        self._wake_one()
 
     def _wake_one(self) -> None:
         while self._waiters:

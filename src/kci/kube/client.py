@@ -14,7 +14,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 
-from kci.kit import secret
+from kci.kit import observing, secret
 from kci.kube import access, errors, models, resources, transport
 from kci.kube import config as configs
 
@@ -86,11 +86,13 @@ class Client:
         timeout_s: float = 30.0,
         page_size: int = 500,
         watch_stall_s: float = transport.WATCH_STALL_S,
+        on_call: observing.OnCall = observing.no_call,
     ) -> None:
+        """`on_call` is told of each call but watches, by its method."""
         self.config = config
         self._page_size = page_size
         self._transport = transport.Transport(
-            config, user_agent=user_agent, timeout_s=timeout_s, stall_s=watch_stall_s
+            config, user_agent=user_agent, timeout_s=timeout_s, stall_s=watch_stall_s, on_call=on_call
         )
 
     async def __aenter__(self) -> Self:

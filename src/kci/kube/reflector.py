@@ -29,6 +29,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import structlog
 
 from kci.kit import backoff as backoffs
+from kci.kit import observing
 from kci.kube import client as clients
 from kci.kube import errors, models, resources
 
@@ -201,7 +202,10 @@ class Reflector(Generic[T]):
         label_selector: str = "",
         on_change: Callable[[Change[T]], None],
         backoff: backoffs.Backoff = BACKOFF,
+        on_restart: observing.OnCount = observing.no_count,
     ) -> None:
+        """`on_restart` is told of each watch that broke or was silent, by what it watches."""
+        self._on_restart = on_restart
         self.synced = asyncio.Event()
         self._client = client
         self._resource = resource
@@ -230,6 +234,7 @@ class Reflector(Generic[T]):
                 await self._watch()
             except errors.SilentError:
                 self._is_quiet = True
+                self._on_restart(self._resource.plural)
                 log.info("watch was silent, watching again", resource=self._resource.plural)
             except errors.GoneError as error:
                 self._must_list = True
@@ -266,6 +271,7 @@ class Reflector(Generic[T]):
 
     async def _pause(self, error: errors.KubeError) -> None:
         self._failures += 1
+        self._on_restart(self._resource.plural)
         delay_s = self._backoff.delay_s(self._failures)
         if isinstance(error, errors.TryLaterError):
             delay_s = max(delay_s, error.retry_after_s)

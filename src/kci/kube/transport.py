@@ -19,7 +19,7 @@ from typing import Self
 import aiohttp
 import yarl
 
-from kci.kit import sockets, tasks
+from kci.kit import observing, sockets, tasks
 from kci.kube import config as configs
 from kci.kube import errors
 
@@ -87,9 +87,16 @@ class Transport:
     """An open connection pool; an async context manager."""
 
     def __init__(
-        self, config: configs.ClusterConfig, *, user_agent: str, timeout_s: float, stall_s: float
+        self,
+        config: configs.ClusterConfig,
+        *,
+        user_agent: str,
+        timeout_s: float,
+        stall_s: float,
+        on_call: observing.OnCall = observing.no_call,
     ) -> None:
         self.config = config
+        self._on_call = on_call
         self._user_agent = user_agent
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         self._watch_timeout = aiohttp.ClientTimeout(
@@ -141,8 +148,9 @@ class Transport:
     ) -> bytes:
         """One request; the body of the success answer. Raises KubeError."""
         headers = {"Content-Type": content_type} if body is not None else {}
-        async with self._open(what, method, path, query, headers, body, self._timeout) as response:
-            return await _read_whole(what, response)
+        with observing.told(self._on_call, method):
+            async with self._open(what, method, path, query, headers, body, self._timeout) as response:
+                return await _read_whole(what, response)
 
     async def lines(
         self, what: str, path: str, *, query: Mapping[str, str] | None = None

@@ -12,6 +12,8 @@ HTTP/1.1 with JSON over the kcilet's unix socket; the kcilet listens, the servic
     DELETE /v1/groups/{group_id}         wish to have it gone; its report says Gone when nothing is left
     GET    /v1/reports                   endless JSON lines of GroupReport: all now, then each change;
                                          an empty line each 15 s proves that the line is alive
+    GET    /v1/stats                     Usages: what the pod of each group has used, read at most once
+                                         a second
     GET    /v1/groups/{id}/containers/{name}/log    LogOptions as query; the log's bytes, chunked
     GET    /v1/groups/{id}/containers/{name}/exec   ExecOptions as query; WebSocket, v5.channel.k8s.io
     GET    /v1/groups/{id}/containers/{name}/attach AttachOptions as query; the same
@@ -178,6 +180,59 @@ class GroupReport(msgspec.Struct, frozen=True, kw_only=True):
     pod_uid: str = ""
     reason: str = ""
     message: str = ""
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cgroup has used up to a moment. Counters are since the cgroup was made, so of a container since
+    its start; they begin anew with a new one.
+    """
+
+    # Unix nanoseconds: when this was read.
+    time_ns: int
+    # Time on a core, of all cores together.
+    cpu_core_ns: int = 0
+    memory_bytes: int = 0
+    # What would not be given back under pressure: without file pages that were not used for long.
+    working_set_bytes: int = 0
+    rss_bytes: int = 0
+    page_faults: int = 0
+    major_page_faults: int = 0
+    # 0 is none.
+    memory_limit_bytes: int = 0
+    processes: int = 0
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """What has passed a pod's interface, as the pod sees it."""
+
+    received_bytes: int = 0
+    received_errors: int = 0
+    sent_bytes: int = 0
+    sent_errors: int = 0
+
+
+class ContainerUsage(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    # Unix nanoseconds.
+    started_at_ns: int
+    usage: Usage
+
+
+class GroupUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """The pod of a group as a whole, and those of its containers that run."""
+
+    group_id: ids.GroupId
+    started_at_ns: int
+    usage: Usage
+    # None: it has no interface.
+    traffic: Traffic | None = None
+    containers: tuple[ContainerUsage, ...] = ()
+
+
+class Usages(msgspec.Struct, frozen=True, kw_only=True):
+    """Groups of which nothing runs are not in it."""
+
+    groups: tuple[GroupUsage, ...] = ()
 
 
 # Kubernetes' own options; the queries carry them under these types' JSON names.

@@ -19,11 +19,11 @@ from kci.client import errors
 from kci.contract import capabilities, groups, ids, packages
 from kci.contract import errors as catalogue
 from kci.kit import backoff as backoffs
-from kci.kit import crashpoints, secret
+from kci.kit import crashpoints, observing, secret
 from kci.kube import errors as kube_errors
 from kci.kube import models
 from kci.provider import annotations as pod_annotations
-from kci.provider import faults, guarded, streams, watcher
+from kci.provider import faults, guarded, streams, usages, watcher
 from kci.provider.plan import group
 from kci.vnode import leadership, provider
 
@@ -41,7 +41,7 @@ class _Prepared:
 
 
 class KingsoftCloud:
-    """provider.Provider and all of the stream protocols: logs, commands, attachments, ports."""
+    """provider.Provider, UsageProvider, and the stream protocols: logs, commands, attachments, ports."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class KingsoftCloud:
         *,
         right: leadership.Right,
         find_kubeconfig: Callable[[], Awaitable[secret.Secret]],
+        on_watch_restart: observing.OnCount = observing.no_count,
     ) -> None:
         self._client = client
         self._api = guarded.GuardedApi(client)
@@ -57,7 +58,10 @@ class KingsoftCloud:
         self._right = right
         self._find_kubeconfig = find_kubeconfig
         self._watcher = watcher.Watcher(
-            self._api, cluster_id=defaults.cluster_id, node_name=defaults.node_name
+            self._api,
+            cluster_id=defaults.cluster_id,
+            node_name=defaults.node_name,
+            on_restart=on_watch_restart,
         )
         self._backoff = backoffs.Backoff(initial_s=0.2, cap_s=10.0)
         self._prepared: _Prepared | None = None
@@ -195,6 +199,19 @@ class KingsoftCloud:
         by_stream = (await self._wait_prepared()).capabilities.has(capabilities.GROUP_WATCH)
         async for change in self._watcher.changes(by_stream=by_stream):
             yield change
+
+    # ---- usage ----------------------------------------------------------------------------------
+
+    async def read_usage(self) -> Sequence[provider.PodUsage] | None:
+        """Sent past the endpoint's circuit: that nobody can say what pods use must keep no pod waiting."""
+        prepared = await self._wait_prepared()
+        if not prepared.capabilities.has(capabilities.GROUP_USAGE):
+            return None
+        with faults.translated():
+            found = await self._client.describe_container_group_usage(
+                cluster_id=self._defaults.cluster_id, node_name=self._defaults.node_name
+            )
+        return usages.to_pods(found)
 
     # ---- streams -------------------------------------------------------------------------------
 

@@ -17,13 +17,14 @@ import structlog
 
 import kci
 from kci.client import client as kci_clients
-from kci.kit import crashpoints, environment, errors, logs, tasks
+from kci.kit import clock, crashpoints, environment, errors, logs, tasks
 from kci.kube import client as clients
 from kci.kube import config as configs
 from kci.kube import events, models, reflector, resources
 from kci.provider import (
     cloud,
     identity,
+    instruments,
     kubeconfig,
     node_access,
     node_identity,
@@ -39,12 +40,15 @@ from kci.vnode import (
     lease,
     node,
     node_controller,
+    observers,
     pod_api,
     pod_controller,
     provider,
     server,
 )
 from kci.vnode.streaming import handlers
+from kci.vnode.usage import handlers as usage_handlers
+from kci.vnode.usage import keeper as usage_keeper
 
 log = structlog.get_logger(__name__)
 
@@ -78,16 +82,28 @@ def _cluster_config(settings: settings_module.Settings) -> configs.ClusterConfig
 
 async def run(settings: settings_module.Settings, config: configs.ClusterConfig, stop: asyncio.Event) -> int:
     """Until `stop` is set."""
-    async with node_access.opened(settings, config, stop, user_agent=USER_AGENT) as access:
+    programs: list[_Program] = []
+    measured = instruments.make(queue_depth=lambda: sum(one.queue_depth for one in programs))
+    async with (
+        measured.registry.served(settings.metrics_address),
+        node_access.opened(
+            settings, config, stop, user_agent=USER_AGENT, on_call=measured.on_kube_call
+        ) as access,
+    ):
         if access is not None:
             with identity.claimed(settings.identity, settings.identity_file) as copy:
-                await _run(settings, access, copy, stop)
+                await _run(settings, access, copy, measured, programs, stop)
     log.info("stopped")
     return 0
 
 
 async def _run(
-    settings: settings_module.Settings, access: node_access.Access, copy: str, stop: asyncio.Event
+    settings: settings_module.Settings,
+    access: node_access.Access,
+    copy: str,
+    measured: instruments.Instruments,
+    programs: list[_Program],
+    stop: asyncio.Event,
 ) -> None:
     async with (
         signing_keys.followed(settings.keys, access.account, node_name=settings.node_name) as keys,
@@ -97,9 +113,11 @@ async def _run(
             credentials=keys,
             # Whoever calls comes again by itself, and knows when the endpoint is down.
             read_attempts=1,
+            on_call=measured.on_kci_call,
         ) as kci_client,
     ):
-        program = _Program(settings, copy, access, kci_client)
+        program = _Program(settings, copy, access, kci_client, measured.node)
+        programs.append(program)
         async with program.server.running():
             log.info(
                 "started",
@@ -123,9 +141,11 @@ class _Program:
         copy: str,
         access: node_access.Access,
         kci_client: kci_clients.KciClient,
+        observed: observers.Observers,
     ) -> None:
         self._settings = settings
         self._access = access
+        self._observed = observed
         self._registered = asyncio.Event()
         self._node: tasks.Latest[models.Node | None] = tasks.Latest(None)
         # None: no Lease, so there must be no other copy.
@@ -146,14 +166,24 @@ class _Program:
                 cluster_server=settings.cluster_server,
                 service_host=settings.service_host,
             ).find,
+            on_watch_restart=observed.watch_restart,
         )
+        pods = _Pods(self._right, lambda: self._term)
         self.server = server.Server(
             _server_settings(settings),
             tls=access.tls,
             gate=auth.Gate(access.node, node_name=settings.node_name),
             streams=self._cloud,
-            pods=_Pods(self._right, lambda: self._term),
+            pods=pods,
+            usage=usage_handlers.Handlers(
+                usage_keeper.UsageKeeper(self._cloud, pods=pods.all, clock=clock.SystemClock()),
+                node_name=settings.node_name,
+            ),
         )
+
+    @property
+    def queue_depth(self) -> int:
+        return 0 if self._term is None else self._term.controller.depth
 
     async def work(self) -> None:
         async with tasks.Tasks() as group_of_tasks:
@@ -178,7 +208,9 @@ class _Program:
 
     async def _act(self) -> None:
         """One term. It begins as a start of the program does: nothing is known, all is looked at."""
-        self._term = _Term(self._settings, self._access.node, self._right, self._cloud, self._on_registered)
+        self._term = _Term(
+            self._settings, self._access.node, self._right, self._cloud, self._on_registered, self._observed
+        )
         try:
             await self._term.work()
         finally:
@@ -214,6 +246,7 @@ class _Term:
         right: leadership.Right,
         pod_provider: provider.Provider,
         on_registered: Callable[[models.Node], None],
+        observed: observers.Observers,
     ) -> None:
         self._name = settings.node_name
         self._recorder = events.EventRecorder(client, component="virtual-kubelet", host=settings.node_name)
@@ -223,12 +256,14 @@ class _Term:
             events=pod_api.RecordedEvents(self._recorder),
             workers=settings.pod_sync_workers,
             sweep_interval_s=settings.full_resync_s,
+            observed=observed,
         )
         self.reflector = reflector.Reflector(
             client,
             resources.PODS,
             field_selector=pod_api.pod_selector(settings.node_name),
             on_change=self.controller.on_change,
+            on_restart=observed.watch_restart,
         )
         self.controller.watch(self.reflector.objects, self.reflector.synced)
         self._node = node_controller.NodeController(

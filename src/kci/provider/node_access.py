@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import structlog
 
 from kci.kit import errors as kit_errors
-from kci.kit import tasks
+from kci.kit import observing, tasks
 from kci.kube import client as clients
 from kci.kube import config as configs
 from kci.kube import events, signing_requests
@@ -61,13 +61,14 @@ async def opened(
     stop: asyncio.Event,
     *,
     user_agent: str,
+    on_call: observing.OnCall = observing.no_call,
 ) -> AsyncIterator[Access | None]:
     """Once the node has its identity; None if `stop` is set before. UserError if only a person can help."""
     tls = await tasks.in_thread(_load_files, settings)
     given = await tasks.in_thread(_given_to_instances, settings)
     client_request, serving_request = signing_requests.plan(settings.node_name, settings.node_address)
     async with (
-        clients.Client(config, user_agent=user_agent) as account,
+        clients.Client(config, user_agent=user_agent, on_call=on_call) as account,
         _told_of_node(account, settings.node_name) as told,
     ):
         own = None
@@ -85,8 +86,10 @@ async def opened(
                 return
         acting = own.config if own is not None else config
         async with (
-            clients.Client(acting, user_agent=user_agent) as node,
-            clients.Client(acting, user_agent=user_agent, timeout_s=lease.CALL_TIMEOUT_S) as lease_client,
+            clients.Client(acting, user_agent=user_agent, on_call=on_call) as node,
+            clients.Client(
+                acting, user_agent=user_agent, timeout_s=lease.CALL_TIMEOUT_S, on_call=on_call
+            ) as lease_client,
         ):
             keepers: list[tuple[str, Callable[[], Awaitable[None]]]] = []
             if own is not None:

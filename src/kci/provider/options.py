@@ -179,9 +179,9 @@ FLAGS = (
     Flag("os", "the node's operating system; there is one", "linux", "instances run nothing else"),
     Flag(
         "metrics-addr",
-        "upstream's address of its metrics, [host]:port; checked, and not served in this version",
-        ":10255",
-        "upstream's",
+        "where this program's own metrics are served over HTTP, [host]:port; the path is /metrics",
+        "none: they are not served",
+        "upstream's :10255 would be open to everybody; what pods use is at the kubelet API alone",
     ),
     Flag("log-level", f"one of {', '.join(logs.LEVELS)}", "info", "each change of a state is one line"),
 )

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from kci.contract import packages
-from kci.kit import durations, errors, logs, sockets
+from kci.kit import durations, errors, logs, metrics, sockets
 from kci.kube import models
 from kci.provider import flags as flags_given
 from kci.provider import key_settings, node_config, options, pod_settings
@@ -64,6 +64,8 @@ class Settings:
     tls_cert_file: pathlib.Path | None
     tls_private_key_file: pathlib.Path | None
     log_level: str
+    # [host]:port; empty: metrics are not served.
+    metrics_address: str
     keys: key_settings.Keys
     region: str
     endpoint: str
@@ -164,6 +166,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
             "one without it)"
         )
     settings = Settings(
+        metrics_address=flags["metrics-addr"],
         node_name=_node_name(flags["nodename"], environment, problems),
         node_address=_node_address(environment, problems),
         kubelet_port=_port(environment, problems),
@@ -231,8 +234,6 @@ def _warn(given: Mapping[str, list[str]], warnings: list[str]) -> None:
             "--cluster-dns is given more than once: all its addresses are for pods with dnsPolicy "
             "ClusterFirst; those for dnsPolicy Default are given by --virtual-node-dns"
         )
-    if given["metrics-addr"]:
-        warnings.append("--metrics-addr has no effect in this version: no metrics are served")
 
 
 def _told(name: str, values: list[str]) -> str:
@@ -249,9 +250,8 @@ def _check_fixed(flags: Mapping[str, str], problems: _Problems) -> None:
         problems.append(f"--os is {flags['os']!r}: instances run linux only")
     if flags["log-level"] not in logs.LEVELS:
         problems.append(f"--log-level is {flags['log-level']!r}: use one of {', '.join(logs.LEVELS)}")
-    _, _, port = flags["metrics-addr"].rpartition(":")
-    if flags["metrics-addr"] and not _is_port(port):
-        problems.append(f"--metrics-addr is {flags['metrics-addr']!r}: write [host]:port, such as :10255")
+    if wrong := metrics.check_address(flags["metrics-addr"]):
+        problems.append(f"--metrics-addr {wrong}")
 
 
 def _node_name(flag: str, environment: Mapping[str, str], problems: _Problems) -> str:

@@ -17,6 +17,7 @@ import structlog
 from kci.client import errors
 from kci.contract import groups, ids
 from kci.kit import backoff as backoffs
+from kci.kit import observing
 from kci.provider import faults, instances
 from kci.vnode import provider
 
@@ -41,8 +42,16 @@ class Api(Protocol):
 class Watcher:
     """Lists and follows the groups of one node of one cluster."""
 
-    def __init__(self, api: Api, *, cluster_id: str, node_name: str) -> None:
+    def __init__(
+        self,
+        api: Api,
+        *,
+        cluster_id: str,
+        node_name: str,
+        on_restart: observing.OnCount = observing.no_count,
+    ) -> None:
         self._api = api
+        self._on_restart = on_restart
         self._cluster_id = cluster_id
         self._node_name = node_name
         self._young_until_s = 0.0
@@ -72,6 +81,7 @@ class Watcher:
                         yield change
             except (errors.KciError, provider.ProviderError) as error:
                 failures += 1
+                self._on_restart("containergroups")
                 delay_s = self._backoff.delay_s(failures)
                 log.warning("cannot follow the groups", next_try_s=round(delay_s, 2), error=str(error))
                 await asyncio.sleep(delay_s)

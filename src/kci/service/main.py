@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import structlog
 
 from kci.kit import clock, crashpoints, environment, errors, logs, tasks
-from kci.service import settings
+from kci.service import instruments, settings
 from kci.service.app import (
     accounts,
     changes,
@@ -20,6 +20,7 @@ from kci.service.app import (
     replays,
     security_groups,
     streams,
+    usage,
 )
 from kci.service.engines import local
 from kci.service.http import credentials as credential_actions
@@ -28,6 +29,7 @@ from kci.service.http import networks as network_actions
 from kci.service.http import security_groups as security_group_actions
 from kci.service.http import server, verification
 from kci.service.http import streams as stream_actions
+from kci.service.http import usage as usage_actions
 from kci.service.reconcilers import groups as group_reconciler
 from kci.service.reconcilers import reports
 from kci.service.reconcilers import security_groups as security_group_reconciler
@@ -56,8 +58,16 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
     wall = clock.SystemClock()
     known = accounts.KnownAccounts([chosen.operator], sealing.Sealer(chosen.encryption_key))
     feed = changes.Feed()
-    async with local.LocalEngine(str(chosen.kcilet_socket)) as engine:
-        reconciler = group_reconciler.GroupReconciler(engine)
+    reconcilers: list[group_reconciler.GroupReconciler] = []
+    measured = instruments.make(queue_depth=lambda: sum(one.depth for one in reconcilers))
+    async with (
+        measured.registry.served(chosen.metrics_address),
+        local.LocalEngine(str(chosen.kcilet_socket)) as engine,
+    ):
+        reconciler = group_reconciler.GroupReconciler(
+            engine, on_taken=measured.queue_taken, on_worked=measured.queue_worked
+        )
+        reconcilers.append(reconciler)
         rules = security_group_reconciler.SecurityGroupReconciler(engine)
         security_group_service = security_groups.SecurityGroupService(store, wall, on_change=rules.signal)
         network_service = networks.NetworkService(store, chosen.place, wall, on_change=rules.signal)
@@ -77,9 +87,13 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
             credential_actions.CredentialActions(credentials.CredentialService(known, wall, replays=used)),
             network_actions.NetworkActions(network_service),
             security_group_actions.SecurityGroupActions(security_group_service),
+            usage_actions.UsageActions(usage.UsageService(service, engine)),
             version=importlib.metadata.version("kci"),
+            on_call=measured.on_call,
         )
-        reader = reports.ReportReader(engine, service, reconciler, security_group_service)
+        reader = reports.ReportReader(
+            engine, service, reconciler, security_group_service, on_lost=measured.engine_lost
+        )
         async with tasks.background("reports", reader.run()):
             # Nobody gets an answer from a store that the machine does not know.
             await tasks.first_of(

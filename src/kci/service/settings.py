@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from kci.contract import ids, packages, signing
 from kci.contract import networks as api
-from kci.kit import errors, logs, secret
+from kci.kit import errors, logs, metrics, secret
 from kci.service.app import accounts
 from kci.service.domain import addresses, groups, networks
 from kci.service.store import sealing
@@ -44,6 +44,8 @@ class Settings:
     signature_skew_s: int
     stream_idle_s: int
     log_level: str
+    # [host]:port; empty: metrics are not served.
+    metrics_address: str = ""
 
 
 def read(arguments: Sequence[str] | None = None) -> Settings:
@@ -58,6 +60,8 @@ def read(arguments: Sequence[str] | None = None) -> Settings:
             problems.append(str(error))
             return None
 
+    if wrong := metrics.check_address(given.metrics_listen):
+        problems.append(f"--metrics-listen {wrong}")
     listen = attempt(lambda: _read_listen(given.listen))
     subnet = attempt(lambda: _read_subnet(given.subnet_id, given.subnet_cidr, given.gateway))
     security_groups = attempt(
@@ -93,6 +97,7 @@ def read(arguments: Sequence[str] | None = None) -> Settings:
         signature_skew_s=skew_s,
         stream_idle_s=given.stream_idle_s,
         log_level=given.log_level,
+        metrics_address=given.metrics_listen,
     )
 
 
@@ -100,6 +105,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kci serve", description="The KCI service.", allow_abbrev=False)
     add = parser.add_argument
     add("--listen", default="127.0.0.1:7480", metavar="HOST:PORT", help="where the API answers (HTTP)")
+    add(
+        "--metrics-listen",
+        default="",
+        metavar="[HOST]:PORT",
+        help="where the program's own metrics are served (HTTP, at /metrics, to everybody who can connect);"
+        " default: nowhere",
+    )
     add(
         "--database",
         type=pathlib.Path,

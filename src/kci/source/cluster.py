@@ -26,7 +26,7 @@ from typing import Any, Self, TypeVar
 import structlog
 
 from kci.kit import backoff as backoffs
-from kci.kit import clock, crashpoints, tasks
+from kci.kit import clock, crashpoints, observing, tasks
 from kci.kit import secret as secrets
 from kci.kube import access, events, models, reflector, resources
 from kci.kube import client as clients
@@ -61,8 +61,10 @@ Key = tuple[str, str, str]
 Spawn = Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
-def connect(config: configs.ClusterConfig) -> clients.Client:
-    return clients.Client(config, user_agent="kcilet", timeout_s=CALL_TIMEOUT_S)
+def connect(
+    config: configs.ClusterConfig, *, on_call: observing.OnCall = observing.no_call
+) -> clients.Client:
+    return clients.Client(config, user_agent="kcilet", timeout_s=CALL_TIMEOUT_S, on_call=on_call)
 
 
 class ClusterSources:
@@ -74,7 +76,9 @@ class ClusterSources:
         connect: Callable[[configs.ClusterConfig], clients.Client] = connect,
         clock: clock.Clock | None = None,
         idle_s: float = IDLE_S,
+        on_watch_restart: observing.OnCount = observing.no_count,
     ) -> None:
+        self._on_watch_restart = on_watch_restart
         self._connect = connect
         self._clock = clock or _SYSTEM_CLOCK
         self._idle_s = idle_s
@@ -107,6 +111,7 @@ class ClusterSources:
                 connect=self._connect,
                 clock=self._clock,
                 spawn=self._group.spawn,
+                on_watch_restart=self._on_watch_restart,
             )
             task = self._group.spawn(f"cluster {group.cluster.cluster_id}/{node}", cluster.run())
             self._clusters[key] = (cluster, task)
@@ -140,7 +145,9 @@ class Cluster:
         connect: Callable[[configs.ClusterConfig], clients.Client],
         clock: clock.Clock,
         spawn: Spawn,
+        on_watch_restart: observing.OnCount = observing.no_count,
     ) -> None:
+        self._on_watch_restart = on_watch_restart
         self.host_ip = ""
         self._access = access
         self._node = node
@@ -152,7 +159,7 @@ class Cluster:
         self._uids: dict[tuple[str, str], str] = {}
         self._gone: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._followers: dict[ClusterPod, Callable[[], None]] = {}
-        self.objects = objects.Objects(self.client, spawn)
+        self.objects = objects.Objects(self.client, spawn, on_restart=on_watch_restart)
         self.services = services.Services(
             self.client, spawn, outlook=outlook, user=access.user, node_name=node
         )
@@ -217,6 +224,7 @@ class Cluster:
                 resources.PODS,
                 field_selector=f"spec.nodeName={self._node}",
                 on_change=self._on_change,
+                on_restart=self._on_watch_restart,
             )
             self._client.set_result(client)
             try:

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeAlias
 import structlog
 
 from kci.kit import backoff as backoffs
+from kci.kit import observing
 from kci.kube import client as clients
 from kci.kube import errors, models, reflector, resources
 
@@ -51,9 +52,14 @@ class Objects:
     """
 
     def __init__(
-        self, client: Client, spawn: Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]]
+        self,
+        client: Client,
+        spawn: Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]],
+        *,
+        on_restart: observing.OnCount = observing.no_count,
     ) -> None:
         self._client = client
+        self._on_restart = on_restart
         self._spawn = spawn
         self._watches: dict[Key, tuple[Watch, asyncio.Task[None]]] = {}
 
@@ -63,7 +69,7 @@ class Objects:
     def hold(self, key: Key, holder: Holder) -> None:
         """Watch this object for as long as anybody holds it; twice is once."""
         if key not in self._watches:
-            watch = Watch(key, self._client)
+            watch = Watch(key, self._client, on_restart=self._on_restart)
             self._watches[key] = (watch, self._spawn(f"watch {key}", watch.run()))
         self._watches[key][0].holders.add(holder)
 
@@ -89,7 +95,9 @@ class Watch:
     told to who waits for it, and so that a new client is used at the next call.
     """
 
-    def __init__(self, key: Key, client: Client) -> None:
+    def __init__(
+        self, key: Key, client: Client, *, on_restart: observing.OnCount = observing.no_count
+    ) -> None:
         self.holders: set[Holder] = set()
         self._key = key
         self._client = client
@@ -105,6 +113,7 @@ class Watch:
             namespace=key.namespace,
             field_selector=f"metadata.name={key.name}",
             on_change=self._on_change,
+            on_restart=on_restart,
         )
 
     async def run(self) -> None:

@@ -153,6 +153,9 @@ def prepare(
         registry_port=ports[4],
         dns_ready_port=ports[5],
         dns_metrics_port=ports[6],
+        service_metrics_port=ports[7],
+        kcilet_metrics_port=ports[8],
+        node_metrics_port=ports[9],
     )
     record.write(where.choices, choices)
     identity = record.read_or_make_identity(where)
@@ -183,7 +186,7 @@ def read_resolvers(netns: str, *, own: str) -> tuple[str, ...]:
 
 
 def choose_ports(
-    kept: Sequence[int], free: Callable[[int], list[int]], is_free: Callable[[int], bool], *, count: int = 7
+    kept: Sequence[int], free: Callable[[int], list[int]], is_free: Callable[[int], bool], *, count: int = 10
 ) -> list[int]:
     """The ports kept from the last start, each replaced if somebody else took it meanwhile."""
     known = [port if port and is_free(port) else 0 for port in kept] or [0] * count
@@ -313,6 +316,9 @@ def _kept_ports(kept: record.Choices | None) -> list[int]:
         kept.registry_port,
         kept.dns_ready_port,
         kept.dns_metrics_port,
+        kept.service_metrics_port,
+        kept.kcilet_metrics_port,
+        kept.node_metrics_port,
     ]
 
 

@@ -17,6 +17,8 @@ from kci.stack import addresses, certificates, commands, layout, parts, record, 
 REGION = "local-1"
 ZONE = "local-1a"
 PROVIDER = "kingsoftcloud"
+# Metrics are for who is on the machine.
+LOOPBACK = "127.0.0.1"
 # The runtime does not know a pod's own grace. `docker stop` gives this long, and so do we.
 DRAIN_GRACE_S = 10
 DNS_PORT, HTTPS_PORT = 53, 443
@@ -68,6 +70,7 @@ def service(plan: Plan) -> commands.Command:
         **({"reserved-cidr": plan.ranges.services} if plan.ranges.services else {}),
         "operator-credentials": plan.where.env_file,
         "encryption-key-file": plan.where.encryption_key,
+        "metrics-listen": f"{LOOPBACK}:{plan.choices.service_metrics_port}",
         "log-level": plan.asked.log_level,
     }
     return _program(
@@ -89,6 +92,7 @@ def kcilet(plan: Plan, *, cluster_server: str) -> commands.Command:
         "bridge": plan.where.bridge,
         "cgroup-parent": plan.where.cgroup_parent,
         "runtime-handler": plan.runtime_handler,
+        "metrics-listen": f"{LOOPBACK}:{plan.choices.kcilet_metrics_port}",
         "log-level": plan.asked.log_level,
     }
     return _program(
@@ -143,6 +147,7 @@ def virtual_kubelet(
         "client-ca-file": certificates.certificate_path(pki, CLIENT_CA),
         "tls-cert-file": certificates.certificate_path(pki, NODE_SERVING),
         "tls-private-key-file": certificates.key_path(pki, NODE_SERVING),
+        "metrics-addr": f"{LOOPBACK}:{plan.choices.node_metrics_port}",
         "log-level": plan.asked.log_level,
     }
     switches = ("--enable-node-lease", *(("--disable-taint",) if plan.asked.disable_taint else ()))

@@ -39,6 +39,10 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     # 0 in a folder that was written before there was a DNS: chosen at the next start.
     dns_ready_port: int = 0
     dns_metrics_port: int = 0
+    # Where our programs tell of themselves.
+    service_metrics_port: int = 0
+    kcilet_metrics_port: int = 0
+    node_metrics_port: int = 0
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):

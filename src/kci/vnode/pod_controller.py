@@ -23,7 +23,7 @@ from kci.kit import backoff as backoffs
 from kci.kit import clock as clocks
 from kci.kit import tasks, workqueue
 from kci.kube import admission, errors, models, reflector
-from kci.vnode import knowledge, leadership, pod_api, pods, provider
+from kci.vnode import knowledge, leadership, observers, pod_api, pods, provider, starts
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +68,7 @@ class PodController:
         clock: clocks.Clock | None = None,
         workers: int = WORKERS,
         sweep_interval_s: float = SWEEP_INTERVAL_S,
+        observed: observers.Observers = observers.NOBODY,
     ) -> None:
         self._provider = pod_provider
         self._api = api
@@ -83,7 +84,11 @@ class PodController:
         # Pods of which we know that they are gone, not only that nothing shows them.
         self._gone: set[models.PodUid] = set()
         self._history: dict[models.PodUid, _History] = {}
-        self._queue: workqueue.WorkQueue[models.PodUid] = workqueue.WorkQueue("pods", self._backoff)
+        self._queue: workqueue.WorkQueue[models.PodUid] = workqueue.WorkQueue(
+            "pods", self._backoff, on_taken=observed.queue_taken, on_worked=observed.queue_worked
+        )
+        self._starts = starts.Starts(observed.start_phase, now_s=self._now_s)
+        self._on_orphan = observed.orphan
         self._look = asyncio.Event()
         self._sweep_due = asyncio.Event()
         self._newest_listing: provider.Listing | None = None
@@ -94,6 +99,7 @@ class PodController:
 
     def on_change(self, change: reflector.Change[models.Pod]) -> None:
         uid = change.object.uid
+        self._starts.saw(change.object)
         if change.kind is reflector.ChangeKind.DELETED:
             # A deletion that was only inferred from a list is left to the sweep, which asks again.
             if change.final_state_unknown:
@@ -180,6 +186,7 @@ class PodController:
             return
         for uid in confirmed:
             log.info("orphan found", pod_uid=uid, instance=suspects[uid])
+            self._on_orphan()
             self._gone.add(uid)
             self._queue.add(uid)
 
@@ -263,6 +270,7 @@ class PodController:
     async def _create(self, pod: models.Pod) -> None:
         # While the call is under way no listing can tell that it did nothing.
         self._knowledge.doubt(pod.uid, math.inf)
+        self._starts.reached(pod.uid, starts.Step.CREATED)
         try:
             instance_id = await self._provider.create_instance(pod)
         except leadership.NotLeaderError:
@@ -286,6 +294,7 @@ class PodController:
             self._knowledge.doubt(pod.uid, self._now_s())
             raise
         else:
+            self._starts.reached(pod.uid, starts.Step.ACKNOWLEDGED)
             self._knowledge.acknowledge(pod.uid, instance_id, self._now_s())
             self._history.pop(pod.uid, None)
             log.info("instance created", pod=pod.key, pod_uid=pod.uid, instance=instance_id)
@@ -379,9 +388,15 @@ class PodController:
 
     def _forget(self, uid: models.PodUid) -> None:
         self._knowledge.forget(uid)
+        self._starts.forget(uid)
         self._history.pop(uid, None)
         self._known_pods.discard(uid)
         self._gone.discard(uid)
+
+    @property
+    def depth(self) -> int:
+        """How many pods wait to be looked at, or are looked at now."""
+        return len(self._queue)
 
     # ---- for the kubelet API -------------------------------------------------------------------
 

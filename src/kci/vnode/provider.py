@@ -176,6 +176,59 @@ class LogProvider(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a pod or a container has used up to a moment (Unix nanoseconds). Counters begin anew with it."""
+
+    time_ns: int
+    # Time on a core, of all cores together.
+    cpu_core_ns: int = 0
+    memory_bytes: int = 0
+    working_set_bytes: int = 0
+    rss_bytes: int = 0
+    page_faults: int = 0
+    major_page_faults: int = 0
+    # 0 is none.
+    memory_limit_bytes: int = 0
+    processes: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """What has passed a pod's interface, as the pod sees it."""
+
+    received_bytes: int = 0
+    received_errors: int = 0
+    sent_bytes: int = 0
+    sent_errors: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContainerUsage:
+    name: str
+    started_at_ns: int
+    usage: Usage
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PodUsage:
+    """A pod as a whole, and those of its containers that run."""
+
+    pod_uid: models.PodUid
+    started_at_ns: int
+    usage: Usage
+    traffic: Traffic | None = None
+    containers: tuple[ContainerUsage, ...] = ()
+
+
+class UsageProvider(Protocol):
+    """Can say what pods use."""
+
+    async def read_usage(self) -> Sequence[PodUsage] | None:
+        """Of all pods of this node of which something runs; None from one that can never tell."""
+        ...
+
+
 class ExecStream(Protocol):
     """A process's or a port's other end: messages of v5.channel.k8s.io (kit/channels.py)."""
 

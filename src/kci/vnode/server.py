@@ -2,7 +2,7 @@
 
 Every request is authenticated and authorized before anything of it is read, paths that nobody serves
 included (auth.py); what it is served with may change (kubelet_tls.py). Logs are served here; commands and
-ports are streaming/'s.
+ports are streaming/'s, what pods use is usage/'s.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from kci.kit import sockets
 from kci.kube import models
 from kci.vnode import auth, kubelet_tls, leadership, log_options, provider
 from kci.vnode.streaming import handlers, sessions
+from kci.vnode.usage import handlers as usage_handlers
 
 log = structlog.get_logger(__name__)
 
@@ -52,12 +53,14 @@ class Server:
         gate: auth.Gate,
         streams: Streams,
         pods: handlers.Pods,
+        usage: usage_handlers.Handlers,
     ) -> None:
         self._settings = settings
         self._tls = tls
         self._gate = gate
         self._streams = streams
         self._pods = pods
+        self._usage = usage
         self._sessions = sessions.Sessions(
             max_of_node=settings.streams.max_of_node, max_of_pod=settings.streams.max_of_pod
         )
@@ -98,6 +101,7 @@ class Server:
         # A HEAD would be answered with the log, and the next request on the connection with the rest of it.
         router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs, allow_head=False)
         self._streaming.add_to(router)
+        self._usage.add_to(router)
         router.add_route("*", "/run/{rest:.*}", self._run)
         return application
 

@@ -12,8 +12,9 @@ import msgspec
 from kci.kcilet import ports
 from kci.kcilet.drivers.cgroups import pods
 from kci.kcilet.drivers.logs import rotation
-from kci.kcilet.drivers.network import server
+from kci.kcilet.drivers.network import cni, server
 from kci.kcilet.drivers.runtime import cri
+from kci.kcilet.drivers.stats import driver as stats
 from kci.kcilet.drivers.streams import driver
 from kci.kcilet.drivers.volumes import folders
 from kci.kit import channels, clock, environment
@@ -46,6 +47,7 @@ class Machine:
         self.guarded = {}
         self.volumes = folders.PodFolders(where.kcilet)
         self.cgroups = pods.PodCgroups(cgroup)
+        self.stats = stats.MachineStats(cgroup_of=self.cgroups.path_of, link_of=cni.to_link_name)
         self.streams = driver.MachineStreams(
             exec_url=runtime.exec_url,
             attach_url=runtime.attach_url,

@@ -2,6 +2,7 @@ import asyncio
 import collections
 
 import pytest
+from fakes import virtual_time
 
 from kci.kit import backoff, tasks, workqueue
 
@@ -75,3 +76,29 @@ async def test_add_takes_a_delayed_key_at_once():
 def test_backoff_doubles_up_to_its_cap(failures, expected):
     plan = backoff.Backoff(initial_s=1, factor=2, cap_s=8, jitter=0)
     assert plan.delay_s(failures) == expected
+
+
+def test_who_measures_is_told_how_long_keys_waited_and_how_work_ended():
+    async def main():
+        waited_s, worked = [], []
+        queue = workqueue.WorkQueue(
+            "q", on_taken=waited_s.append, on_worked=lambda *told: worked.append(told[:2])
+        )
+        done = asyncio.Event()
+
+        async def reconcile(key):
+            await asyncio.sleep(2)
+            if key == "b":
+                done.set()
+                raise ValueError(key)
+
+        queue.add("a")
+        queue.add("b")
+        async with tasks.background("queue", queue.run(reconcile, workers=1)):
+            await done.wait()
+            await asyncio.sleep(0)
+        assert waited_s[:2] == [0, 2]
+        assert worked[:2] == [("q", "OK"), ("q", "Value")]
+
+    with asyncio.Runner(loop_factory=virtual_time.VirtualLoop) as runner:
+        runner.run(main())

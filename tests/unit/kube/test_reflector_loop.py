@@ -17,8 +17,14 @@ class World:
         self.api = kube_api.FakeApi()
         self.seen = []
         self._news = asyncio.Event()
+        self.restarts = []
         self.copy = reflector.Reflector(
-            self.api, resources.CONFIG_MAPS, namespace="ns", on_change=self._see, backoff=backoff
+            self.api,
+            resources.CONFIG_MAPS,
+            namespace="ns",
+            on_change=self._see,
+            backoff=backoff,
+            on_restart=self.restarts.append,
         )
 
     def _see(self, change):
@@ -55,6 +61,7 @@ async def test_a_cut_watch_goes_on_without_a_list():
         await world.delete("a")
         await world.until(("DELETED", "a", False))
     assert world.api.lists == 1
+    assert world.restarts == ["configmaps"] * len(world.restarts) != []
 
 
 @pytest.mark.requirement("R17")

@@ -149,10 +149,9 @@ def test_everything_is_looked_at_again_each_minute_or_as_told(parse, problems):
 
 
 @pytest.mark.guide("flag --metrics-addr")
-def test_the_address_of_metrics_is_checked_and_has_no_effect_yet(parse, problems):
-    assert parse().warnings == ()
-    (warning,) = parse("--metrics-addr=:10255").warnings
-    assert "no metrics are served" in warning
+def test_metrics_are_served_where_it_is_asked_and_else_nowhere(parse, problems):
+    assert parse().metrics_address == ""
+    assert parse("--metrics-addr=:10255").metrics_address == ":10255"
     assert "--metrics-addr is 'x': write [host]:port" in problems("--metrics-addr=x")
 
 

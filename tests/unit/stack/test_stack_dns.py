@@ -24,6 +24,9 @@ CHOICES = record.Choices(
     registry_port=4005,
     dns_ready_port=4006,
     dns_metrics_port=4007,
+    service_metrics_port=4008,
+    kcilet_metrics_port=4009,
+    node_metrics_port=4010,
 )
 RESOLV_CONF = """\
 # made by somebody

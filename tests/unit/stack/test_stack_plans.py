@@ -42,6 +42,9 @@ CHOICES = record.Choices(
     registry_port=4005,
     dns_ready_port=4006,
     dns_metrics_port=4007,
+    service_metrics_port=4008,
+    kcilet_metrics_port=4009,
+    node_metrics_port=4010,
 )
 IDENTITY = record.Identity(
     access_key="AK", secret_key="canary-secret", cluster_id="c", subnet_id="s", security_group_id="g"
@@ -229,7 +232,7 @@ def test_ports_are_kept_but_for_those_that_somebody_took():
         [1, 2, 3], lambda count: list(range(100, 100 + count)), lambda port: port != 2
     )
     assert chosen == [1, 100, 3]
-    assert len(preparation.choose_ports([], lambda count: list(range(count)), lambda _: True)) == 7
+    assert len(preparation.choose_ports([], lambda count: list(range(count)), lambda _: True)) == 10
 
 
 def test_names_on_the_machine_differ_between_stacks_and_fit_a_link():

@@ -18,6 +18,7 @@ PATHS = [
     "/runningpods/",
     "/metrics",
     "/metrics/cadvisor",
+    "/metrics/resource",
     "/stats/summary",
     "/configz",
     "/checkpoint/default/web/c",

@@ -36,6 +36,7 @@ WHO = {
     "reader": {"user": "reader"},
     "stranger": {"user": "stranger", "group": "system:nodes"},
     "fine": {"user": "fine"},
+    "watcher": {"user": "watcher"},
     "admin": {"user": "admin"},
     "admin by token": {"token": "admin"},
 }
@@ -63,6 +64,16 @@ WHO = {
         ("reader", "POST", LOGS, 403),
         ("reader", "DELETE", "/pods", 403),
         ("reader", "GET", "/metrics", 403),
+        # What pods use are rights of their own, as with a kubelet.
+        ("reader", "GET", "/stats/summary", 403),
+        ("reader", "GET", "/metrics/resource", 403),
+        ("watcher", "GET", "/stats/summary", 200),
+        ("watcher", "GET", "/metrics/resource", 200),
+        ("watcher", "POST", "/stats/summary", 403),
+        ("watcher", "HEAD", "/stats/summary", 405),
+        ("watcher", "GET", "/stats", 404),
+        ("watcher", "GET", "/pods", 403),
+        ("watcher", "GET", LOGS, 403),
         ("reader", "GET", "/nowhere", 404),
         ("stranger", "GET", "/pods", 403),
         ("stranger", "GET", "/nowhere", 403),
@@ -83,11 +94,21 @@ async def test_only_whom_the_cluster_allows_gets_in(api, who, method, path, stat
 
 
 @pytest.mark.requirement("R26")
-@pytest.mark.parametrize(("method", "path"), [("GET", "/pods"), ("GET", LOGS), ("POST", EXEC)])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/pods"),
+        ("GET", LOGS),
+        ("POST", EXEC),
+        ("GET", "/stats/summary"),
+        ("GET", "/metrics/resource"),
+    ],
+)
 async def test_a_copy_that_does_not_act_says_nothing_of_pods(api, method, path):
     def nobody_knows():
         raise leadership.NotLeaderError("cannot act for the node: this copy does not hold its Lease")
 
+    api.reviewer.allowed |= {("admin", "get", "stats"), ("admin", "get", "metrics")}
     api.pods.all = nobody_knows
     async with api.admin() as session, session.request(method, path) as response:
         assert response.status == 503

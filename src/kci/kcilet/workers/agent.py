@@ -173,6 +173,15 @@ class Agent:
             raise UnknownGroupError(f"cannot find group {group_id} on this machine")
         return Place(pod, found.seen)
 
+    @property
+    def pods(self) -> int:
+        """How many pods are worked on."""
+        return len(self._workers)
+
+    def running(self) -> dict[ids.GroupId, ports.SeenPod]:
+        """What the machine shows of each group that is worked on."""
+        return {one.group_id: one.seen for one in self._workers.values() if one.group_id is not None}
+
     # ---- groups and their pods --------------------------------------------------------------------
 
     def _join(self, group: Group) -> None:
@@ -322,6 +331,7 @@ class Agent:
                         found.wake(look=True)
             except ports.DriverError as error:
                 failures += 1
+                self._machine.observed.watch_restart("runtime events")
                 delay_s = EVENTS_BACKOFF.delay_s(failures)
                 log.warning("runtime events interrupted", next_try_s=round(delay_s, 2), error=str(error))
                 await asyncio.sleep(delay_s)
@@ -401,6 +411,7 @@ class Agent:
         for uid in known if is_unsure else known | {pod.pod_uid for pod in pods} | set(folders):
             if uid not in self._workers:
                 log.info("pod is wanted by no group, removing it", uid=uid)
+                self._machine.observed.orphan()
                 self._employ(uid, worker.Charge(None, None, Wish.REMOVE))
 
     def _recognize(self, pods: list[ports.SeenPod]) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 
 from kci.kcilet import ports
 from kci.kcilet.workers import places, proxy
-from kci.kit import clock
+from kci.kit import clock, observing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,7 @@ class Drivers:
     logs: ports.LogFolders
     streams: ports.Streams
     probes: ports.Probes
+    stats: ports.Stats
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,21 @@ class Limits:
     fetch_s: float = 20.0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Observers:
+    """Who is told of what is done here, to measure it."""
+
+    # How long after a pod was wanted it came so far.
+    start_phase: observing.OnTime = observing.no_time
+    # Which probe, and what came of it, in the kubelet's words: successful, failed or unknown.
+    probe: observing.OnCount = observing.no_count
+    orphan: observing.OnCount = observing.no_count
+    watch_restart: observing.OnCount = observing.no_count
+
+
+NOBODY = Observers()
+
+
 class Machine:
     """Made once, in main.py."""
 
@@ -61,7 +77,9 @@ class Machine:
         runtime_name: str = "containerd",
         services: proxy.Settings | None = None,
         clock: clock.Clock,
+        observed: Observers = NOBODY,
     ) -> None:
+        self.observed = observed
         self.drivers = drivers
         self.limits = limits or Limits()
         self.runtime_handler = runtime_handler

@@ -131,6 +131,7 @@ class Prober:
         if before is None:
             return
         kind, container = duty.key.kind, duty.container.name
+        self._machine.observed.probe(kind.value, "successful" if result.succeeded else "failed")
         if not result.succeeded:
             self._tell(events.probe_failed(kind.value, result.output, container))
         elif result.output:
@@ -152,6 +153,7 @@ class Prober:
     def _note_error(self, one: _Round, error: Exception) -> None:
         """Nothing is known of the container: its standing stays."""
         key, container = one.duty.key, one.duty.container.name
+        self._machine.observed.probe(key.kind.value, "unknown")
         expected = isinstance(error, (ports.DriverError, probes.UnresolvableError))
         log.warning(
             "probe could not be run",

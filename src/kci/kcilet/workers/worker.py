@@ -90,6 +90,7 @@ class Worker:
         self._told_once: set[events.Event] = set()
         self._ended_at_s: float | None = None
         self._initialized = 0
+        self._is_measured = False
         # A start that goes well is not told before.
         self._quiet_until_s = machine.now_s() + machine.limits.quiet_start_s
         self._log = log.bind(uid=uid, group=charge.group.group_id if charge.group else None)
@@ -337,10 +338,26 @@ class Worker:
                 if wait_s is not None:
                     self._wake_after(wait_s)
         if group is not None:
-            self._on_report(
-                reports.to_report(group, stage=stage, history=self._history, seen=self.seen, status=status)
+            report = reports.to_report(
+                group, stage=stage, history=self._history, seen=self.seen, status=status
             )
+            self._on_report(report)
+            if report.phase is link.Phase.RUNNING and not self._is_measured:
+                self._is_measured = True
+                self._measure_start()
         return wake_at_s
+
+    def _measure_start(self) -> None:
+        """Not of a pod that ran before we knew of it."""
+        sandbox = records.current_sandbox(self.seen)
+        started_ns = [one.started_at_ns for one in self.seen.containers if one.started_at_ns]
+        if sandbox is None or not started_ns:
+            return
+        tell = self._machine.observed.start_phase
+        for phase, at_ns in (("sandbox", sandbox.created_at_ns), ("started", min(started_ns))):
+            took_s = at_ns / 1e9 - self._history.first_seen_s
+            if took_s >= 0:
+                tell(took_s, phase)
 
     def _note_progress(self, facts: statuses.Facts) -> None:
         """That one more init container is done is told soon: somebody may be waiting to see it."""

@@ -151,17 +151,12 @@ class GroupService:
         """The tenant's groups, the mark `synced`, then each change; None as a sign of life."""
 
         def wants(group: groups.Group) -> bool:
-            label = group.request.label_value
-            return (
-                group.tenant_id == tenant_id
-                and request.cluster_id in {"", label(api.CLUSTER_ID)}
-                and request.node_name in {"", label(api.NODE_NAME)}
+            return group.tenant_id == tenant_id and group.is_of(
+                cluster_id=request.cluster_id, node_name=request.node_name
             )
 
         with self._feed.subscribe(wants) as subscription:
-            for group in await self._store.run(
-                lambda session: table.list_groups(session, lifecycles=_UNFINISHED, tenant_id=tenant_id)
-            ):
+            for group in await self.list_unfinished(tenant_id):
                 if wants(group):
                     subscription.forget_until(group)
                     yield views.to_change(group, self._place)
@@ -172,6 +167,12 @@ class GroupService:
                     yield views.to_change(group, self._place)
                 if not taken:
                     yield None
+
+    async def list_unfinished(self, tenant_id: ids.TenantId) -> list[groups.Group]:
+        """The tenant's groups that are not deleted."""
+        return await self._store.run(
+            lambda session: table.list_groups(session, lifecycles=_UNFINISHED, tenant_id=tenant_id)
+        )
 
     async def wait_deleted(self, group_id: ids.GroupId) -> None:
         """Returns once the group is deleted, or the service stops."""

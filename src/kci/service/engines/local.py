@@ -87,6 +87,13 @@ class LocalEngine:
             async with self._active().delete(f"{_BASE}/v1/groups/{group_id}") as answer:
                 await _check(answer)
 
+    async def read_usage(self) -> link.Usages:
+        self._require_sync()
+        with _wrapped():
+            async with self._active().get(f"{_BASE}/v1/stats") as answer:
+                await _check(answer)
+                return msgspec.json.decode(await answer.read(), type=link.Usages)
+
     @contextlib.asynccontextmanager
     async def open_log(
         self, group_id: ids.GroupId, container: str, options: link.LogOptions

@@ -81,6 +81,10 @@ class Engine(Protocol):
         """Have the group gone; a report says when it is. NotFoundError: nothing of it is there."""
         ...
 
+    async def read_usage(self) -> link.Usages:
+        """What groups use now, or did a second ago."""
+        ...
+
     def open_log(
         self, group_id: ids.GroupId, container: str, options: link.LogOptions
     ) -> contextlib.AbstractAsyncContextManager[AsyncIterator[bytes]]:

@@ -13,12 +13,14 @@ from aiohttp import web
 
 from kci.contract import capabilities, errors, groups, operations, wire
 from kci.kit import errors as kit_errors
+from kci.kit import observing
 from kci.service.http import answers, parameters, verification
 from kci.service.http import credentials as credential_actions
 from kci.service.http import groups as group_actions
 from kci.service.http import networks as network_actions
 from kci.service.http import security_groups as security_group_actions
 from kci.service.http import streams as stream_actions
+from kci.service.http import usage as usage_actions
 from kci.service.store import errors as store_errors
 
 log = structlog.get_logger(__name__)
@@ -41,15 +43,24 @@ def make_application(
     credential_edge: credential_actions.CredentialActions,
     network_edge: network_actions.NetworkActions,
     security_group_edge: security_group_actions.SecurityGroupActions,
+    usage_edge: usage_actions.UsageActions,
     *,
     version: str,
+    on_call: observing.OnCall = observing.no_call,
 ) -> web.Application:
     """Everything that this service answers."""
     application = web.Application(
         client_max_size=wire.MAX_BODY_BYTES, middlewares=[_answer_errors, _verify_first(verifier)]
     )
     dispatch = _Dispatcher(
-        group_edge, stream_edge, credential_edge, network_edge, security_group_edge, version
+        group_edge,
+        stream_edge,
+        credential_edge,
+        network_edge,
+        security_group_edge,
+        usage_edge,
+        version,
+        on_call,
     ).dispatch
     application.router.add_get("/", dispatch, allow_head=False)
     application.router.add_post("/", dispatch)
@@ -136,9 +147,12 @@ class _Dispatcher:
         credential_edge: credential_actions.CredentialActions,
         network_edge: network_actions.NetworkActions,
         security_group_edge: security_group_actions.SecurityGroupActions,
+        usage_edge: usage_actions.UsageActions,
         version: str,
+        on_call: observing.OnCall,
     ) -> None:
         self._version = version
+        self._on_call = on_call
         self._actions: dict[operations.Operation, Action] = {
             operations.CREATE_CONTAINER_GROUP: group_edge.create,
             operations.DESCRIBE_CONTAINER_GROUP: group_edge.describe,
@@ -148,6 +162,7 @@ class _Dispatcher:
             operations.EXEC_CONTAINER_COMMAND: stream_edge.start_command,
             operations.ATTACH_CONTAINER: stream_edge.attach,
             operations.PORT_FORWARD_CONTAINER_GROUP: stream_edge.forward_port,
+            operations.DESCRIBE_CONTAINER_GROUP_USAGE: usage_edge.describe,
             operations.ISSUE_CREDENTIALS: credential_edge.issue,
             operations.DESCRIBE_CAPABILITIES: self._describe_capabilities,
             operations.CREATE_VPC: network_edge.create_vpc,
@@ -176,13 +191,18 @@ class _Dispatcher:
         asked = wire.read(call.tree, call.operation.parameters)
         if stream := self._streams.get(call.operation):
             return await stream(request, verified, asked)
-        value = await self._actions[call.operation](verified, asked)
+        with observing.told(self._on_call, call.operation.action, code_of=_code_of):
+            value = await self._actions[call.operation](verified, asked)
         return answers.answer(request, call.operation.action, value)
 
     async def _describe_capabilities(
         self, _caller: verification.Verified, _asked: groups.DescribeCapabilities
     ) -> groups.CapabilityList:
         return groups.CapabilityList(capabilities=capabilities.ALL, version=self._version)
+
+
+def _code_of(error: BaseException) -> str:
+    return error.entry.code if isinstance(error, errors.ApiError) else observing.kind_of(error)
 
 
 async def _say_healthy(_request: web.Request) -> web.Response:

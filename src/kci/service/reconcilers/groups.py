@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from kci.contract import ids
-from kci.kit import backoff, crashpoints, tasks, workqueue
+from kci.kit import backoff, crashpoints, observing, tasks, workqueue
 from kci.service.app import groups
 from kci.service.domain import states
 from kci.service.engines import port
@@ -21,11 +21,25 @@ _LOOK_AGAIN_S = 60.0
 class GroupReconciler:
     """`signal` says that a group should be looked at; `run` works until cancelled."""
 
-    def __init__(self, engine: port.Engine) -> None:
+    def __init__(
+        self,
+        engine: port.Engine,
+        *,
+        on_taken: observing.OnTime = observing.no_time,
+        on_worked: observing.OnCall = observing.no_call,
+    ) -> None:
         self._engine = engine
         self._queue: workqueue.WorkQueue[ids.GroupId] = workqueue.WorkQueue(
-            "groups", backoff.Backoff(initial_s=0.1, cap_s=30.0)
+            "groups",
+            backoff.Backoff(initial_s=0.1, cap_s=30.0),
+            on_taken=on_taken,
+            on_worked=on_worked,
         )
+
+    @property
+    def depth(self) -> int:
+        """How many groups wait, or are worked on now."""
+        return len(self._queue)
 
     def signal(self, group_id: ids.GroupId) -> None:
         self._queue.add(group_id)

@@ -6,7 +6,7 @@ import asyncio
 
 import structlog
 
-from kci.kit import backoff, crashpoints
+from kci.kit import backoff, crashpoints, observing
 from kci.service.app import groups as app
 from kci.service.app import security_groups
 from kci.service.engines import port
@@ -24,7 +24,10 @@ class ReportReader:
         service: app.GroupService,
         reconciler: groups.GroupReconciler,
         secured: security_groups.SecurityGroupSource | None = None,
+        *,
+        on_lost: observing.OnCount = observing.no_count,
     ) -> None:
+        self._on_lost = on_lost
         self._engine = engine
         self._secured = secured
         self._service = service
@@ -48,6 +51,7 @@ class ReportReader:
                 raise
             except Exception as error:  # noqa: BLE001  (a worker's outermost loop)
                 self._failures += 1
+                self._on_lost()
                 delay_s = self._backoff.delay_s(self._failures)
                 self._tell(error, delay_s)
                 self._tried.set()

@@ -67,6 +67,10 @@ class PodCgroups:
             if not _has_processes(hierarchy / self._pod_path(pod_uid) / container_id)
         }
 
+    def path_of(self, pod_uid: models.PodUid) -> str:
+        """Below the root of each hierarchy."""
+        return self._pod_path(pod_uid)
+
     def _pod_path(self, pod_uid: models.PodUid) -> str:
         if not _POD_UID.fullmatch(pod_uid):
             raise ports.DriverError(f"cannot make a cgroup for the pod UID {pod_uid[:64]!r}: it is no UID")

@@ -10,6 +10,7 @@ import grpc
 
 from kci.kcilet import ports
 from kci.kcilet.drivers.runtime.api import api_pb2_grpc
+from kci.kit import observing
 
 T = TypeVar("T")
 
@@ -58,7 +59,8 @@ class UnimplementedError(ports.DriverError):
 class Connection:
     """Opened in the event loop that uses it."""
 
-    def __init__(self, socket_path: str) -> None:
+    def __init__(self, socket_path: str, *, on_call: observing.OnCall = observing.no_call) -> None:
+        self._on_call = on_call
         self._socket_path = socket_path
         self._channel = grpc.aio.insecure_channel(f"unix://{socket_path}", options=_OPTIONS)
         # The generated classes have no types.
@@ -70,10 +72,12 @@ class Connection:
 
     async def ask(self, call: Callable[..., Any], request: Any, *, what: str, timeout_s: float) -> Any:
         """One answer. Raises DriverError or one of its kinds: "cannot <what>: …"."""
-        try:
-            return await call(request, timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise self._to_error(error, what, timeout_s) from error
+        # The call's own name: each has a request type of its own.
+        with observing.told(self._on_call, type(request).__name__.removesuffix("Request")):
+            try:
+                return await call(request, timeout=timeout_s)
+            except grpc.aio.AioRpcError as error:
+                raise self._to_error(error, what, timeout_s) from error
 
     async def stream(self, call: Callable[..., Any], request: Any, *, what: str) -> AsyncGenerator[Any, None]:
         """Endless answers: silence is normal, so there is no deadline. To be closed."""

@@ -21,7 +21,7 @@ from kci.kcilet import ports
 from kci.kcilet.drivers.runtime import connection as connections
 from kci.kcilet.drivers.runtime import containers, images, labels, looks, sandboxes, seen, shims
 from kci.kcilet.drivers.runtime.api import api_pb2
-from kci.kit import tasks
+from kci.kit import observing, tasks
 from kci.kube import models
 from kci.link import types as link
 
@@ -36,10 +36,13 @@ _OUTPUT_BYTES = 10 << 10
 
 @contextlib.asynccontextmanager
 async def open_runtime(
-    socket_path: str, *, deadlines: connections.Deadlines | None = None
+    socket_path: str,
+    *,
+    deadlines: connections.Deadlines | None = None,
+    on_call: observing.OnCall = observing.no_call,
 ) -> AsyncIterator[CriRuntime]:
     """The runtime at a unix socket; it need not answer yet."""
-    connection = connections.Connection(socket_path)
+    connection = connections.Connection(socket_path, on_call=on_call)
     try:
         yield CriRuntime(
             connection,
