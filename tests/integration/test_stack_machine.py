@@ -106,6 +106,20 @@ def test_routes_of_the_namespace_are_seen_with_their_links(netns):
     assert ["10.152.0.0/16", ""] in seen
 
 
+def test_a_route_tells_its_links_group_and_where_it_hands_on(netns):
+    for words in (
+        "link add up0 group 9 up type veth peer name up1",
+        "address add 192.0.2.1/24 dev up0",
+        "route add default nexthop via 192.0.2.2 nexthop via 192.0.2.3",
+    ):
+        run("ip", "-n", netns, *words.split())
+    told = "[str(r.destination), r.interface, r.link_group, list(r.next_hops)]"
+    seen = json.loads(inside(netns, f"print(json.dumps([{told} for r in links.list_routes()]))"))
+    assert ["0.0.0.0/0", "up0", 9, ["192.0.2.2", "192.0.2.3"]] in seen
+    assert ["192.0.2.0/24", "up0", 9, []] in seen
+    assert ["192.0.2.1/32", "up0", 9, []] in seen
+
+
 @contextlib.contextmanager
 def listener(netns, port):
     code = f"import socket, time; s = socket.create_server(('0.0.0.0', {port})); print(1, flush=True)"

@@ -122,11 +122,20 @@ class Supervisor:
             await teardown.end_orphans(self._where)
         self._account.update(parts=tuple(record.PartRecord(name=part) for part in self._planned))
         cluster = await tasks.in_thread(preparation.read_cluster, self._where, self._asked)
+        api_addresses: list[str] = []
         if cluster:
             # Before anything is remembered: a wrong kubeconfig must not be what the folder is bound to.
             await node.check_cluster(cluster, self._asked.node_name)
+            api_addresses = await node.find_api_addresses(cluster.server)
         prepared = await tasks.in_thread(
-            preparation.prepare, self._where, self._asked, self._scene.machine, cluster
+            functools.partial(
+                preparation.prepare,
+                self._where,
+                self._asked,
+                self._scene.machine,
+                cluster,
+                api_addresses=api_addresses,
+            )
         )
         is_local, words = await publicimages.decide(
             self._asked.images,
