@@ -120,6 +120,77 @@ def test_a_route_tells_its_links_group_and_where_it_hands_on(netns):
     assert ["192.0.2.1/32", "up0", 9, []] in seen
 
 
+def warnings(netns):
+    code = "from kci.stack import otherfirewalls\nprint(json.dumps(otherfirewalls.find_warnings('kci-test')))"
+    return json.loads(inside(netns, code))
+
+
+def nft(netns, *commands):
+    for command in commands:
+        run("ip", "netns", "exec", netns, "nft", command)
+
+
+OPENED = tuple(f'insert rule {{}} {side}ifname "kv*" accept' for side in "io")
+
+
+def test_dockers_firewall_is_told_until_pods_are_let_through(netns):
+    """Docker's chains as iptables-nft makes them."""
+    assert warnings(netns) == []
+    nft(
+        netns,
+        "add table ip filter",
+        "add chain ip filter FORWARD { type filter hook forward priority filter; policy drop; }",
+        "add chain ip filter DOCKER-USER",
+        "add rule ip filter FORWARD jump DOCKER-USER",
+    )
+    (told,) = warnings(netns)
+    assert "the chain FORWARD of the table ip filter drops" in told
+    for side in "io":
+        assert f"`iptables -I DOCKER-USER -{side} kv+ -j ACCEPT`" in told
+    nft(netns, *(one.format("ip filter DOCKER-USER") for one in OPENED))
+    assert warnings(netns) == []
+
+
+def test_a_chain_that_ends_in_a_drop_for_all_is_told_with_the_rules_that_open_it(netns):
+    nft(
+        netns,
+        "add table inet mine",
+        "add chain inet mine forward { type filter hook forward priority filter; }",
+        "add rule inet mine forward ct state established accept",
+        "add rule inet mine forward counter reject with icmpx admin-prohibited",
+        "add chain inet mine in { type filter hook input priority filter; policy drop; }",
+        "add chain inet mine out { type filter hook output priority filter; policy drop; }",
+        "add table ip6 mine",
+        "add chain ip6 mine forward { type filter hook forward priority filter; policy drop; }",
+        # Only of somebody else's packets.
+        "add table inet fine",
+        "add chain inet fine forward { type filter hook forward priority filter; }",
+        'add rule inet fine forward iifname "eth9" drop',
+    )
+    forward, entering = warnings(netns)
+    for side in "io":
+        assert f'`nft insert rule inet mine forward {side}ifname "kv*" accept`' in forward
+    assert '`nft insert rule inet mine in iifname "kv*" accept` lets it pass' in entering
+    nft(netns, *(one.format("inet mine forward") for one in OPENED), OPENED[0].format("inet mine in"))
+    assert warnings(netns) == []
+
+
+def test_firewalld_is_told_until_a_zone_of_it_has_the_pods(netns):
+    nft(
+        netns,
+        "add table inet firewalld",
+        "add chain inet firewalld zones",
+        "add chain inet firewalld filter_FORWARD { type filter hook forward priority filter + 10; }",
+        "add rule inet firewalld filter_FORWARD jump zones",
+        "add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited",
+    )
+    (told,) = warnings(netns)
+    assert "--zone=trusted --add-interface=kv+" in told
+    assert "kci-test" in told
+    nft(netns, 'add rule inet firewalld zones iifname "kv*" accept')
+    assert warnings(netns) == []
+
+
 @contextlib.contextmanager
 def listener(netns, port):
     code = f"import socket, time; s = socket.create_server(('0.0.0.0', {port})); print(1, flush=True)"

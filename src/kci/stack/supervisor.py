@@ -41,6 +41,7 @@ from kci.stack import (
     links,
     namespaces,
     node,
+    otherfirewalls,
     parts,
     preparation,
     processes,
@@ -145,6 +146,9 @@ class Supervisor:
             words = "as the given containerd is set up"
         prepared = dataclasses.replace(prepared, images_are_local=is_local)
         await tasks.in_thread(preparation.write_files, prepared)
+        warnings = await tasks.in_thread(otherfirewalls.find_warnings, self._where.bridge)
+        for text in warnings:
+            log.warning("the machine may be in the way", text=text)
         self._account.update(
             node_name=self._asked.node_name,
             gateway=prepared.gateway,
@@ -154,6 +158,7 @@ class Supervisor:
             kci_region=programs.REGION,
             env_file=str(self._where.env_file),
             images=words,
+            warnings=warnings,
         )
         return prepared
 
