@@ -191,6 +191,37 @@ def test_firewalld_is_told_until_a_zone_of_it_has_the_pods(netns):
     assert warnings(netns) == []
 
 
+def test_a_machine_that_has_all_that_pods_networks_need_is_left_as_it_was(netns):
+    code = """
+from kci.stack import trial
+print(json.dumps([trial.run(), [route.interface for route in links.list_routes()]]))
+"""
+    assert json.loads(inside(netns, code)) == [[], []]
+    assert run("ip", "netns", "exec", netns, "nft", "list", "ruleset").stdout == ""
+    assert len(run("ip", "-n", netns, "-o", "link").stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [
+        ("add rule inet trial none drop", "use a kernel with CONFIG_SUCH"),
+        ("add rule inet trial c suchwords", "upgrade nftables to 1.0.6"),
+    ],
+)
+def test_a_feature_that_is_missing_is_named_with_the_remedy(netns, command, remedy):
+    code = f"""
+from kci.stack import errors, trial
+try:
+    trial.run((*trial.FEATURES, trial.Feature("such thing", "CONFIG_SUCH", ({command!r},))))
+except errors.StackError as error:
+    print(error)
+"""
+    told = inside(netns, code)
+    assert "has no such thing: " in told
+    assert remedy in told
+    assert "libnftables 1." in told
+
+
 @contextlib.contextmanager
 def listener(netns, port):
     code = f"import socket, time; s = socket.create_server(('0.0.0.0', {port})); print(1, flush=True)"

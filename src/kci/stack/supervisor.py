@@ -51,6 +51,7 @@ from kci.stack import (
     runner,
     settings,
     teardown,
+    trial,
 )
 
 log = structlog.get_logger(__name__)
@@ -123,6 +124,7 @@ class Supervisor:
             await teardown.end_orphans(self._where)
         self._account.update(parts=tuple(record.PartRecord(name=part) for part in self._planned))
         cluster = await tasks.in_thread(preparation.read_cluster, self._where, self._asked)
+        lacks = await tasks.in_thread(trial.run)
         api_addresses: list[str] = []
         if cluster:
             # Before anything is remembered: a wrong kubeconfig must not be what the folder is bound to.
@@ -146,7 +148,8 @@ class Supervisor:
             words = "as the given containerd is set up"
         prepared = dataclasses.replace(prepared, images_are_local=is_local)
         await tasks.in_thread(preparation.write_files, prepared)
-        warnings = await tasks.in_thread(otherfirewalls.find_warnings, self._where.bridge)
+        blocked = await tasks.in_thread(otherfirewalls.find_warnings, self._where.bridge)
+        warnings = (*lacks, *blocked)
         for text in warnings:
             log.warning("the machine may be in the way", text=text)
         self._account.update(
