@@ -120,6 +120,34 @@ def test_a_route_tells_its_links_group_and_where_it_hands_on(netns):
     assert ["192.0.2.1/32", "up0", 9, []] in seen
 
 
+def test_what_the_machine_lives_in_is_reserved_and_the_stacks_own_is_not(netns, tmp_path):
+    inside(netns, "links.ensure('kci-test', ranges); links.remove('kci-test', ranges)")
+    for words in (
+        "link add lan0 up type veth peer name lan1",
+        "link set lan1 up",
+        "address add 192.168.1.50/24 dev lan0",
+        "route add 198.51.100.1 dev lan0",
+        "route add default via 198.51.100.1",
+    ):
+        run("ip", "-n", netns, *words.split())
+    code = f"""
+import pathlib
+from kci.stack import layout, preparation, settings
+where = layout.Layout(pathlib.Path({str(tmp_path / "s")!r}))
+where.root.mkdir()
+asked = settings.Settings(state_dir=str(where.root), cri_endpoint="/run/none.sock", netns={netns!r})
+def prepare():
+    return preparation.prepare(where, asked, settings.read_machine(), None, api_addresses=["203.0.113.7"])
+first = prepare()
+links.ensure(where.bridge, first.ranges)
+print(json.dumps([str(one) for one in prepare().program_plan().reserved if one.overlaps(first.ranges.pods)]))
+print(json.dumps([str(one) for one in prepare().reserved]))
+"""
+    own, reserved = [json.loads(line) for line in inside(netns, code).splitlines()]
+    assert own == []
+    assert set(reserved) >= {"10.152.0.0/16", "192.168.1.0/24", "198.51.100.1/32", "203.0.113.7/32"}
+
+
 def warnings(netns):
     code = "from kci.stack import otherfirewalls\nprint(json.dumps(otherfirewalls.find_warnings('kci-test')))"
     return json.loads(inside(netns, code))
