@@ -11,6 +11,7 @@ import concurrent.futures
 import ctypes
 import dataclasses
 import os
+import pathlib
 from collections.abc import Iterator, Sequence
 
 import pyroute2
@@ -23,6 +24,7 @@ MACHINE = "docs/machine.md"
 # The oldest that everything was tried with.
 LIBNFTABLES = "1.0.6"
 _CLONE_NEWNET = 0x40000000
+_LOOPBACK = 1
 _TABLE = "inet trial"
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -144,15 +146,24 @@ def _version(kernel: nft.Nft) -> str:
 
 def _try_shaping() -> Iterator[str]:
     """What limits a pod's traffic; without it other pods start."""
-    with pyroute2.IPRoute() as netlink:
-        try:
-            netlink.link("add", kind="ifb", ifname="trial", state="up")
-            index = netlink.link_lookup(ifname="trial")[0]
-            netlink.tc("add", "tbf", index, handle=0x10000, rate=125_000, burst=16_384, latency=25_000)
-            netlink.tc("add", "ingress", index)
-        except (exceptions.NetlinkError, IndexError) as error:
-            yield (
-                "pods with the annotation kubernetes.io/ingress-bandwidth or egress-bandwidth cannot start: "
-                f"this kernel has no device ifb, queue tbf or ingress: {error}; use one with CONFIG_IFB, "
-                f"CONFIG_NET_SCH_TBF and CONFIG_NET_SCH_INGRESS ({MACHINE})"
-            )
+    try:
+        with pyroute2.IPRoute() as netlink:
+            netlink.tc("add", "tbf", _LOOPBACK, handle=0x10000, rate=125_000, burst=16_384, latency=25_000)
+            netlink.tc("add", "ingress", _LOOPBACK)
+            # With its first device the module would give the machine two more that stay.
+            if not has_ifb_module(pathlib.Path("/lib/modules", os.uname().release)):
+                netlink.link("add", kind="ifb", ifname="trial")
+    except exceptions.NetlinkError as error:
+        yield (
+            "pods with the annotation kubernetes.io/ingress-bandwidth or egress-bandwidth cannot start: "
+            f"this kernel has no queue tbf, queue ingress or device ifb: {os.strerror(error.code)}; use one "
+            f"with CONFIG_NET_SCH_TBF, CONFIG_NET_SCH_INGRESS and CONFIG_IFB ({MACHINE})"
+        )
+
+
+def has_ifb_module(modules: pathlib.Path) -> bool:
+    """Whether there is one that would be loaded."""
+    try:
+        return "/ifb.ko" in (modules / "modules.dep").read_text()
+    except OSError:
+        return False

@@ -1,4 +1,4 @@
-from kci.stack import otherfirewalls
+from kci.stack import otherfirewalls, trial
 
 
 def plan(*chains, legacy_tables=()):
@@ -18,3 +18,10 @@ def test_rules_of_iptables_are_opened_by_iptables():
     (told,) = plan(chain)
     assert "`iptables -I INPUT -i kv+ -j ACCEPT` lets it pass" in told
     assert "-o kv+" not in told
+
+
+def test_a_module_that_would_be_loaded_is_known(tmp_path):
+    assert not trial.has_ifb_module(tmp_path)
+    for name, is_there in (("dummy", False), ("ifb", True)):
+        (tmp_path / "modules.dep").write_text(f"kernel/drivers/net/{name}.ko.xz:\n")
+        assert trial.has_ifb_module(tmp_path) is is_there
