@@ -70,7 +70,9 @@ OF_BOB = {"subnet_id": BOBS_SUBNET_ID, "security_group_id": (BOBS_SECURITY_GROUP
 CANARY = "kubeconfig-canary-5f1d"
 
 
-def create_request(*, pod: str = "web-0", pod_uid: str = "", **changes_) -> api.CreateContainerGroup:
+def create_request(
+    *, pod: str = "web-0", pod_uid: str = "", cluster: str = "c1", **changes_
+) -> api.CreateContainerGroup:
     uid = pod_uid or str(uuid.uuid4())
     given = {
         "container_group_name": f"default-{pod}-{uid}",
@@ -80,7 +82,7 @@ def create_request(*, pod: str = "web-0", pod_uid: str = "", **changes_) -> api.
         "label": tuple(
             api.Label(key=key, value=value)
             for key, value in (
-                ("cluster-id", "c1"),
+                ("cluster-id", cluster),
                 ("namespace", "default"),
                 ("pod-name", pod),
                 ("node-name", "vk"),

@@ -88,6 +88,20 @@ print(json.dumps(await ask(socket, "ADD", 2, {pod!r})))
     assert "eth0" not in links(pod)
 
 
+def test_a_pod_whose_rules_the_kernel_refuses_is_told_why(machine, pod):  # noqa: F811
+    (answer,) = drive(
+        machine,
+        f"""
+network.expect("uid-2", guarded(2).interface, ports.NO_LIMITS)
+try:
+    await network.guard(ports.Firewall(pods=(guarded(2), guarded("x"))))
+except ports.DriverError:
+    print(json.dumps(await ask(socket, "ADD", 2, {pod!r})))
+""",
+    )
+    assert "there are no rules for its traffic: Error: " in answer["error"]
+
+
 def test_after_a_restart_nobodys_rules_are_taken_away_until_all_is_known(machine, pod):  # noqa: F811
     wire = f"""
 network.expect("uid-2", guarded(2).interface, ports.NO_LIMITS)

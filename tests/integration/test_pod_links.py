@@ -195,6 +195,31 @@ def test_a_gateway_of_another_subnet_is_the_machines_for_as_long_as_it_is_needed
     assert addresses_of(machine, BRIDGE) == {"10.9.0.1"}
 
 
+def test_an_address_of_the_machines_own_becomes_no_gateway_and_no_pods(machine, pod):
+    """Such as a subnet whose range is that of the machine's own network."""
+    run("ip", "-n", machine, "link", "add", "lan0", "up", "type", "veth", "peer", "name", "lan1")
+    run("ip", "-n", machine, "address", "add", "192.168.1.1/24", "dev", "lan0")
+    code = f"""
+import msgspec
+for gateway, address in (("192.168.1.1", "192.168.1.9"), ("10.9.0.1", "192.168.1.1")):
+    try:
+        which = msgspec.structs.replace(interface, gateway=gateway, address=address)
+        wires.add('kvpod', 'kci uid box', which, request('{pod}'))
+    except wiring.WiringError as error:
+        print(error)
+wires.keep_gateways(frozenset({{'172.16.0.1', '192.168.1.1'}}))
+wires.add('kvpod', 'kci uid box', interface, request('{pod}'))
+"""
+    told = wire(machine, code).stdout.splitlines()
+    assert [text.partition(":")[0] for text in told] == [
+        "the gateway address 192.168.1.1 is the machine's own on lan0",
+        "the pod's address 192.168.1.1 is one of the machine's own",
+    ]
+    assert addresses_of(machine, "lan0") == {"192.168.1.1"}
+    assert addresses_of(machine, BRIDGE) == {"10.9.0.1", "172.16.0.1"}
+    assert pings(pod, "10.9.0.1")
+
+
 def wire_to_the_bridge(machine, pod, name, number):
     """As earlier versions did it."""
     peer = f"peer name eth0 mtu 1400 address 02:00:00:00:01:0{number} netns {pod}"

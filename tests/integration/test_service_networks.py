@@ -280,6 +280,29 @@ async def test_a_retained_address_comes_back_to_its_name_and_to_no_other(world):
     assert (listed[0].retain_ip, listed[0].retain_ip_hours) == (True, 24)
 
 
+async def test_two_clusters_keep_addresses_for_a_name_that_both_have(world):
+    _, subnet, security_group = await _network(world.alice)
+
+    async def create(cluster):
+        asked = {"container_group_name": "default.db-0", "retain_ip": True, "cluster": cluster}
+        return await world.alice.create_container_group(_request(subnet, security_group, **asked))
+
+    async def addresses():
+        return {
+            group.container_group_id: group.private_address
+            for group in await world.alice.list_container_groups()
+        }
+
+    first, second = await create("c1"), await create("c2")
+    was = await addresses()
+    for group_id in (first, second):
+        await _delete_and_wait(world, group_id)
+    # The other way round, so that the order of release does not do it.
+    again_second, again_first = await create("c2"), await create("c1")
+    now = await addresses()
+    assert (now[again_first], now[again_second]) == (was[first], was[second])
+
+
 async def test_subnets_and_security_groups_are_called_otherwise(world):
     _, subnet, security_group = await _network(world.alice, dns1="10.20.0.53")
     newer = await world.alice.vpc.modify_subnet(

@@ -106,6 +106,150 @@ def test_routes_of_the_namespace_are_seen_with_their_links(netns):
     assert ["10.152.0.0/16", ""] in seen
 
 
+def test_a_route_tells_its_links_group_and_where_it_hands_on(netns):
+    for words in (
+        "link add up0 group 9 up type veth peer name up1",
+        "address add 192.0.2.1/24 dev up0",
+        "route add default nexthop via 192.0.2.2 nexthop via 192.0.2.3",
+    ):
+        run("ip", "-n", netns, *words.split())
+    told = "[str(r.destination), r.interface, r.link_group, list(r.next_hops)]"
+    seen = json.loads(inside(netns, f"print(json.dumps([{told} for r in links.list_routes()]))"))
+    assert ["0.0.0.0/0", "up0", 9, ["192.0.2.2", "192.0.2.3"]] in seen
+    assert ["192.0.2.0/24", "up0", 9, []] in seen
+    assert ["192.0.2.1/32", "up0", 9, []] in seen
+
+
+def test_what_the_machine_lives_in_is_reserved_and_the_stacks_own_is_not(netns, tmp_path):
+    inside(netns, "links.ensure('kci-test', ranges); links.remove('kci-test', ranges)")
+    for words in (
+        "link add lan0 up type veth peer name lan1",
+        "link set lan1 up",
+        "address add 192.168.1.50/24 dev lan0",
+        "route add 198.51.100.1 dev lan0",
+        "route add default via 198.51.100.1",
+    ):
+        run("ip", "-n", netns, *words.split())
+    code = f"""
+import pathlib
+from kci.stack import layout, preparation, settings
+where = layout.Layout(pathlib.Path({str(tmp_path / "s")!r}))
+where.root.mkdir()
+asked = settings.Settings(state_dir=str(where.root), cri_endpoint="/run/none.sock", netns={netns!r})
+def prepare():
+    return preparation.prepare(where, asked, settings.read_machine(), None, api_addresses=["203.0.113.7"])
+first = prepare()
+links.ensure(where.bridge, first.ranges)
+print(json.dumps([str(one) for one in prepare().program_plan().reserved if one.overlaps(first.ranges.pods)]))
+print(json.dumps([str(one) for one in prepare().reserved]))
+"""
+    own, reserved = [json.loads(line) for line in inside(netns, code).splitlines()]
+    assert own == []
+    assert set(reserved) >= {"10.152.0.0/16", "192.168.1.0/24", "198.51.100.1/32", "203.0.113.7/32"}
+
+
+def warnings(netns):
+    code = "from kci.stack import otherfirewalls\nprint(json.dumps(otherfirewalls.find_warnings('kci-test')))"
+    return json.loads(inside(netns, code))
+
+
+def nft(netns, *commands):
+    for command in commands:
+        run("ip", "netns", "exec", netns, "nft", command)
+
+
+OPENED = tuple(f'insert rule {{}} {side}ifname "kv*" accept' for side in "io")
+
+
+def test_dockers_firewall_is_told_until_pods_are_let_through(netns):
+    """Docker's chains as iptables-nft makes them."""
+    assert warnings(netns) == []
+    nft(
+        netns,
+        "add table ip filter",
+        "add chain ip filter FORWARD { type filter hook forward priority filter; policy drop; }",
+        "add chain ip filter DOCKER-USER",
+        "add rule ip filter FORWARD jump DOCKER-USER",
+    )
+    (told,) = warnings(netns)
+    assert "the chain FORWARD of the table ip filter drops" in told
+    for side in "io":
+        assert f"`iptables -I DOCKER-USER -{side} kv+ -j ACCEPT`" in told
+    nft(netns, *(one.format("ip filter DOCKER-USER") for one in OPENED))
+    assert warnings(netns) == []
+
+
+def test_a_chain_that_ends_in_a_drop_for_all_is_told_with_the_rules_that_open_it(netns):
+    nft(
+        netns,
+        "add table inet mine",
+        "add chain inet mine forward { type filter hook forward priority filter; }",
+        "add rule inet mine forward ct state established accept",
+        "add rule inet mine forward counter reject with icmpx admin-prohibited",
+        "add chain inet mine in { type filter hook input priority filter; policy drop; }",
+        "add chain inet mine out { type filter hook output priority filter; policy drop; }",
+        "add table ip6 mine",
+        "add chain ip6 mine forward { type filter hook forward priority filter; policy drop; }",
+        # Only of somebody else's packets.
+        "add table inet fine",
+        "add chain inet fine forward { type filter hook forward priority filter; }",
+        'add rule inet fine forward iifname "eth9" drop',
+    )
+    forward, entering = warnings(netns)
+    for side in "io":
+        assert f'`nft insert rule inet mine forward {side}ifname "kv*" accept`' in forward
+    assert '`nft insert rule inet mine in iifname "kv*" accept` lets it pass' in entering
+    nft(netns, *(one.format("inet mine forward") for one in OPENED), OPENED[0].format("inet mine in"))
+    assert warnings(netns) == []
+
+
+def test_firewalld_is_told_until_a_zone_of_it_has_the_pods(netns):
+    nft(
+        netns,
+        "add table inet firewalld",
+        "add chain inet firewalld zones",
+        "add chain inet firewalld filter_FORWARD { type filter hook forward priority filter + 10; }",
+        "add rule inet firewalld filter_FORWARD jump zones",
+        "add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited",
+    )
+    (told,) = warnings(netns)
+    assert "--zone=trusted --add-interface=kv+" in told
+    assert "kci-test" in told
+    nft(netns, 'add rule inet firewalld zones iifname "kv*" accept')
+    assert warnings(netns) == []
+
+
+def test_a_machine_that_has_all_that_pods_networks_need_is_left_as_it_was(netns):
+    code = """
+from kci.stack import trial
+print(json.dumps([trial.run(), [route.interface for route in links.list_routes()]]))
+"""
+    assert json.loads(inside(netns, code)) == [[], []]
+    assert run("ip", "netns", "exec", netns, "nft", "list", "ruleset").stdout == ""
+    assert len(run("ip", "-n", netns, "-o", "link").stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [
+        ("add rule inet trial none drop", "use a kernel with CONFIG_SUCH"),
+        ("add rule inet trial c suchwords", "upgrade nftables to 1.0.6"),
+    ],
+)
+def test_a_feature_that_is_missing_is_named_with_the_remedy(netns, command, remedy):
+    code = f"""
+from kci.stack import errors, trial
+try:
+    trial.run((*trial.FEATURES, trial.Feature("such thing", "CONFIG_SUCH", ({command!r},))))
+except errors.StackError as error:
+    print(error)
+"""
+    told = inside(netns, code)
+    assert "has no such thing: " in told
+    assert remedy in told
+    assert "libnftables 1." in told
+
+
 @contextlib.contextmanager
 def listener(netns, port):
     code = f"import socket, time; s = socket.create_server(('0.0.0.0', {port})); print(1, flush=True)"

@@ -43,6 +43,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     netns: str = ""
     gateway: str = ""
     images: str = ""
+    warnings: tuple[str, ...] = ()
     failure: str = ""
 
 
@@ -116,6 +117,7 @@ def to_status(state: record.State | None) -> Status:
         netns=state.netns,
         gateway=state.gateway,
         images=state.images,
+        warnings=state.warnings,
         failure=state.failure,
         parts=[
             PartStatus(

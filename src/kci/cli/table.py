@@ -84,6 +84,7 @@ def plan_summary(state: record.State, *, state_dir: str, default_state_dir: str)
         f"The stack is ready{took}: node {state.node_name} at {state.gateway}",
         f"images      {state.images}",
         f"kubeconfig  {state.kubeconfig}",
+        *_plan_warnings(state),
         "",
         "Try:",
         f"  export KUBECONFIG=$(kci kubeconfig{option})",
@@ -104,7 +105,12 @@ def plan_place(state: record.State) -> list[str]:
         f"kubeconfig  {state.kubeconfig}",
         f"KCI         {state.kci_endpoint}, region {state.kci_region}, account in {state.env_file}",
         *(f"logs        {folder}/<part>.log" for folder in folders),
+        *_plan_warnings(state),
     ]
+
+
+def _plan_warnings(state: record.State) -> list[str]:
+    return [f"warning     {text}" for text in state.warnings]
 
 
 def plan_farewell(state: record.State) -> list[str]:

@@ -17,6 +17,10 @@ class Route:
 
     destination: Network
     interface: str = ""
+    # Of that interface; the links of a stack's pods have one of their own.
+    link_group: int = 0
+    # Where packets are handed on; empty where the destination itself is on that link.
+    next_hops: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,26 @@ def choose_ranges(
         "service", services, kept.services if kept else None, [*taken, pod_range], _service_candidates()
     )
     return Ranges(pods=pod_range, services=service_range)
+
+
+def plan_reserved(
+    ranges: Ranges, routes: Iterable[Route], *, bridge: str, link_group: int, hosts: Iterable[str]
+) -> tuple[Network, ...]:
+    """What no subnet of a user may have: Services, the networks of the machine's links, the next hops
+    of its default routes, and `hosts`, whom it asks. A gateway made of one of them would cut the machine off.
+
+    Without what is this stack's: its pods' own range, its bridge, and its pods' links. What lies behind a
+    router is left out as well: a subnet may be a part of it.
+    """
+    found = [] if ranges.services is None else [ranges.services]
+    for route in routes:
+        if route.destination.prefixlen == 0:
+            hosts = [*hosts, *route.next_hops]
+        elif route.interface not in {"", bridge} and route.link_group != link_group and not route.next_hops:
+            found.append(route.destination)
+    found += [Network(host) for host in hosts]
+    kept = (one for one in found if not one.is_loopback and not one.overlaps(ranges.pods))
+    return tuple(ipaddress.collapse_addresses(kept))
 
 
 def _is_own(route: Route, bridge: str, kept: Ranges | None) -> bool:

@@ -13,7 +13,8 @@ import errno
 import ipaddress
 import pathlib
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pyroute2
 from pyroute2.netlink import exceptions
@@ -33,14 +34,22 @@ TABLES = ("guard", "services")
 def list_routes() -> list[addresses.Route]:
     """All IPv4 routes of the namespace, of every table."""
     with _netlink() as netlink:
-        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
-        return [
-            addresses.Route(
-                ipaddress.IPv4Network((route.get_attr("RTA_DST") or "0.0.0.0", route["dst_len"])),
-                names.get(route.get_attr("RTA_OIF"), ""),
-            )
-            for route in netlink.get_routes(family=socket.AF_INET)
-        ]
+        known = {link["index"]: link for link in netlink.get_links()}
+        return [_to_route(found, known) for found in netlink.get_routes(family=socket.AF_INET)]
+
+
+def _to_route(found: Any, known: Mapping[int, Any]) -> addresses.Route:
+    # Of several ways at once the first one's link stands for all.
+    ways = found.get_attr("RTA_MULTIPATH") or []
+    index = found.get_attr("RTA_OIF") or next((way["oif"] for way in ways), 0)
+    link = known.get(index)
+    next_hops = [one.get_attr("RTA_GATEWAY") for one in (found, *ways)]
+    return addresses.Route(
+        ipaddress.IPv4Network((found.get_attr("RTA_DST") or "0.0.0.0", found["dst_len"])),
+        link.get_attr("IFLA_IFNAME") if link else "",
+        link_group=(link.get_attr("IFLA_GROUP") or 0) if link else 0,
+        next_hops=tuple(one for one in next_hops if one),
+    )
 
 
 def read_ip_forward() -> str:

@@ -14,6 +14,8 @@ import dataclasses
 import datetime
 import pathlib
 import secrets
+import socket
+import urllib.parse
 from typing import Any
 
 from kci.kit import files, pki, secret, tasks
@@ -27,6 +29,7 @@ ROLE_LABEL = "node-role.kubernetes.io/agent"
 LEASE_NAMESPACE = "kube-node-lease"
 ISSUE_TIMEOUT_S = 30.0
 INTERVAL_S = 0.05
+LOOK_UP_S = 5.0
 # The share of its life after which a certificate is asked for anew at the next start.
 RENEW_AT = 0.6
 
@@ -113,6 +116,18 @@ async def check_cluster(administrator: config.ClusterConfig, node_name: str) -> 
             f"cannot use the name {node_name}: the cluster has a node of that name that is not virtual; "
             "choose another with --node-name"
         )
+
+
+async def find_api_addresses(server: str) -> list[str]:
+    """Those of IPv4 that an API server's name has now; none if it cannot be told in time."""
+    host = urllib.parse.urlsplit(server).hostname or ""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(LOOK_UP_S):
+            found = await loop.getaddrinfo(host, None, family=socket.AF_INET)
+    except (OSError, TimeoutError):
+        return []
+    return sorted({str(one[4][0]) for one in found})
 
 
 def services_binding(node_name: str) -> dict[str, Any]:

@@ -6,14 +6,16 @@ Runs in the stack's network namespace. May be repeated: what exists and still fi
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import datetime
+import ipaddress
 import pathlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import kci
-from kci.kit import crashpoints, files, secret
+from kci.kit import crashpoints, files, linkgroups, secret
 from kci.kit import errors as kit_errors
 from kci.kube import config
 from kci.stack import (
@@ -50,6 +52,8 @@ class Prepared:
     images_are_local: bool = False
     # Of the machine; what our own cluster DNS asks for names that are not the cluster's.
     resolvers: tuple[str, ...] = ()
+    # What no subnet of a user may have.
+    reserved: tuple[addresses.Network, ...] = ()
 
     @property
     def gateway(self) -> str:
@@ -76,6 +80,7 @@ class Prepared:
             runtime_handler=self.binaries.runtime if self.binaries else _plain(self.asked.runtime),
             path=self.machine.path,
             crash_points=self.machine.variables.get(crashpoints.ENVIRONMENT, ""),
+            reserved=self.reserved,
         )
 
     def control_plane_plan(self) -> controlplane.Plan:
@@ -124,8 +129,10 @@ def prepare(
     asked: settings.Settings,
     machine: settings.Machine,
     cluster: config.ClusterConfig | None,
+    *,
+    api_addresses: Sequence[str] = (),
 ) -> Prepared:
-    """Decide, and remember what must stay. Blocking."""
+    """Decide, and remember what must stay; `api_addresses` are a given cluster's. Blocking."""
     kept = record.read_choices(where)
     binaries = containerd.find_binaries(asked.runtime, machine) if asked.own_containerd else None
     routes = links.list_routes()
@@ -159,6 +166,14 @@ def prepare(
     )
     record.write(where.choices, choices)
     identity = record.read_or_make_identity(where)
+    resolvers = read_resolvers(asked.netns, own=str(ranges.gateway))
+    reserved = addresses.plan_reserved(
+        ranges,
+        routes,
+        bridge=where.bridge,
+        link_group=linkgroups.number_of(where.bridge),
+        hosts=[*_only_ipv4(resolvers), *api_addresses],
+    )
     return Prepared(
         where,
         asked,
@@ -168,7 +183,8 @@ def prepare(
         identity,
         binaries,
         cluster,
-        resolvers=read_resolvers(asked.netns, own=str(ranges.gateway)),
+        resolvers=resolvers,
+        reserved=reserved,
     )
 
 
@@ -183,6 +199,12 @@ def read_resolvers(netns: str, *, own: str) -> tuple[str, ...]:
     except FileNotFoundError:
         return ()
     return coredns.read_resolvers(text, own=own, loopback_is_ours=not netns)
+
+
+def _only_ipv4(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            yield str(ipaddress.IPv4Address(text))
 
 
 def choose_ports(

@@ -38,6 +38,8 @@ class Plan:
     path: str
     # A folder with one file for each part that is to crash (kit/crashpoints.py); for tests.
     crash_points: str = ""
+    # What no subnet of a user may have (addresses.plan_reserved).
+    reserved: tuple[addresses.Network, ...] = ()
 
     @property
     def kci_endpoint(self) -> str:
@@ -67,7 +69,6 @@ def service(plan: Plan) -> commands.Command:
         "subnet-cidr": plan.ranges.pods,
         "gateway": host,
         "security-group-id": plan.identity.security_group_id,
-        **({"reserved-cidr": plan.ranges.services} if plan.ranges.services else {}),
         "operator-credentials": plan.where.env_file,
         "encryption-key-file": plan.where.encryption_key,
         "metrics-listen": f"{LOOPBACK}:{plan.choices.service_metrics_port}",
@@ -77,6 +78,7 @@ def service(plan: Plan) -> commands.Command:
         plan,
         "kci.service.main",
         flags,
+        switches=tuple(f"--reserved-cidr={one}" for one in plan.reserved),
         env=_crash_environment(plan, parts.Part.SERVICE),
         probe=commands.HttpProbe(f"{plan.kci_endpoint}/healthz"),
         listens=((host, plan.asked.kci_port, "choose another port with --kci-port"),),

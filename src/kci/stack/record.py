@@ -130,6 +130,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     env_file: str = ""
     # Where public images come from, in words.
     images: str = ""
+    # What on this machine may be in the stack's way, with what can be done.
+    warnings: tuple[str, ...] = ()
     # Why it failed, and the last log lines of the part that did.
     failure: str = ""
     failure_log: tuple[str, ...] = ()

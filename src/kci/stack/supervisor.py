@@ -41,6 +41,7 @@ from kci.stack import (
     links,
     namespaces,
     node,
+    otherfirewalls,
     parts,
     preparation,
     processes,
@@ -50,6 +51,7 @@ from kci.stack import (
     runner,
     settings,
     teardown,
+    trial,
 )
 
 log = structlog.get_logger(__name__)
@@ -122,11 +124,21 @@ class Supervisor:
             await teardown.end_orphans(self._where)
         self._account.update(parts=tuple(record.PartRecord(name=part) for part in self._planned))
         cluster = await tasks.in_thread(preparation.read_cluster, self._where, self._asked)
+        lacks = await tasks.in_thread(trial.run)
+        api_addresses: list[str] = []
         if cluster:
             # Before anything is remembered: a wrong kubeconfig must not be what the folder is bound to.
             await node.check_cluster(cluster, self._asked.node_name)
+            api_addresses = await node.find_api_addresses(cluster.server)
         prepared = await tasks.in_thread(
-            preparation.prepare, self._where, self._asked, self._scene.machine, cluster
+            functools.partial(
+                preparation.prepare,
+                self._where,
+                self._asked,
+                self._scene.machine,
+                cluster,
+                api_addresses=api_addresses,
+            )
         )
         is_local, words = await publicimages.decide(
             self._asked.images,
@@ -136,6 +148,10 @@ class Supervisor:
             words = "as the given containerd is set up"
         prepared = dataclasses.replace(prepared, images_are_local=is_local)
         await tasks.in_thread(preparation.write_files, prepared)
+        blocked = await tasks.in_thread(otherfirewalls.find_warnings, self._where.bridge)
+        warnings = (*lacks, *blocked)
+        for text in warnings:
+            log.warning("the machine may be in the way", text=text)
         self._account.update(
             node_name=self._asked.node_name,
             gateway=prepared.gateway,
@@ -145,6 +161,7 @@ class Supervisor:
             kci_region=programs.REGION,
             env_file=str(self._where.env_file),
             images=words,
+            warnings=warnings,
         )
         return prepared
 

@@ -47,6 +47,14 @@ def test_status_says_where_the_logs_are():
     assert "logs        /state/logs/<part>.log" in table.plan_place(STATE)
 
 
+def test_what_may_be_in_the_way_is_said_when_the_stack_is_ready_and_afterwards():
+    state = msgspec.structs.replace(STATE, warnings=("a firewall",))
+    said = "warning     a firewall"
+    assert said in table.plan_summary(state, state_dir="/state", default_state_dir="/state")
+    assert said in table.plan_place(state)
+    assert screen.to_status(state).warnings == ("a firewall",)
+
+
 def test_where_there_is_no_terminal_each_change_is_one_line():
     assert table.plan_news(None, STATE) == ["etcd: running after 0.4 s", "kcilet: failed (no socket)"]
     assert table.plan_news(STATE, STATE) == []

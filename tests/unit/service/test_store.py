@@ -224,8 +224,15 @@ NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
 
 
 def claim(session, subnet, group_id, *, name="", now=NOW):
+    cluster, _, name = name.rpartition("/")
     return addresses.claim_address(
-        session, subnet, group_id, tenant_id="alice", name=name or group_id, now=now
+        session,
+        subnet,
+        group_id,
+        tenant_id="alice",
+        cluster_id=cluster,
+        name=name or group_id,
+        now=now,
     )
 
 
@@ -283,9 +290,9 @@ class Addresses:
         self.subnet = dataclasses.replace(
             service_world.SUBNET, network=ipaddress.IPv4Network("10.9.0.0/29"), first=None
         )
-        # By group: its name, its address, how long that is retained.
+        # By group: its cluster and name, its address, how long that is retained.
         self.held = {}
-        # By name: an address and its end.
+        # By cluster and name: an address and its end.
         self.retained = {}
 
     def take(self, name, hours):
@@ -311,8 +318,9 @@ class Addresses:
             return
         group_id = sorted(self.held)[number % len(self.held)]
         name, address, hours = self.held.pop(group_id)
+        cluster, _, short = name.partition("/")
         request = service_world.create_request(
-            container_group_name=name, retain_ip=hours > 0, retain_ip_hours=hours
+            cluster=cluster, container_group_name=short, retain_ip=hours > 0, retain_ip_hours=hours
         )
         interface = domain.Interface("i", self.subnet.subnet_id, str(address), 29, "10.9.0.1", "")
         group = domain.Group(group_id, "alice", request, sizes.choose_size(request), interface, NOW)
@@ -327,7 +335,7 @@ class Addresses:
 
 
 _STEPS = st.one_of(
-    st.tuples(st.just("take"), st.sampled_from("abcd"), st.integers(0, 3)),
+    st.tuples(st.just("take"), st.sampled_from(("c1/a", "c1/b", "c2/a", "c2/c")), st.integers(0, 3)),
     st.tuples(st.just("give_back"), st.integers(0, 9)),
     st.tuples(st.just("wait"), st.integers(1, 4)),
 )

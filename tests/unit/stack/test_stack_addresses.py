@@ -82,3 +82,36 @@ def test_chosen_ranges_overlap_neither_a_route_nor_each_other(pairs):
     assert not any(
         one.destination.overlaps(mine) for one in routes for mine in (ranges.pods, ranges.services)
     )
+
+
+def reserve(*routes, hosts=(), own_control_plane=True):
+    ranges = choose(own_control_plane=own_control_plane)
+    found = addresses.plan_reserved(ranges, routes, bridge=BRIDGE, link_group=7, hosts=hosts)
+    return [str(one) for one in found]
+
+
+def test_where_the_machine_lives_and_whom_it_asks_no_subnet_may_be():
+    default = addresses.Route(NETWORK("0.0.0.0/0"), "eth0", next_hops=("198.51.100.1",))
+    found = reserve(
+        default, route("192.168.1.0/24"), route("192.168.1.9/32"), hosts=("203.0.113.53", "192.168.1.7")
+    )
+    assert found == ["10.152.0.0/16", "192.168.1.0/24", "198.51.100.1/32", "203.0.113.53/32"]
+    assert reserve(default, own_control_plane=False) == ["198.51.100.1/32"]
+
+
+def test_what_is_the_stacks_own_is_not_reserved_against_its_subnets():
+    """Its first subnet must pass, and a subnet that was deleted can be made again."""
+    found = reserve(
+        route("10.88.0.0/16", BRIDGE),
+        route("10.20.1.1/32", BRIDGE),
+        addresses.Route(NETWORK("10.20.1.2/32"), "kv0", link_group=7),
+        addresses.Route(NETWORK("10.20.1.0/24")),
+        route("127.0.0.0/8", "lo"),
+        hosts=("10.88.0.1", "127.0.0.53"),
+    )
+    assert found == ["10.152.0.0/16"]
+
+
+def test_a_subnet_may_be_a_part_of_what_lies_behind_a_router():
+    behind = addresses.Route(NETWORK("10.0.0.0/8"), "eth0", next_hops=("192.168.1.1",))
+    assert reserve(behind, own_control_plane=False) == []

@@ -108,6 +108,15 @@ def all_commands():
     ]
 
 
+def test_the_service_is_told_of_all_that_no_subnet_may_have():
+    reserved = (addresses.Network("10.152.0.0/16"), addresses.Network("192.168.1.0/24"))
+    argv = programs.service(dataclasses.replace(program_plan(), reserved=reserved)).argv
+    assert [text for text in argv if "reserved" in text] == [
+        "--reserved-cidr=10.152.0.0/16",
+        "--reserved-cidr=192.168.1.0/24",
+    ]
+
+
 def test_pods_reach_the_api_server_if_it_is_here_the_clusters_dns_and_the_service():
     plan = program_plan()
     own = {"10.88.0.1:53", "10.88.0.1:53/udp", "10.88.0.1:8180"}

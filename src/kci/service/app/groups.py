@@ -354,6 +354,7 @@ class GroupService:
                 subnet.pool,
                 group_id,
                 tenant_id=tenant_id,
+                cluster_id=request.label_value(api.CLUSTER_ID),
                 name=request.container_group_name,
                 now=self._clock.now(),
             )

@@ -1,6 +1,6 @@
 """SQL for the addresses of subnets: which are given, which are free, and which are kept for a name.
 
-An address that is kept is a free one, of exactly one name: whoever takes it ends that.
+An address that is kept is a free one, of exactly one name in one cluster: whoever takes it ends that.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def claim_address(
     group_id: ids.GroupId,
     *,
     tenant_id: ids.TenantId,
+    cluster_id: str,
     name: str,
     now: datetime.datetime,
 ) -> ipaddress.IPv4Address | None:
@@ -52,7 +53,11 @@ def claim_address(
     )
     # By its key: among the free ones SQLite would go through all of them for it.
     for_it = session.connection.scalar(
-        kept.where(_RETAINED.c.tenant_id == tenant_id, _RETAINED.c.name == name)
+        kept.where(
+            _RETAINED.c.tenant_id == tenant_id,
+            _RETAINED.c.cluster_id == cluster_id,
+            _RETAINED.c.name == name,
+        )
     )
     known = {
         "highest_used": None if highest is None else ipaddress.IPv4Address(highest),
@@ -96,6 +101,7 @@ def release_address(session: database.Session, group: groups.Group, *, now: date
     key = {
         "subnet_id": group.interface.subnet_id,
         "tenant_id": group.tenant_id,
+        "cluster_id": group.cluster_id,
         "name": group.request.container_group_name,
     }
     of_name = sa.and_(*(_RETAINED.c[column] == value for column, value in key.items()))

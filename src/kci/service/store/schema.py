@@ -78,12 +78,14 @@ addresses = sa.Table(
 )
 sa.Index("free_addresses", addresses.c.subnet_id, addresses.c.released_at_ms)
 
-# Addresses that are kept for the next group of a name (RetainIp). They are free, and given to others last.
+# Addresses that are kept for the next group of a name in a cluster (RetainIp). They are free, and others get
+# them last.
 retained_addresses = sa.Table(
     "retained_addresses",
     metadata,
     sa.Column("subnet_id", sa.String(36), primary_key=True),
     sa.Column("tenant_id", sa.String(64), primary_key=True),
+    sa.Column("cluster_id", sa.String(64), primary_key=True),
     sa.Column("name", sa.String(128), primary_key=True),
     sa.Column("address", sa.BigInteger, nullable=False),
     sa.Column("until_ms", sa.BigInteger, nullable=False),

@@ -7,6 +7,7 @@ add bears a mark of the kernel's, so that after any restart we remove what is ou
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 
@@ -16,6 +17,10 @@ from kci.kit import crashpoints
 
 # `ip -d address` shows it as proto; numbers from 4 on are free for programs (linux/if_addr.h).
 _OURS = 0x4B
+
+
+class TakenError(Exception):
+    """Another link of the machine has the address; the text says which."""
 
 
 class Gateways:
@@ -31,11 +36,14 @@ class Gateways:
         self._known_on = 0
 
     def ensure(self, gateway: str) -> None:
-        """Have this address on the holder."""
+        """Have this address on the holder. TakenError if another link of the machine has it: were the holder
+        given it as well, packets for the one could come to the other.
+        """
         index = self._index()
         if index == self._known_on and gateway in self._known:
             return
         if gateway not in self._list(index):
+            self._check_free(gateway)
             crashpoints.reached("kcilet.add_gateway.before")
             try:
                 self._machine.addr("add", index=index, address=gateway, prefixlen=32, proto=_OURS)
@@ -51,13 +59,24 @@ class Gateways:
         """Have these, and of those that we added no others."""
         index = self._index()
         for gateway in sorted(wanted):
-            self.ensure(gateway)
+            # Whoever needs it is told by `ensure`; the others are not kept from theirs.
+            with contextlib.suppress(TakenError):
+                self.ensure(gateway)
         for gateway, is_ours in self._list(index).items():
             if is_ours and gateway not in wanted:
                 crashpoints.reached("kcilet.remove_gateway.before")
                 self._machine.addr("del", index=index, address=gateway, prefixlen=32)
                 crashpoints.reached("kcilet.remove_gateway.after")
                 self._known.discard(gateway)
+
+    def _check_free(self, gateway: str) -> None:
+        for found in self._machine.get_addr(family=socket.AF_INET):
+            if found.get_attr("IFA_LOCAL") == gateway:
+                name = socket.if_indextoname(found["index"])
+                raise TakenError(
+                    f"the gateway address {gateway} is the machine's own on {name}: "
+                    "choose another gateway or range for the subnet"
+                )
 
     def _index(self) -> int:
         return socket.if_nametoindex(self._holder)

@@ -143,6 +143,8 @@ class PodNetwork:
         self._thread = thread
         self._guarded: frozenset[models.PodUid] = frozenset()
         self._guarded_changed = asyncio.Condition()
+        # Why the rules could not be set the last time, for those who wait for them.
+        self._refusal = ""
         self._addresses: frozenset[str] = frozenset()
         # Of pods that are gone, and flows of theirs may not be.
         self._left: frozenset[str] = frozenset()
@@ -161,7 +163,9 @@ class PodNetwork:
 
     async def guard(self, firewall: ports.Firewall) -> None:
         try:
-            if not await self._in_thread(lambda: self._kernel.set_rules(firewall)):
+            is_set = await self._in_thread(lambda: self._kernel.set_rules(firewall))
+            self._refusal = ""
+            if not is_set:
                 return
             async with self._guarded_changed:
                 self._guarded = frozenset(pod.pod_uid for pod in firewall.pods)
@@ -169,6 +173,7 @@ class PodNetwork:
             await self._in_thread(lambda: self._kernel.set_links(firewall))
             await self._forget_flows(frozenset(pod.interface.address for pod in firewall.pods))
         except (firewalls.FirewallError, wiring.WiringError, OSError) as error:
+            self._refusal = str(error)
             raise ports.DriverError(f"cannot set the rules for pods' traffic: {error}") from error
 
     async def _forget_flows(self, addresses: frozenset[str]) -> None:
@@ -268,7 +273,8 @@ class PodNetwork:
             async with asyncio.timeout(_GUARD_S), self._guarded_changed:
                 _ = await self._guarded_changed.wait_for(lambda: pod_uid in self._guarded)
         except TimeoutError as error:
-            raise ports.DriverError("there are no rules for its traffic") from error
+            because = f": {self._refusal}" if self._refusal else ""
+            raise ports.DriverError(f"there are no rules for its traffic{because}") from error
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()

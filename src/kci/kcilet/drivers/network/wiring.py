@@ -87,6 +87,7 @@ class Wiring:
         with _told(f"{name}, {request.netns}"):
             namespace = os.open(request.netns, os.O_RDONLY | os.O_CLOEXEC)
             try:
+                self._check_not_own(interface.address)
                 self._gateways.ensure(interface.gateway)
                 crashpoints.reached("kcilet.add_link.before")
                 self._make_pair(name, interface, request.ifname, namespace)
@@ -109,6 +110,14 @@ class Wiring:
         with _told("the machine's addresses"):
             found = self._machine.get_addr(family=socket.AF_INET)
             return frozenset(str(one.get_attr("IFA_LOCAL") or one.get_attr("IFA_ADDRESS")) for one in found)
+
+    def _check_not_own(self, address: str) -> None:
+        """WiringError if the machine has the pod's address: what is sent to it would never reach the pod."""
+        # Binding asks one question; only if it may be so are all addresses listed.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+            if address in self.own_addresses():
+                raise WiringError(f"the pod's address {address} is one of the machine's own")
 
     def remove(self, name: str, *, alias_ends_with: str = "") -> None:
         """Remove the machine's end, and with it the pod's and the route; safe without it.
@@ -137,7 +146,9 @@ class Wiring:
                 found = links.get(name)
                 if found is None:
                     continue
-                self._gateways.ensure(interface.gateway)
+                # Where it is taken meanwhile, the others are not kept from what they need.
+                with contextlib.suppress(gateways.TakenError):
+                    self._gateways.ensure(interface.gateway)
                 is_ours = found.get_attr("IFLA_GROUP") == self._group
                 if not is_ours or (interface.address, found["index"]) not in routed:
                     self._adopt_one(name, found, interface)
@@ -251,7 +262,7 @@ def _enter(namespace: int) -> None:
 def _told(what: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, pyroute2.NetlinkError) as error:
+    except (OSError, ValueError, pyroute2.NetlinkError, gateways.TakenError) as error:
         raise WiringError(f"{_text(error)} ({what})") from error
 
 

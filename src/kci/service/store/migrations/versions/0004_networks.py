@@ -21,6 +21,7 @@ def upgrade() -> None:
         "retained_addresses",
         sa.Column("subnet_id", sa.String(36), primary_key=True),
         sa.Column("tenant_id", sa.String(64), primary_key=True),
+        sa.Column("cluster_id", sa.String(64), primary_key=True),
         sa.Column("name", sa.String(128), primary_key=True),
         sa.Column("address", sa.BigInteger, nullable=False),
         sa.Column("until_ms", sa.BigInteger, nullable=False),
