@@ -116,6 +116,10 @@ class _Kernel:
         self._firewall.close()
         self.wires.close()
 
+    def list_pods(self) -> frozenset[tuple[str, str]]:
+        """See firewalls.Firewall.list_pods."""
+        return self._firewall.list_pods()
+
     def set_rules(self, wanted: ports.Firewall) -> bool:
         """Whether they are set now (see firewalls.Firewall.ensure)."""
         return self._firewall.ensure(wanted)
@@ -143,9 +147,10 @@ class PodNetwork:
         self._thread = thread
         self._guarded: frozenset[models.PodUid] = frozenset()
         self._guarded_changed = asyncio.Condition()
-        self._addresses: frozenset[str] = frozenset()
+        # Links and addresses of those that have rules; None until that is known.
+        self._ruled: frozenset[tuple[str, str]] | None = None
         # Of pods that are gone, and flows of theirs may not be.
-        self._left: frozenset[str] = frozenset()
+        self._left: frozenset[tuple[str, str]] = frozenset()
         # With the outlook on Services, empty for none.
         self._expected: dict[models.PodUid, tuple[link.Interface, ports.TrafficLimits, str]] = {}
 
@@ -161,24 +166,45 @@ class PodNetwork:
 
     async def guard(self, firewall: ports.Firewall) -> None:
         try:
+            await self._note_left(firewall)
+            # Here as well: the rules that are there now are all that a next life of ours would know of them.
+            with contextlib.suppress(OSError):
+                await self._forget_flows()
             if not await self._in_thread(lambda: self._kernel.set_rules(firewall)):
                 return
-            async with self._guarded_changed:
-                self._guarded = frozenset(pod.pod_uid for pod in firewall.pods)
-                self._guarded_changed.notify_all()
+            await self._let_in(firewall)
+            if self._left:
+                # Now nothing of theirs passes any more.
+                await self._forget_flows()
+                self._left = frozenset()
+                await self._let_in(firewall)
             await self._in_thread(lambda: self._kernel.set_links(firewall))
-            await self._forget_flows(frozenset(pod.interface.address for pod in firewall.pods))
         except (firewalls.FirewallError, wiring.WiringError, OSError) as error:
             raise ports.DriverError(f"cannot set the rules for pods' traffic: {error}") from error
 
-    async def _forget_flows(self, addresses: frozenset[str]) -> None:
-        self._left = (self._left | self._addresses) - addresses
-        self._addresses = addresses
+    async def _note_left(self, firewall: ports.Firewall) -> None:
+        if self._ruled is None:
+            if not firewall.is_whole:
+                return
+            self._ruled = await self._in_thread(self._kernel.list_pods)
+        wanted = frozenset((cni.to_link_name(pod.pod_uid), pod.interface.address) for pod in firewall.pods)
+        self._left = (self._left | self._ruled) - wanted
+        self._ruled = wanted
+
+    async def _forget_flows(self) -> None:
         if self._left:
             crashpoints.reached("kcilet.forget_flows.before")
-            await tasks.in_thread(flows.forget, self._left)
+            await tasks.in_thread(flows.forget, {address for _, address in self._left})
             crashpoints.reached("kcilet.forget_flows.after")
-            self._left = frozenset()
+
+    async def _let_in(self, firewall: ports.Firewall) -> None:
+        """These pods may be wired, but for those whose address a former pod may have flows with."""
+        taken = {address for _, address in self._left}
+        async with self._guarded_changed:
+            self._guarded = frozenset(
+                pod.pod_uid for pod in firewall.pods if pod.interface.address not in taken
+            )
+            self._guarded_changed.notify_all()
 
     async def limit_traffic(self, pod_uid: models.PodUid, limits: ports.TrafficLimits) -> None:
         try:
