@@ -217,3 +217,26 @@ await ask(socket, "ADD", 2, {pod!r})
     assert packets.pings(pod, "172.16.0.1")
     drive(machine, "await network.guard(ports.Firewall())")
     assert "172.16.0.1" not in run("ip", "-n", machine, "address", "show", BRIDGE).stdout
+
+
+def test_a_kernel_that_takes_too_long_is_an_error_of_the_driver_whatever_was_asked(machine):  # noqa: F811
+    code = """
+import threading
+is_over = threading.Event()
+server._WIRE_S = 0.05
+network._thread.submit(is_over.wait, 10)
+for asked in (
+    network.guard(ports.Firewall()),
+    network.limit_traffic("uid-2", ports.NO_LIMITS),
+    network.remove_network("uid-2"),
+    network.change_services("o", ports.ServiceChange({}, is_whole=True), {}),
+    network.forget_services("o"),
+    network.own_addresses(),
+):
+    try:
+        await asked
+    except ports.DriverError as error:
+        print(json.dumps(str(error).endswith("the kernel was not done with it within 0 s")))
+is_over.set()
+"""
+    assert drive(machine, code) == [True] * 6

@@ -209,7 +209,7 @@ class PodNetwork:
     async def limit_traffic(self, pod_uid: models.PodUid, limits: ports.TrafficLimits) -> None:
         try:
             await self._in_thread(lambda: self._wires.limit(cni.to_link_name(pod_uid), limits))
-        except wiring.WiringError as error:
+        except (wiring.WiringError, TimeoutError) as error:
             raise ports.DriverError(f"cannot limit the traffic of pod {pod_uid}: {error}") from error
 
     async def remove_network(self, pod_uid: models.PodUid) -> None:
@@ -217,7 +217,7 @@ class PodNetwork:
         try:
             await self._in_thread(lambda: self._wires.remove(cni.to_link_name(pod_uid)))
             await self._in_thread(lambda: self._ways.dismiss(pod_uid))
-        except (wiring.WiringError, services.ServicesError) as error:
+        except (wiring.WiringError, services.ServicesError, TimeoutError) as error:
             raise ports.DriverError(f"cannot remove the link of pod {pod_uid}: {error}") from error
 
     async def change_services(
@@ -298,5 +298,8 @@ class PodNetwork:
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(_WIRE_S):
-            return await loop.run_in_executor(self._thread, call)
+        try:
+            async with asyncio.timeout(_WIRE_S):
+                return await loop.run_in_executor(self._thread, call)
+        except TimeoutError as error:
+            raise TimeoutError(f"the kernel was not done with it within {_WIRE_S:.0f} s") from error
