@@ -396,12 +396,15 @@ def test_flows_of_a_pod_that_is_gone_are_nobody_elses(world, chooses, others):
     world.tries(3, said.format(2))
     packets.inside(world.machine, said.format(2))
     packets.inside(world.machine, said.format(3))
+    # Of other protocols the kernel tells other things.
+    assert world.connects(2, "10.9.1.3")
+    assert world.tries(2, "echo('10.9.1.3')") == "answered"
     counted = (
         "import socket; from kci.kcilet.drivers.network import tracked; table = tracked.Table(); "
         "print(*(len(table.with_addresses({socket.inet_aton(f'10.9.1.{number}')})) for number in (2, 3)))"
     )
     inside = ("ip", "netns", "exec", world.machine, sys.executable, "-c")
-    assert run(*inside, counted).stdout == "30 30\n"
+    assert run(*inside, counted).stdout == "32 32\n"
     run(
         *inside,
         f"from kci.kcilet.drivers.network import flows, tracked; tracked._FILTER = {chooses}; "
