@@ -17,20 +17,25 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent import futures
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests" / "harness"))
 
 import netns_loop  # noqa: E402
+import pyroute2  # noqa: E402
+from pyroute2.netlink.nfnetlink import nfctsocket  # noqa: E402
 
 from kci.kcilet import ports  # noqa: E402
-from kci.kcilet.drivers.network import server  # noqa: E402
+from kci.kcilet.drivers.network import server, services  # noqa: E402
 from kci.kcilet.workers import proxy  # noqa: E402
 from kci.kit import logs, tasks  # noqa: E402
 from kci.kube import models  # noqa: E402
 from kci.link import types as link  # noqa: E402
 
 SERVICES, ENDPOINTS, PODS, CHANGES, FLAPS_A_SECOND, FLAP_S = 1000, 3, 200, 200, 100, 5.0
+# As many as one pod may have.
+FLOWS = 16384
 BRIDGE = "kcibench0"
 Name = tuple[str, str]
 
@@ -106,7 +111,16 @@ class Watched:
 def measure() -> dict[str, object]:
     logs.configure("warning")
     with _namespace() as name, netns_loop.NetnsLoop(name) as loop, tempfile.TemporaryDirectory() as folder:
-        return loop.call(_measure(pathlib.Path(folder, "cni.sock")), timeout_s=300)
+        found = loop.call(_measure(pathlib.Path(folder, "cni.sock")), timeout_s=300)
+    return {**found, "flows_of_udp": measure_flows()}
+
+
+def measure_flows() -> dict[str, object]:
+    with (
+        _namespace() as name,
+        futures.ThreadPoolExecutor(1, initializer=netns_loop.enter, initargs=(name,)) as thread,
+    ):
+        return thread.submit(_measure_flows).result(300)
 
 
 async def _measure(socket: pathlib.Path) -> dict[str, object]:
@@ -151,6 +165,45 @@ async def _measure(socket: pathlib.Path) -> dict[str, object]:
         "change_cpu_ms": round(change_cpu_ms, 2),
         "flapping": flap,
     }
+
+
+def _measure_flows() -> dict[str, object]:
+    """A Service of UDP whose endpoint changes while a client has very many flows to it."""
+    driver = services.Services(BRIDGE)
+    key, interface = ports.ServiceAddress("10.96.9.9", "udp", 53), _interface(0)
+    table = {key: ports.Backend((ports.Endpoint("10.9.8.1", 53),))}
+    first = ports.ServiceChange(table, is_whole=True)
+    driver.change("flows", first, {models.PodUid("pod-0"): interface})
+    assert driver.wait_cleared(60)
+    _begin_flows(interface.address, key, "10.9.8.1")
+    cpu_s, began_s = time.process_time(), time.perf_counter()
+    driver.change("flows", ports.ServiceChange({key: ports.Backend((ports.Endpoint("10.9.8.2", 53),))}), {})
+    changed_ms = (time.perf_counter() - began_s) * 1000
+    assert driver.wait_cleared(60)
+    cleared_ms = (time.perf_counter() - began_s) * 1000
+    cpu_ms = (time.process_time() - cpu_s) * 1000
+    driver.close()
+    with pyroute2.NFCTSocket() as netlink:
+        assert netlink.count()[0].get_attr("CTA_STATS_GLOBAL_ENTRIES") == 0
+    return {
+        "flows": FLOWS,
+        "change_ms": round(changed_ms, 1),
+        "cleared_after_ms": round(cleared_ms, 1),
+        "cpu_ms": round(cpu_ms, 1),
+    }
+
+
+def _begin_flows(client: str, key: ports.ServiceAddress, endpoint: str) -> None:
+    """As if so many sockets of the client had sent a packet each."""
+    with pyroute2.NFCTSocket() as netlink:
+        for number in range(FLOWS):
+            sent = nfctsocket.NFCTAttrTuple(
+                saddr=client, daddr=key.address, proto=17, sport=20000 + number, dport=key.port
+            )
+            answered = nfctsocket.NFCTAttrTuple(
+                saddr=endpoint, daddr=client, proto=17, sport=53, dport=20000 + number
+            )
+            _ = netlink.entry("add", timeout=600, tuple_orig=sent, tuple_reply=answered)
 
 
 async def _change(source: Source, watched: Watched) -> float:

@@ -21,6 +21,7 @@ TABLE = f"{BRIDGE}-services"
 GATEWAY = "10.9.0.1"
 TIMEOUT_S = 5.0
 SCTP = 132
+COUNT = "net.netfilter.nf_conntrack_count"
 
 
 class Namespace:
@@ -155,6 +156,12 @@ class Machine(Namespace):
     def put(self, table, outlook="o", members=None, *, gone=(), whole=True):
         change = ports.ServiceChange(table, frozenset(gone), is_whole=whole)
         self.call(self.driver.change, outlook, change, {pod.uid: pod.interface for pod in members or ()})
+        assert self.driver.wait_cleared(TIMEOUT_S)
+
+    def tracked(self):
+        """How many flows the machine remembers."""
+        counted = run("nsenter", f"--net=/run/netns/{self.name}", "sysctl", "-n", COUNT).stdout
+        return int(counted)
 
     def rules(self):
         return self.nft("list", "table", "inet", TABLE).stdout

@@ -7,6 +7,7 @@ import pytest
 import routed_pods
 
 from kci.kcilet import ports
+from kci.kcilet.drivers.network import tracked
 
 pytestmark = [
     pytest.mark.integration,
@@ -109,6 +110,43 @@ def test_a_flow_of_udp_leaves_an_endpoint_that_is_gone(machine, pods):
         assert client.ask(key, "udp", kept)[0] == other.address
         machine.put({key: backend()}, whole=False)
         assert client.ask(key, "udp", kept) is ConnectionRefusedError
+
+
+# An attribute that no kernel knows: as one of before 5.8, that sends the whole table.
+@pytest.fixture(params=[tracked._FILTER, 63], ids=["a kernel that chooses", "one that does not"])
+def chooses(request, monkeypatch):
+    monkeypatch.setattr(tracked, "_FILTER", request.param)
+
+
+@pytest.mark.parametrize("services", [1, 20])
+def test_flows_are_forgotten_by_the_thousand_and_none_too_many(machine, pods, chooses, services):
+    client, one, other = pods
+    keys = [service(100 + number, "udp") for number in range(services)]
+    untouched = service(99, "udp")
+    # Nobody answers there, so nothing is begun from that side.
+    old, new = endpoint(one, 9999), endpoint(other, 9999)
+    ours = {key: backend(old) for key in keys}
+    machine.put({**ours, untouched: backend(endpoint(one))}, members=[client])
+
+    def send():
+        for number in range(1000):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+                # Each is a flow of its own.
+                made.bind(("", 20000 + number))
+                key = keys[number % services]
+                made.sendto(b"?", (key.address, key.port))
+
+    with client.socket("udp") as kept:
+        kept.connect((untouched.address, untouched.port))
+        assert client.ask(untouched, "udp", kept)[0] == one.address
+        client.call(send)
+        assert machine.tracked() >= 1001
+        # What leads where it may stays, also when there is more to choose from.
+        machine.put({key: backend(old, new) for key in keys}, whole=False)
+        assert machine.tracked() >= 1001
+        machine.put({key: backend(new) for key in keys}, whole=False)
+        assert machine.tracked() < 10
+        assert client.ask(untouched, "udp", kept)[0] == one.address
 
 
 def test_flows_of_others_are_left_alone(machine, pods):

@@ -1,11 +1,13 @@
 """kube-proxy's decisions (pkg/proxy of Kubernetes 1.36), as tables."""
 
+import socket
+
 import hypothesis
 import pytest
 from hypothesis import strategies
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.network import conntrack
+from kci.kcilet.drivers.network import conntrack, tracked
 from kci.kcilet.plan import services
 from kci.kube import models
 
@@ -282,17 +284,21 @@ def test_a_difference_leads_from_one_table_to_the_other_and_names_nothing_else(o
 
 
 @hypothesis.given(old=TABLES, new=TABLES)
-def test_every_flow_that_leads_where_it_must_not_is_suspected(old, new):
+def test_every_flow_that_leads_where_it_must_not_is_forgotten_and_no_other(old, new):
+    numbers = {"udp": 17, "sctp": 132}
     suspects = conntrack.stale(services.diff(old, new), old)
+    assert all(key.protocol in numbers for key in suspects)
+    seen = {"o": conntrack.Seen(new, frozenset({"10.0.0.9"}))}
     for key, before in old.items():
-        for answers in before.endpoints if key.protocol != "tcp" else ():
-            flow = conntrack.Flow(ports.Endpoint("10.0.0.9", 1), key, answers)
+        for answers in before.endpoints if key.protocol in numbers else ():
+            target = tracked.packed_target(key.address, numbers[key.protocol], key.port)
+            ends = target, tracked.packed(*answers), b""
+            flow = tracked.Flow(socket.inet_aton("10.0.0.9"), *ends)
+            others = tracked.Flow(socket.inet_aton("10.0.0.8"), *ends)
             now = new.get(key, ports.Backend())
-            if answers not in {*now.endpoints, *(now.serving or ())}:
-                assert conntrack.is_stale(flow, suspects[key])
-            elif key in suspects:
-                assert not conntrack.is_stale(flow, suspects[key])
-    assert all(key.protocol != "tcp" for key in suspects)
+            is_right = answers in {*now.endpoints, *(now.serving or ())}
+            found = conntrack.to_forget([flow, others], {"o": suspects}, seen)
+            assert found == ([] if is_right else [flow])
 
 
 def test_a_pod_is_told_of_its_namespaces_services_and_of_the_api_server():

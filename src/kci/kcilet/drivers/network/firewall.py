@@ -50,6 +50,13 @@ class Firewall:
         self._known = wanted
         return True
 
+    def list_pods(self) -> frozenset[tuple[str, str]]:
+        """Links and addresses of the pods that the kernel has rules for, whoever put them there."""
+        try:
+            return rules.pods_of(self._nft.read(f"list set inet {self._frame.table} pods"))
+        except nft.NftError:
+            return frozenset()
+
     def _is_there(self) -> bool:
         try:
             _ = self._nft.run(f"list chain inet {self._frame.table} arriving")

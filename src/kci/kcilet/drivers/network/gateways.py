@@ -2,7 +2,8 @@
 of the wiring.
 
 The operator may have given that link addresses before us (a stack does: its first subnet's gateway). What we
-add bears a mark of the kernel's, so that after any restart we remove what is ours and nothing else.
+add bears marks, so that after any restart we remove what is ours and nothing else: a label, which every
+kernel keeps, and a protocol.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ import pyroute2
 
 from kci.kit import crashpoints
 
-# `ip -d address` shows it as proto; numbers from 4 on are free for programs (linux/if_addr.h).
+# `ip -d address` shows it as proto; numbers from 4 on are free for programs (linux/if_addr.h). Kernels
+# before 5.18 do not keep it.
 _OURS = 0x4B
+# Behind the holder's name, as aliases of interfaces are written.
+_LABEL = ":kci"
+# Of a label the kernel keeps as much as of an interface's name (IFNAMSIZ, with the zero).
+_LABEL_BYTES = 15
 
 
 class TakenError(Exception):
@@ -31,6 +37,7 @@ class Gateways:
     def __init__(self, machine: pyroute2.IPRoute, holder: str) -> None:
         self._machine = machine
         self._holder = holder
+        self._label = holder[: _LABEL_BYTES - len(_LABEL)] + _LABEL
         # What was found or made, on the link with this number.
         self._known: set[str] = set()
         self._known_on = 0
@@ -46,7 +53,9 @@ class Gateways:
             self._check_free(gateway)
             crashpoints.reached("kcilet.add_gateway.before")
             try:
-                self._machine.addr("add", index=index, address=gateway, prefixlen=32, proto=_OURS)
+                self._machine.addr(
+                    "add", index=index, address=gateway, prefixlen=32, proto=_OURS, label=self._label
+                )
             except pyroute2.NetlinkError as error:
                 if error.code != errno.EEXIST:
                     raise
@@ -85,5 +94,6 @@ class Gateways:
         """The holder's addresses, and whether they are ours."""
         return {
             found.get_attr("IFA_LOCAL"): found.get_attr("IFA_PROTO") == _OURS
+            or found.get_attr("IFA_LABEL") == self._label
             for found in self._machine.get_addr(family=socket.AF_INET, index=index)
         }

@@ -20,6 +20,7 @@ import dataclasses
 import hashlib
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from kci.kcilet import ports
 from kci.kcilet.drivers.network import cni
@@ -119,6 +120,12 @@ def to_ruleset(firewall: ports.Firewall, frame: Frame) -> Ruleset:
             },
         },
     )
+
+
+def pods_of(listed: Iterable[Mapping[str, Any]]) -> frozenset[tuple[str, str]]:
+    """The links and addresses in the set of pods, as libnftables-json(5) lists it."""
+    elements = [element for one in listed if "set" in one for element in one["set"].get("elem", ())]
+    return frozenset((name, address) for name, _, address in (one["concat"] for one in elements))
 
 
 def whole(ruleset: Ruleset, frame: Frame) -> str:

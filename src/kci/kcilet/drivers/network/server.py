@@ -116,6 +116,10 @@ class _Kernel:
         self._firewall.close()
         self.wires.close()
 
+    def list_pods(self) -> frozenset[tuple[str, str]]:
+        """See firewalls.Firewall.list_pods."""
+        return self._firewall.list_pods()
+
     def set_rules(self, wanted: ports.Firewall) -> bool:
         """Whether they are set now (see firewalls.Firewall.ensure)."""
         return self._firewall.ensure(wanted)
@@ -145,9 +149,10 @@ class PodNetwork:
         self._guarded_changed = asyncio.Condition()
         # Why the rules could not be set the last time, for those who wait for them.
         self._refusal = ""
-        self._addresses: frozenset[str] = frozenset()
+        # Links and addresses of those that have rules; None until that is known.
+        self._ruled: frozenset[tuple[str, str]] | None = None
         # Of pods that are gone, and flows of theirs may not be.
-        self._left: frozenset[str] = frozenset()
+        self._left: frozenset[tuple[str, str]] = frozenset()
         # With the outlook on Services, empty for none.
         self._expected: dict[models.PodUid, tuple[link.Interface, ports.TrafficLimits, str]] = {}
 
@@ -163,32 +168,53 @@ class PodNetwork:
 
     async def guard(self, firewall: ports.Firewall) -> None:
         try:
+            await self._note_left(firewall)
+            # Here as well: the rules that are there now are all that a next life of ours would know of them.
+            with contextlib.suppress(OSError):
+                await self._forget_flows()
             is_set = await self._in_thread(lambda: self._kernel.set_rules(firewall))
             self._refusal = ""
             if not is_set:
                 return
-            async with self._guarded_changed:
-                self._guarded = frozenset(pod.pod_uid for pod in firewall.pods)
-                self._guarded_changed.notify_all()
+            await self._let_in(firewall)
+            if self._left:
+                # Now nothing of theirs passes any more.
+                await self._forget_flows()
+                self._left = frozenset()
+                await self._let_in(firewall)
             await self._in_thread(lambda: self._kernel.set_links(firewall))
-            await self._forget_flows(frozenset(pod.interface.address for pod in firewall.pods))
         except (firewalls.FirewallError, wiring.WiringError, OSError) as error:
             self._refusal = str(error)
             raise ports.DriverError(f"cannot set the rules for pods' traffic: {error}") from error
 
-    async def _forget_flows(self, addresses: frozenset[str]) -> None:
-        self._left = (self._left | self._addresses) - addresses
-        self._addresses = addresses
+    async def _note_left(self, firewall: ports.Firewall) -> None:
+        if self._ruled is None:
+            if not firewall.is_whole:
+                return
+            self._ruled = await self._in_thread(self._kernel.list_pods)
+        wanted = frozenset((cni.to_link_name(pod.pod_uid), pod.interface.address) for pod in firewall.pods)
+        self._left = (self._left | self._ruled) - wanted
+        self._ruled = wanted
+
+    async def _forget_flows(self) -> None:
         if self._left:
             crashpoints.reached("kcilet.forget_flows.before")
-            await tasks.in_thread(flows.forget, self._left)
+            await tasks.in_thread(flows.forget, {address for _, address in self._left})
             crashpoints.reached("kcilet.forget_flows.after")
-            self._left = frozenset()
+
+    async def _let_in(self, firewall: ports.Firewall) -> None:
+        """These pods may be wired, but for those whose address a former pod may have flows with."""
+        taken = {address for _, address in self._left}
+        async with self._guarded_changed:
+            self._guarded = frozenset(
+                pod.pod_uid for pod in firewall.pods if pod.interface.address not in taken
+            )
+            self._guarded_changed.notify_all()
 
     async def limit_traffic(self, pod_uid: models.PodUid, limits: ports.TrafficLimits) -> None:
         try:
             await self._in_thread(lambda: self._wires.limit(cni.to_link_name(pod_uid), limits))
-        except wiring.WiringError as error:
+        except (wiring.WiringError, TimeoutError) as error:
             raise ports.DriverError(f"cannot limit the traffic of pod {pod_uid}: {error}") from error
 
     async def remove_network(self, pod_uid: models.PodUid) -> None:
@@ -196,7 +222,7 @@ class PodNetwork:
         try:
             await self._in_thread(lambda: self._wires.remove(cni.to_link_name(pod_uid)))
             await self._in_thread(lambda: self._ways.dismiss(pod_uid))
-        except (wiring.WiringError, services.ServicesError) as error:
+        except (wiring.WiringError, services.ServicesError, TimeoutError) as error:
             raise ports.DriverError(f"cannot remove the link of pod {pod_uid}: {error}") from error
 
     async def change_services(
@@ -278,5 +304,8 @@ class PodNetwork:
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(_WIRE_S):
-            return await loop.run_in_executor(self._thread, call)
+        try:
+            async with asyncio.timeout(_WIRE_S):
+                return await loop.run_in_executor(self._thread, call)
+        except TimeoutError as error:
+            raise TimeoutError(f"the kernel was not done with it within {_WIRE_S:.0f} s") from error

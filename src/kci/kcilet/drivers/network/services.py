@@ -13,8 +13,6 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
 
-import pyroute2
-
 from kci.kcilet import ports
 from kci.kcilet.drivers.network import cni, conntrack, service_rules
 from kci.kcilet.plan import services as plan
@@ -46,7 +44,7 @@ class Services:
         self._rules = service_rules.Rules(self._table)
         self._reachable = tuple(reachable)
         self._nft: nft.Nft | None = None
-        self._flows: conntrack.Flows | None = None
+        self._clearing = conntrack.Clearing()
         # By owner.
         self._members: dict[str, service_rules.Member] = {}
         self._outlooks: dict[str, _Outlook] = {}
@@ -57,8 +55,7 @@ class Services:
     def close(self) -> None:
         if self._nft is not None:
             self._nft.close()
-        if self._flows is not None:
-            self._flows.close()
+        self._clearing.close()
 
     def admit(self, pod_uid: models.PodUid, interface: link.Interface, outlook: str) -> None:
         """Let a pod reach these Services and no others, or none without an outlook. Nobody else who had its
@@ -102,7 +99,12 @@ class Services:
         self._outlooks[name] = _Outlook(kept, after, is_held=True)
         for pod_uid, interface in members.items():
             self.admit(pod_uid, interface, outlook)
-        self._forget_flows(name, conntrack.stale(change, before))
+        sources = frozenset(one.address for one in self._members.values() if one.outlook == name)
+        self._clearing.note(name, conntrack.stale(change, before), conntrack.Seen(after, sources))
+
+    def wait_cleared(self, timeout_s: float) -> bool:
+        """Whether flows to endpoints that are gone have been forgotten by then. In any thread."""
+        return self._clearing.wait_idle(timeout_s)
 
     def forget(self, outlook: str) -> None:
         """Nobody keeps these Services up to date any more."""
@@ -198,17 +200,6 @@ class Services:
         if names and not self._outlooks and not self._members:
             self._run(self._rules.remove())
             self._has_base = False
-
-    def _forget_flows(self, name: str, suspects: Mapping[ports.ServiceAddress, ports.Backend]) -> None:
-        sources = {one.address for one in self._members.values() if one.outlook == name}
-        if not suspects or not sources:
-            return
-        try:
-            if self._flows is None:
-                self._flows = conntrack.Flows()
-            _ = self._flows.forget(suspects, sources)
-        except (OSError, pyroute2.NetlinkError) as error:
-            raise ServicesError(f"flows to gone endpoints not forgotten: {error}") from error
 
 
 @functools.lru_cache(maxsize=4096)
