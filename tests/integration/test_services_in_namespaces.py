@@ -253,6 +253,28 @@ def test_an_endpoint_that_is_the_machines_is_out_of_reach_unless_it_is_allowed(m
         listener.close()
 
 
+@pytest.mark.requirement("R07")
+def test_changed_flags_hold_after_a_restart_whatever_is_done_first(machine, pods):
+    client, server, _ = pods
+    allowed = ports.Reachable("10.9.0.1", 8080, "tcp")
+    steps = (
+        lambda: machine.admit(server),
+        lambda: machine.call(machine.driver.dismiss, server.uid),
+        lambda: machine.call(machine.driver.forget, "nobody's"),
+    )
+    for number, first in enumerate(steps):
+        machine.reachable = ()
+        machine.restart()
+        machine.put({service(): backend(endpoint(server))}, members=[client, server])
+        assert "10.9.0.1 . tcp . 8080" not in machine.rules()
+        machine.reachable = (allowed,)
+        machine.restart()
+        first()
+        machine.put({service(): backend(endpoint(server))}, members=[client, server])
+        assert "10.9.0.1 . tcp . 8080" in machine.rules(), number
+        assert client.ask(service()) == (server.address, client.address)
+
+
 def test_a_pod_with_net_admin_cannot_change_its_rules(machine, pods):
     client, server, other = pods
     machine.put({service(): backend(endpoint(server))}, members=[client])

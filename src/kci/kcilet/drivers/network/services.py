@@ -50,7 +50,8 @@ class Services:
         # By owner.
         self._members: dict[str, service_rules.Member] = {}
         self._outlooks: dict[str, _Outlook] = {}
-        # Whether our table is there, with what belongs to no outlook.
+        # Whether our table is there, with what belongs to no outlook as we have it: an earlier life's may be
+        # another.
         self._has_base = False
         self._find()
 
@@ -88,15 +89,15 @@ class Services:
         members: Mapping[models.PodUid, link.Interface],
     ) -> None:
         name = service_rules.outlook_name(outlook)
-        if self._has_base and not self._is_there():
+        if (self._has_base or self._outlooks) and not self._is_there():
             # As after `nft flush ruleset`.
             self._look_again()
         known = self._outlooks.get(name) or _Outlook(_opened(name))
         if known.table is None and not change.is_whole:
             raise ServicesError("nobody knows what is there: a whole table is needed")
         before = known.table or {}
-        texts = [self._opening(name)] if change.is_whole else []
-        self._run("\n".join([*texts, self._rules.change(name, before, change, known.kept)]))
+        texts = [self._rules.open(name)] if change.is_whole else []
+        self._run_on_base("\n".join([*texts, self._rules.change(name, before, change, known.kept)]))
         after = plan.apply(change, before)
         kept = service_rules.kept_with(name, after, known.kept)
         self._outlooks[name] = _Outlook(kept, after, is_held=True)
@@ -158,17 +159,20 @@ class Services:
         if not outlook:
             self._dismiss(former)
             return
-        texts = [] if name in self._outlooks else [self._opening(name)]
-        self._run("\n".join([*texts, self._rules.admit(member, interface.gateway, former)]))
+        texts = [] if name in self._outlooks else [self._rules.open(name)]
+        self._run_on_base("\n".join([*texts, self._rules.admit(member, interface.gateway, former)]))
         _ = self._outlooks.setdefault(name, _Outlook(_opened(name)))
         for one in former:
             del self._members[one.owner]
         self._members[owner] = member
         self._remove_if_unused({one.outlook for one in former} - {name})
 
-    def _opening(self, name: str) -> str:
-        base = "" if self._has_base else self._rules.base(self._reachable)
-        return f"{base}\n{self._rules.open(name)}"
+    def _run_on_base(self, text: str) -> None:
+        """In one transaction with what belongs to no outlook, if that is not there as we have it."""
+        if not self._has_base:
+            text = f"{self._rules.base(self._reachable)}\n{text}"
+        self._run(text)
+        self._has_base = True
 
     def _run(self, text: str) -> None:
         try:
@@ -176,7 +180,6 @@ class Services:
                 self._nft = nft.Nft()
             if text.strip():
                 _ = self._nft.run(text)
-                self._has_base = True
         except nft.NftError as error:
             self._look_again()
             raise ServicesError(str(error)) from error
