@@ -70,6 +70,8 @@ class FakeRuntime:
         self.most_starts = 0
         self.most_live_sandboxes = 0
         self._starts = 0
+        # Of containers that were made, in order.
+        self.environments = []
         # Names of calls that are being undone.
         self._reserved = set()
         self._numbers = itertools.count(1)
@@ -159,6 +161,7 @@ class FakeRuntime:
             (self.sandboxes[c.sandbox_id].pod_uid, c.name, c.attempt) for c in self.containers.values()
         }:
             raise ports.UnavailableError(f"cannot make a container yet: name {name} is reserved")
+        self.environments.append(spec.env)
         one = ports.SeenContainer(
             id=ports.ContainerId(f"c{next(self._numbers)}"),
             sandbox_id=sandbox_id,
@@ -335,7 +338,7 @@ class FakeNetwork:
     async def change_services(self, outlook, change, members):
         self.changes.append(change)
         if self.fail_next:
-            del self.services[outlook]
+            _ = self.services.pop(outlook, None)
             raise self.fail_next.pop(0)
         if not change.is_whole and outlook not in self.services:
             raise ports.DriverError("cannot change the rules for Services: a whole table is needed")

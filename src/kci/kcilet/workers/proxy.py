@@ -97,6 +97,11 @@ class Proxy:
             return False
         return True
 
+    def has_rules(self, services: port.Services) -> bool:
+        """Whether the kernel took rules for what a held pod reaches."""
+        view = self._views.get(services.outlook)
+        return view is not None and view.services is services and view.in_place.is_set()
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
