@@ -328,6 +328,7 @@ class FakeNetwork:
         self.changes = []
         # Raised by the next changes of Services, in order.
         self.fail_next = []
+        self.fail_forget = []
         self.guarded = tasks.Latest(ports.Firewall())
 
     def expect(self, pod_uid, interface, limits, *, outlook=""):
@@ -346,6 +347,8 @@ class FakeNetwork:
         self.members[outlook] = set(members)
 
     async def forget_services(self, outlook):
+        if self.fail_forget:
+            raise self.fail_forget.pop(0)
         self.services.pop(outlook, None)
 
     async def own_addresses(self):

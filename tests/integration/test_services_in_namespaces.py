@@ -7,6 +7,7 @@ import pytest
 import routed_pods
 
 from kci.kcilet import ports
+from kci.kcilet.drivers.network import service_rules
 
 pytestmark = [
     pytest.mark.integration,
@@ -251,6 +252,21 @@ def test_an_endpoint_that_is_the_machines_is_out_of_reach_unless_it_is_allowed(m
             listener.accept()
     for listener in (*listeners, local):
         listener.close()
+
+
+def test_what_an_earlier_life_left_and_nobody_has_is_swept(machine, pods):
+    client, server, _ = pods
+    machine.put({service(): backend(endpoint(server), affinity_s=9)}, outlook="left", members=[client])
+    machine.put({service(): backend(endpoint(server))}, outlook="other", members=[server])
+    machine.put({service(): backend(endpoint(server))}, outlook="mine", members=[client])
+    machine.restart()
+    left, other = (service_rules.outlook_name(one) for one in ("left", "other"))
+    assert left in machine.rules()
+    machine.put({service(): backend(endpoint(server))}, outlook="mine", members=[client])
+    assert left not in machine.rules()
+    # Somebody has this one.
+    assert other in machine.rules()
+    assert client.ask(service()) == (server.address, client.address)
 
 
 @pytest.mark.requirement("R07")

@@ -140,6 +140,21 @@ async def test_all_is_let_go_of_with_the_last_pod_and_begun_again_with_the_next(
 
 
 @on_virtual_time
+async def test_rules_that_could_not_be_removed_are_removed_later():
+    async with running() as world:
+        world.services.is_known = True
+        world.services.put("1.0.0.1")
+        world.hold()
+        assert await world.proxy.first_rules(world.services)
+        world.network.fail_forget = [ports.DriverError("cannot remove the rules for Services: busy")] * 3
+        world.proxy.release(UID)
+        await asyncio.sleep(0.1)
+        assert world.network.services
+        await asyncio.sleep(5)
+        assert not world.network.services
+
+
+@on_virtual_time
 async def test_an_endpoint_at_an_address_of_the_machine_is_ignored():
     async with running() as world:
         world.services.is_known = True

@@ -53,8 +53,8 @@ class Proxy:
         self._network = network
         self._settings = settings or Settings()
         self._views: dict[str, _View] = {}
-        # Outlooks that nobody has any more, and whose rules go.
-        self._left: set[str] = set()
+        # Outlooks that nobody has any more, and whose rules go; how often that failed.
+        self._left: dict[str, int] = {}
         self._awake = asyncio.Event()
         self._own: frozenset[str] = frozenset()
         self._own_until_s = 0.0
@@ -68,7 +68,7 @@ class Proxy:
             former = view.holders if view is not None else {}
             view = self._views[services.outlook] = _View(services)
             view.holders.update(former)
-            self._left.discard(services.outlook)
+            _ = self._left.pop(services.outlook, None)
             services.hold(self, lambda: self._note(view))
             self._note(view)
         if pod_uid not in view.holders:
@@ -82,7 +82,7 @@ class Proxy:
             if not view.holders:
                 view.services.release(self)
                 del self._views[view.services.outlook]
-                self._left.add(view.services.outlook)
+                self._left[view.services.outlook] = 0
                 self._awake.set()
 
     async def first_rules(self, services: port.Services) -> bool:
@@ -165,10 +165,23 @@ class Proxy:
 
     async def _forget(self, outlook: str) -> None:
         try:
+            crashpoints.reached("kcilet.forget_services.before")
             await self._network.forget_services(outlook)
+            crashpoints.reached("kcilet.forget_services.after")
         except ports.DriverError as error:
-            log.warning("rules of services not removed", outlook=outlook, error=str(error))
-        self._left.discard(outlook)
+            failures = self._left.get(outlook, 0) + 1
+            delay_s = BACKOFF.delay_s(failures)
+            log.warning(
+                "rules of services not removed, trying again",
+                outlook=outlook,
+                next_try_s=round(delay_s, 2),
+                error=str(error),
+            )
+            if outlook in self._left:
+                self._left[outlook] = failures
+                _ = asyncio.get_running_loop().call_later(delay_s, self._awake.set)
+        else:
+            _ = self._left.pop(outlook, None)
 
     async def _addresses(self) -> frozenset[str]:
         now_s = asyncio.get_running_loop().time()

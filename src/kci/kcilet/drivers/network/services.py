@@ -54,6 +54,8 @@ class Services:
         # another.
         self._has_base = False
         self._find()
+        # Outlooks of an earlier life, until it was looked whether anybody has them.
+        self._unswept = frozenset(self._outlooks)
 
     def close(self) -> None:
         if self._nft is not None:
@@ -104,6 +106,7 @@ class Services:
         for pod_uid, interface in members.items():
             self.admit(pod_uid, interface, outlook)
         self._forget_flows(name, conntrack.stale(change, before))
+        self._sweep()
 
     def forget(self, outlook: str) -> None:
         """Nobody keeps these Services up to date any more."""
@@ -201,6 +204,12 @@ class Services:
         if names and not self._outlooks and not self._members:
             self._run(self._rules.remove())
             self._has_base = False
+
+    def _sweep(self) -> None:
+        """Once a life: one that fails would fail each change."""
+        unswept, self._unswept = self._unswept, frozenset()
+        if unswept:
+            self._remove_if_unused(set(unswept))
 
     def _forget_flows(self, name: str, suspects: Mapping[ports.ServiceAddress, ports.Backend]) -> None:
         sources = {one.address for one in self._members.values() if one.outlook == name}
