@@ -325,6 +325,8 @@ class FakeNetwork:
         self.outlooks = {}
         self.services = {}
         self.members = {}
+        # What members were said to have.
+        self.member_links = {}
         self.changes = []
         # Raised by the next changes of Services, in order.
         self.fail_next = []
@@ -345,6 +347,7 @@ class FakeNetwork:
             raise ports.DriverError("cannot change the rules for Services: a whole table is needed")
         self.services[outlook] = services.apply(change, self.services.get(outlook, {}))
         self.members[outlook] = set(members)
+        self.member_links |= members
 
     async def forget_services(self, outlook):
         if self.fail_forget:
@@ -488,6 +491,8 @@ class FakeCluster:
         self.is_away = False
         self.is_synced = True
         self.followers = set()
+        # Why a group cannot be followed.
+        self.refusal = ""
         # As pods with kube-proxy reach them.
         self.proxied = service_world.Services()
         self._versions = itertools.count(1)
@@ -526,6 +531,8 @@ class FakeCluster:
         return [reason for _, reason, _ in self.events]
 
     def join(self, group, on_change):
+        if self.refusal:
+            raise errors.RefusedError(self.refusal)
         return FakePod(self, group, on_change)
 
     def check(self):

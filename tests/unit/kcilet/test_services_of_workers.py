@@ -88,3 +88,20 @@ async def test_a_pod_whose_rules_the_kernel_refuses_is_told_of_no_services():
         it.runtime.kill_sandbox("uid-1")
         await it.until(lambda: it.runtime.names().count("run_sandbox") == 2)
         await it.until(lambda: it.runtime.environments[-1].get("KUBERNETES_SERVICE_HOST") == "10.96.0.1")
+
+
+@on_virtual_time
+async def test_a_pod_whose_cluster_cannot_be_followed_any_more_holds_no_services_while_it_ends():
+    async with kcilet_world.world() as it:
+        it.cluster.proxied.is_known = True
+        it.cluster.proxied.put("1.0.0.1")
+        await it.start(proxied())
+        await it.until_phase(link.Phase.RUNNING)
+        assert it.cluster.proxied.holders
+        it.runtime.delays_s["stop_container"] = 30.0
+        it.cluster.refusal = "its kubeconfig makes no sense"
+        another = link.Cluster(cluster_id="c-1", kubeconfig="another")
+        it.agent.want(msgspec.structs.replace(proxied(), generation=2, cluster=another))
+        it.agent.drop("g-1")
+        await it.until(lambda: not it.cluster.proxied.holders, within_s=5)
+        assert it.phase() is not link.Phase.GONE

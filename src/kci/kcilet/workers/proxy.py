@@ -62,7 +62,10 @@ class Proxy:
     def hold(
         self, pod_uid: models.PodUid, services: port.Services, interface: link.Interface, tell: Tell
     ) -> None:
-        """Have this pod reach the Services, and tell it what is wrong with them; twice is once."""
+        """Have this pod reach these Services and no others, and tell it what is wrong with them; twice is
+        once. Its former rules go in the transaction that brings it the new ones.
+        """
+        self._release(pod_uid, [view for name, view in self._views.items() if name != services.outlook])
         view = self._views.get(services.outlook)
         if view is None or view.services is not services:
             former = view.holders if view is not None else {}
@@ -71,13 +74,19 @@ class Proxy:
             _ = self._left.pop(services.outlook, None)
             services.hold(self, lambda: self._note(view))
             self._note(view)
-        if pod_uid not in view.holders:
+        known = view.holders.get(pod_uid)
+        if known is None or known.interface != interface:
             view.holders[pod_uid] = _Holder(interface, tell)
             self._note(view)
 
     def release(self, pod_uid: models.PodUid) -> None:
         """The pod is over, or needs none."""
-        for view in [view for view in self._views.values() if pod_uid in view.holders]:
+        self._release(pod_uid, list(self._views.values()))
+
+    def _release(self, pod_uid: models.PodUid, views: Iterable[_View]) -> None:
+        for view in views:
+            if pod_uid not in view.holders:
+                continue
             view.drop(pod_uid)
             if not view.holders:
                 view.services.release(self)
