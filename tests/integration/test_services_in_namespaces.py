@@ -214,11 +214,18 @@ def test_what_somebody_flushes_is_back_with_the_next_look(machine, pods):
     client, server, _ = pods
     table = {service(): backend(endpoint(server))}
     machine.put(table, members=[client])
-    machine.nft("flush", "ruleset")
-    with pytest.raises(Exception, match="whole table"):
-        machine.put({}, whole=False)
-    machine.put(table, members=[client])
-    assert client.ask(service())[0] == server.address
+    other = {service(81): backend(endpoint(server))}
+    machine.put(other, outlook="other", members=[server])
+    # The second leaves chains and maps without their contents.
+    for flush in (("ruleset",), ("table", "inet", routed_pods.TABLE)):
+        machine.nft("flush", *flush)
+        assert not machine.call(machine.driver.is_whole)
+        assert issubclass(client.ask(service()), OSError)
+        machine.put({}, whole=False, members=[client])
+        assert client.ask(service())[0] == server.address
+        machine.put({}, whole=False, outlook="other", members=[server])
+        assert server.ask(service(81))[0] == server.address
+        assert machine.call(machine.driver.is_whole)
     machine.nft("flush", "ruleset")
     machine.admit(machine.add_pod())
 

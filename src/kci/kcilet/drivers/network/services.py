@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 import pyroute2
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.network import cni, conntrack, service_rules
+from kci.kcilet.drivers.network import cni, conntrack, service_rules, tables
 from kci.kcilet.plan import services as plan
 from kci.kit import nft
 from kci.kube import models
@@ -47,9 +47,12 @@ class Services:
         self._reachable = tuple(reachable)
         self._nft: nft.Nft | None = None
         self._flows: conntrack.Flows | None = None
+        self._tables: tables.Tables | None = None
         # By owner.
         self._members: dict[str, service_rules.Member] = {}
         self._outlooks: dict[str, _Outlook] = {}
+        # What each was brought last, also if the kernel has lost it.
+        self._brought: dict[str, dict[ports.ServiceAddress, ports.Backend]] = {}
         # Whether our table is there, with what belongs to no outlook as we have it: an earlier life's may be
         # another.
         self._has_base = False
@@ -62,6 +65,8 @@ class Services:
             self._nft.close()
         if self._flows is not None:
             self._flows.close()
+        if self._tables is not None:
+            self._tables.close()
 
     def admit(self, pod_uid: models.PodUid, interface: link.Interface, outlook: str) -> None:
         """Let a pod reach these Services and no others, or none without an outlook. Nobody else who had its
@@ -91,18 +96,22 @@ class Services:
         members: Mapping[models.PodUid, link.Interface],
     ) -> None:
         name = service_rules.outlook_name(outlook)
-        if (self._has_base or self._outlooks) and not self._is_there():
+        if not self._is_there(name):
             # As after `nft flush ruleset`.
             self._look_again()
         known = self._outlooks.get(name) or _Outlook(_opened(name))
         if known.table is None and not change.is_whole:
-            raise ServicesError("nobody knows what is there: a whole table is needed")
+            if name not in self._brought:
+                raise ServicesError("nobody knows what is there: a whole table is needed")
+            change = ports.ServiceChange(plan.apply(change, self._brought[name]), is_whole=True)
         before = known.table or {}
         texts = [self._rules.open(name)] if change.is_whole else []
         self._run_on_base("\n".join([*texts, self._rules.change(name, before, change, known.kept)]))
         after = plan.apply(change, before)
-        kept = service_rules.kept_with(name, after, known.kept)
+        former = service_rules.NOTHING_KEPT if change.is_whole else known.kept
+        kept = service_rules.kept_with(name, after, former)
         self._outlooks[name] = _Outlook(kept, after, is_held=True)
+        self._brought[name] = after
         for pod_uid, interface in members.items():
             self.admit(pod_uid, interface, outlook)
         self._forget_flows(name, conntrack.stale(change, before))
@@ -112,9 +121,14 @@ class Services:
         """Nobody keeps these Services up to date any more."""
         name = service_rules.outlook_name(outlook)
         known = self._outlooks.get(name)
+        _ = self._brought.pop(name, None)
         if known is not None:
             known.is_held = False
             self._remove_if_unused({name})
+
+    def is_whole(self) -> bool:
+        """Whether the kernel has what we last put there. Somebody may have taken it away."""
+        return all(self._is_there(name) for name in self._outlooks)
 
     # ---- parts ------------------------------------------------------------------------------------
 
@@ -136,13 +150,17 @@ class Services:
         self._outlooks = {name: _Outlook(kept) for name, kept in service_rules.outlooks_of(listed).items()}
         self._members = {one.owner: one for one in service_rules.members_of(members)}
 
-    def _is_there(self) -> bool:
-        """Cheap, where a listing would read all that there is."""
+    def _is_there(self, name: str) -> bool:
+        """What this outlook needs, as far as there was any before."""
+        known = {name: self._outlooks[name].kept} if name in self._outlooks else {}
+        if not known and not self._has_base:
+            return True
         try:
-            _ = self._nft.run(self._rules.touch()) if self._nft is not None else ""
-        except nft.NftError:
+            if self._tables is None:
+                self._tables = tables.Tables()
+            return self._tables.have_rules(self._table, service_rules.rule_counts(known))
+        except OSError:
             return False
-        return True
 
     def _look_again(self) -> None:
         """Somebody else has meddled, or we were wrong: what there is, is what the kernel says."""
