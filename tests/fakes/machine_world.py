@@ -332,6 +332,7 @@ class FakeNetwork:
         self.fail_next = []
         self.fail_forget = []
         self.guarded = tasks.Latest(ports.Firewall())
+        self.meddled = asyncio.Event()
 
     def expect(self, pod_uid, interface, limits, *, outlook=""):
         self.links[pod_uid] = interface
@@ -356,6 +357,10 @@ class FakeNetwork:
 
     async def own_addresses(self):
         return frozenset({"10.0.0.1"})
+
+    async def until_meddled(self):
+        await self.meddled.wait()
+        self.meddled.clear()
 
     async def guard(self, firewall):
         self.guarded.set(firewall)

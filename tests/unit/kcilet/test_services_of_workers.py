@@ -105,3 +105,20 @@ async def test_a_pod_whose_cluster_cannot_be_followed_any_more_holds_no_services
         it.agent.drop("g-1")
         await it.until(lambda: not it.cluster.proxied.holders, within_s=5)
         assert it.phase() is not link.Phase.GONE
+
+
+@on_virtual_time
+@pytest.mark.requirement("R54")
+@pytest.mark.requirement("R55")
+async def test_rules_that_somebody_took_away_are_brought_back_at_once():
+    async with kcilet_world.world() as it:
+        services, network = it.cluster.proxied, it.drivers.network
+        services.is_known = True
+        services.put("1.0.0.1")
+        await it.start(proxied())
+        await it.until_phase(link.Phase.RUNNING)
+        await it.until(lambda: bool(network.services) and bool(network.guarded.value.pods))
+        network.services.clear()
+        network.guarded.set(ports.Firewall())
+        network.meddled.set()
+        await it.until(lambda: bool(network.services) and bool(network.guarded.value.pods), within_s=1)

@@ -111,6 +111,12 @@ class Proxy:
         view = self._views.get(services.outlook)
         return view is not None and view.services is services and view.in_place.is_set()
 
+    def check(self) -> None:
+        """Look whether the rules are still there."""
+        for view in self._views.values():
+            view.must_check = True
+        self._awake.set()
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
@@ -118,8 +124,7 @@ class Proxy:
                 async with asyncio.timeout(CHECK_S):
                     _ = await self._awake.wait()
             except TimeoutError:
-                for view in self._views.values():
-                    view.must_check = True
+                self.check()
             self._awake.clear()
             for view in list(self._views.values()):
                 if view.is_due:

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.network import cni, flows, rules, services, wiring
+from kci.kcilet.drivers.network import cni, flows, rules, services, tables, wiring
 from kci.kcilet.drivers.network import firewall as firewalls
 from kci.kit import crashpoints, errors, linkgroups, tasks
 from kci.kube import models
@@ -64,8 +64,12 @@ async def open_network(
         kernel = await loop.run_in_executor(thread, _Kernel, holder, frame)
         try:
             network = PodNetwork(kernel, thread)
-            async with tasks.Tasks() as group, _listening(socket_path, network, group):
-                yield network
+            loop.add_reader(kernel.deletions.fileno(), network.note_deletions)
+            try:
+                async with tasks.Tasks() as group, _listening(socket_path, network, group):
+                    yield network
+            finally:
+                _ = loop.remove_reader(kernel.deletions.fileno())
         finally:
             await loop.run_in_executor(thread, kernel.close)
     except firewalls.FirewallError as error:
@@ -108,13 +112,19 @@ class _Kernel:
             raise
         reachable = [ports.Reachable(one.address, one.port, one.protocol) for one in frame.reachable]
         self.ways = services.Services(holder, reachable)
+        self.deletions = tables.Deletions((frame.table, self.ways.table))
         self._is_adopted = False
         self._gateways: frozenset[str] | None = None
 
     def close(self) -> None:
+        self.deletions.close()
         self.ways.close()
         self._firewall.close()
         self.wires.close()
+
+    def is_whole(self) -> bool:
+        """Whether all rules that we made are there."""
+        return self._firewall.is_whole() and self.ways.is_whole()
 
     def set_rules(self, wanted: ports.Firewall) -> bool:
         """Whether they are set now (see firewalls.Firewall.ensure)."""
@@ -143,6 +153,7 @@ class PodNetwork:
         self._thread = thread
         self._guarded: frozenset[models.PodUid] = frozenset()
         self._guarded_changed = asyncio.Condition()
+        self._has_deletions = asyncio.Event()
         self._addresses: frozenset[str] = frozenset()
         # Of pods that are gone, and flows of theirs may not be.
         self._left: frozenset[str] = frozenset()
@@ -170,6 +181,23 @@ class PodNetwork:
             await self._forget_flows(frozenset(pod.interface.address for pod in firewall.pods))
         except (firewalls.FirewallError, wiring.WiringError, OSError) as error:
             raise ports.DriverError(f"cannot set the rules for pods' traffic: {error}") from error
+
+    def note_deletions(self) -> None:
+        """The kernel tells that something of nftables' was deleted, by us or by others."""
+        if self._kernel.deletions.read():
+            self._has_deletions.set()
+
+    async def until_meddled(self) -> None:
+        while True:
+            _ = await self._has_deletions.wait()
+            self._has_deletions.clear()
+            try:
+                # In our thread, so none of our own changes is half-way.
+                if not await self._in_thread(self._kernel.is_whole):
+                    return
+            except TimeoutError:
+                # Setting the rules tells what is wrong.
+                return
 
     async def _forget_flows(self, addresses: frozenset[str]) -> None:
         self._left = (self._left | self._addresses) - addresses

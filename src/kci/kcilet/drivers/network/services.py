@@ -42,8 +42,8 @@ class Services:
     """Made and used in one thread."""
 
     def __init__(self, bridge: str, reachable: Iterable[ports.Reachable] = ()) -> None:
-        self._table = f"{bridge}-services"
-        self._rules = service_rules.Rules(self._table)
+        self.table = f"{bridge}-services"
+        self._rules = service_rules.Rules(self.table)
         self._reachable = tuple(reachable)
         self._nft: nft.Nft | None = None
         self._flows: conntrack.Flows | None = None
@@ -140,11 +140,11 @@ class Services:
             tables = self._nft.read("list tables inet")
         except nft.NftError:
             return
-        if self._table not in {one["table"]["name"] for one in tables if "table" in one}:
+        if self.table not in {one["table"]["name"] for one in tables if "table" in one}:
             return
         try:
-            listed = self._nft.read(f"list table inet {self._table}", terse=True)
-            members = self._nft.read(f"list map inet {self._table} {service_rules.MEMBERS}")
+            listed = self._nft.read(f"list table inet {self.table}", terse=True)
+            members = self._nft.read(f"list map inet {self.table} {service_rules.MEMBERS}")
         except nft.NftError:
             return
         self._outlooks = {name: _Outlook(kept) for name, kept in service_rules.outlooks_of(listed).items()}
@@ -158,7 +158,7 @@ class Services:
         try:
             if self._tables is None:
                 self._tables = tables.Tables()
-            return self._tables.have_rules(self._table, service_rules.rule_counts(known))
+            return self._tables.have_rules(self.table, service_rules.rule_counts(known))
         except OSError:
             return False
 

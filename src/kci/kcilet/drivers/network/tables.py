@@ -7,9 +7,11 @@ they have. Message types and attributes are those of linux/netfilter/nf_tables.h
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 _NETLINK_NETFILTER = 12
 _HEADER = struct.Struct("=IHHII")
@@ -20,6 +22,9 @@ _SUBSYSTEM = 10 << 8
 _NEW_RULE, _GET_RULE = _SUBSYSTEM | 6, _SUBSYSTEM | 7
 _TABLE, _CHAIN = 1, 2
 _ERROR, _DONE = 2, 3
+# Tables, chains and rules that somebody deleted, ourselves included.
+_DELETED = frozenset({_SUBSYSTEM | 2, _SUBSYSTEM | 5, _SUBSYSTEM | 8})
+_SOL_NETLINK, _ADD_MEMBERSHIP, _CHANGES = 270, 1, 7
 _REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10
 _ANSWER_BYTES = 1 << 16
 _ANSWER_S = 5.0
@@ -65,6 +70,49 @@ class Tables:
                 if kind == _DONE:
                     return None if is_torn else count
                 count += kind == _NEW_RULE
+
+
+class Deletions:
+    """Hears what is deleted of these tables. Read without waiting, in any one thread."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = frozenset(name.encode() for name in names)
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER
+        )
+        self._socket.bind((0, 0))
+        self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _CHANGES)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def read(self) -> bool:
+        """Whether there was anything since; also if some were lost."""
+        has_any = False
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                try:
+                    datagram = self._socket.recv(_ANSWER_BYTES)
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        raise
+                    has_any = True
+                    continue
+                has_any |= any(
+                    kind in _DELETED and _table_of(content) in self._names
+                    for kind, _, _, content in messages(datagram)
+                )
+        return has_any
+
+
+def _table_of(content: bytes) -> bytes:
+    """The first attribute of all three kinds."""
+    length, kind = _ATTRIBUTE.unpack_from(content, len(_FAMILY))
+    start = len(_FAMILY) + _ATTRIBUTE.size
+    return content[start : len(_FAMILY) + length].rstrip(b"\0") if kind == _TABLE else b""
 
 
 def messages(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
