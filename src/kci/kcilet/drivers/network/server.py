@@ -112,7 +112,12 @@ class _Kernel:
             raise
         reachable = [ports.Reachable(one.address, one.port, one.protocol) for one in frame.reachable]
         self.ways = services.Services(holder, reachable)
-        self.deletions = tables.Deletions((frame.table, self.ways.table))
+        try:
+            self.deletions = tables.Deletions((frame.table, self.ways.table))
+        except OSError as error:
+            for one in (self.ways, self._firewall, self.wires):
+                one.close()
+            raise firewalls.FirewallError(f"cannot listen to changes of nftables: {error}") from error
         self._is_adopted = False
         self._gateways: frozenset[str] | None = None
 
