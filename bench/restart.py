@@ -22,7 +22,9 @@ WITHIN_S = 120
 NODE = "virtual-kubelet"
 
 
-async def measure(stack: lines.Line, client: clients.Client, watcher, *, count: int, container) -> dict:
+async def measure(
+    stack: lines.Line, client: clients.Client, watcher, *, count: int, container, pod=lines.pod
+) -> dict:
     """Resident MiB of our programs with `count` pods; seconds from SIGKILL of the kcilet until it has
     reported all of them as running again; what it takes to ask what they use; seconds from the start of a
     virtual node's process, the one before it killed, until its node object is renewed and Ready; how many
@@ -30,7 +32,7 @@ async def measure(stack: lines.Line, client: clients.Client, watcher, *, count: 
     """
     names = [f"run-{uuid.uuid4().hex[:6]}-{number}" for number in range(count)]
     for name in names:
-        await client.create(resources.PODS, lines.pod(name, container=container), namespace="default")
+        await client.create(resources.PODS, pod(name, container=container), namespace="default")
     for done in range(1, count + 1, 10):
         await watcher.until(lambda pods, done=done: _ready(pods, names) >= done, timeout_s=300)
     await watcher.until(lambda pods: _ready(pods, names) == count, timeout_s=300)

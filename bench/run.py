@@ -16,6 +16,8 @@ One run starts a stack of its own in a network namespace of its own, and measure
     sizes         what it costs to choose a pod's size, in microseconds (bench/sizes.py)
     running       memory with 200 pods, their adoption by a restarted kcilet, and how soon a restarted node is
                   Ready (bench/restart.py)
+    crowd         the start of a pod with kube-proxy on among 1000 Services, and the row above with 200 such
+                  pods (bench/crowd.py)
     memory        resident memory and CPU of our own programs, idle
     kubelet       with --kubelet: start to streams again, on a node with a real one (bench/kubelet.py)
 
@@ -46,6 +48,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests" / "harness"))
 
 import bandwidth  # noqa: E402
+import crowd  # noqa: E402
 import kubelet  # noqa: E402
 import line as lines  # noqa: E402
 import network  # noqa: E402
@@ -63,6 +66,7 @@ from kci.kube import resources  # noqa: E402
 
 CLONE_NEWNET = 0x40000000
 FLOOR_NODE = "bench-floor"
+SERVICES, RUNNING = 1000, 200
 FINAL = frozenset({"Succeeded", "Failed"})
 ON_FLOOR = {"nodeSelector": {"bench": "floor"}, "tolerations": [{"operator": "Exists"}]}
 # Ends at once when it is told to.
@@ -337,13 +341,28 @@ async def measure_node(stack: lines.Line, client, watcher, *, count: int, pod) -
     }
 
 
+async def bench_crowd(stack, client, watcher, *, services: int, pods: int, starts: int) -> dict:
+    """Pods that reach Services: one at a time, and many that a restarted kcilet and node find again."""
+    began = time.monotonic()
+    async with crowd.services(client, services):
+        made_s = round(time.monotonic() - began, 1)
+        await bench_start(client, watcher, count=3, pod=crowd.pod, prefix="warm")
+        times, _ = await bench_start(client, watcher, count=starts, pod=crowd.pod, prefix="proxied")
+        running = await restart.measure(stack, client, watcher, count=pods, container=PROMPT, pod=crowd.pod)
+    return {
+        "start_proxied_ms": percentiles(times),
+        "running_proxied": {"services": services, "services_made_s": made_s, **running},
+    }
+
+
 async def measure(stack: lines.Line, count: int) -> dict:
     async with watching(stack) as (client, watcher), tasks.background("floor", floor_node(client)):
         on_floor = functools.partial(lines.pod, **ON_FLOOR)
         await bench_start(client, watcher, count=3, pod=on_floor, prefix="warm")
         floor, _ = await bench_start(client, watcher, count=count // 2, pod=on_floor, prefix="floor")
         ours = await measure_node(stack, client, watcher, count=count, pod=lines.pod)
-        running = await restart.measure(stack, client, watcher, count=200, container=PROMPT)
+        running = await restart.measure(stack, client, watcher, count=RUNNING, container=PROMPT)
+        crowded = await bench_crowd(stack, client, watcher, services=SERVICES, pods=RUNNING, starts=count)
         await client.delete(resources.NODES, FLOOR_NODE)
     floor_ms = percentiles(floor)
     return {
@@ -351,6 +370,7 @@ async def measure(stack: lines.Line, count: int) -> dict:
         "start_over_floor": round(ours["start_ms"]["p50"] / floor_ms["p50"], 2),
         **ours,
         "running": running,
+        **crowded,
     }
 
 
@@ -363,7 +383,16 @@ def show(result: dict) -> None:
     print(f"\nstack up {result['up_s']} s; {result['machine']}")
     print(f"{'':20}{'n':>5}{'p50':>9}{'p90':>9}{'p99':>9}{'max':>9}  ms")
     measured = {"": result} | ({", kubelet": result["kubelet"]} if "kubelet" in result else {})
-    for name in ("floor_ms", "start_ms", "exit_ms", "exit_phase_ms", "delete_ms", "exec_ms", "burst_50"):
+    for name in (
+        "floor_ms",
+        "start_ms",
+        "start_proxied_ms",
+        "exit_ms",
+        "exit_phase_ms",
+        "delete_ms",
+        "exec_ms",
+        "burst_50",
+    ):
         for whose, figures in measured.items():
             if name in figures:
                 row = "".join(f"{figures[name][column]:>9}" for column in ("p50", "p90", "p99", "max"))
@@ -376,6 +405,7 @@ def show(result: dict) -> None:
         for name in ("cp_to_pod_mb_s", "cp_from_pod_mb_s", "port_forward_mb_s"):
             print(f"{name.removesuffix('_mb_s').replace('_', ' ')}{whose}: {figures[name]} MB/s")
     print(f"running: {result['running']}")
+    print(f"running, with kube-proxy: {result['running_proxied']}")
     for figures in result["probes"]:
         print(f"probes: {figures}")
     for row in result["bandwidth"]["share_of_limit"]:

@@ -2,7 +2,10 @@
 a restart of the kcilet.
 """
 
+import contextlib
 import json
+import subprocess
+import sys
 
 import pytest
 from line import IDLE, eventually, pod
@@ -40,6 +43,32 @@ def ask(line, name, script):
 
 def gateway_of(line):
     return json.loads(line.kci("status", "-o", "json"))["gateway"]
+
+
+def run_inside(line, *argv):
+    """A machine without IPv6 refuses, and then has nothing to be reached."""
+    subprocess.run(line.inside(*argv), check=False, timeout=30)
+
+
+@contextlib.contextmanager
+def hearing(line, port):
+    """Listens on the machine; whether anything has come."""
+    listens = (
+        "import socket, sys; s = socket.socket(type=socket.SOCK_DGRAM); "
+        f"s.bind(('0.0.0.0', {port})); print('listens', flush=True); "
+        "sys.stdin.readline(); s.setblocking(False); "
+        "print(next(iter([s.recv(1)]), None) is not None, flush=True)"
+    )
+    with subprocess.Popen(
+        line.inside(sys.executable, "-c", listens),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout.readline() == "listens\n"
+            # Its error when nothing has come ends it without a word.
+            yield lambda: process.communicate("\n", timeout=10)[0] == "True\n"
+        finally:
+            process.kill()
 
 
 def forbidden_places(line):
@@ -87,6 +116,24 @@ def test_an_adversary_with_the_networks_capabilities_finds_no_way(line):
     ask(line, "adversary", f"ip route add 127.0.0.2/32 via {gateway} 2>/dev/null; true")
     told = ask(line, "adversary", tries(place for place in places if place[0] != "127.0.0.2"))
     assert reached(told) == set(), told
+
+    # Where clouds tell secrets over IPv6: by way of the gateway, which would not say that it has the address.
+    metadata = "fd00:ec2::254"
+    line_link = line.where.bridge
+    run_inside(line, "ip", "-6", "address", "add", f"{metadata}/128", "dev", line_link, "nodad")
+    by_ipv6 = (
+        "ip -6 address add fd00:ec2::1/64 dev eth0 nodad 2>/dev/null; "
+        "mac=$(ip neigh show dev eth0 | grep -o '..:..:..:..:..:..' | head -n 1); "
+        f"ip -6 neigh add {metadata} lladdr $mac dev eth0 2>/dev/null; "
+        f"ping6 -c 1 -W 1 {metadata} >/dev/null 2>&1; echo $?"
+    )
+    assert ask(line, "adversary", by_ipv6).split()[-1] == "1"
+    run_inside(line, "ip", "-6", "address", "delete", f"{metadata}/128", "dev", line_link)
+    # A raw broadcast: nobody leases it anything, and the machine's own DHCP server would not hear of it.
+    with hearing(line, 67) as heard:
+        discover = "udhcpc -i eth0 -n -q -t 2 -T 1 -s /bin/true >/dev/null 2>&1; echo $?"
+        assert ask(line, "adversary", discover).split()[-1] == "1"
+        assert not heard()
 
     # Somebody else's address, MAC address, and IPv6.
     takes, gives = (f"ip address {verb} {friend}/32 dev eth0" for verb in ("add", "del"))

@@ -70,6 +70,8 @@ class FakeRuntime:
         self.most_starts = 0
         self.most_live_sandboxes = 0
         self._starts = 0
+        # Of containers that were made, in order.
+        self.environments = []
         # Names of calls that are being undone.
         self._reserved = set()
         self._numbers = itertools.count(1)
@@ -159,6 +161,7 @@ class FakeRuntime:
             (self.sandboxes[c.sandbox_id].pod_uid, c.name, c.attempt) for c in self.containers.values()
         }:
             raise ports.UnavailableError(f"cannot make a container yet: name {name} is reserved")
+        self.environments.append(spec.env)
         one = ports.SeenContainer(
             id=ports.ContainerId(f"c{next(self._numbers)}"),
             sandbox_id=sandbox_id,
@@ -322,10 +325,14 @@ class FakeNetwork:
         self.outlooks = {}
         self.services = {}
         self.members = {}
+        # What members were said to have.
+        self.member_links = {}
         self.changes = []
         # Raised by the next changes of Services, in order.
         self.fail_next = []
+        self.fail_forget = []
         self.guarded = tasks.Latest(ports.Firewall())
+        self.meddled = asyncio.Event()
 
     def expect(self, pod_uid, interface, limits, *, outlook=""):
         self.links[pod_uid] = interface
@@ -335,18 +342,25 @@ class FakeNetwork:
     async def change_services(self, outlook, change, members):
         self.changes.append(change)
         if self.fail_next:
-            del self.services[outlook]
+            _ = self.services.pop(outlook, None)
             raise self.fail_next.pop(0)
         if not change.is_whole and outlook not in self.services:
             raise ports.DriverError("cannot change the rules for Services: a whole table is needed")
         self.services[outlook] = services.apply(change, self.services.get(outlook, {}))
         self.members[outlook] = set(members)
+        self.member_links |= members
 
     async def forget_services(self, outlook):
+        if self.fail_forget:
+            raise self.fail_forget.pop(0)
         self.services.pop(outlook, None)
 
     async def own_addresses(self):
         return frozenset({"10.0.0.1"})
+
+    async def until_meddled(self):
+        await self.meddled.wait()
+        self.meddled.clear()
 
     async def guard(self, firewall):
         self.guarded.set(firewall)
@@ -506,6 +520,8 @@ class FakeCluster:
         self.is_away = False
         self.is_synced = True
         self.followers = set()
+        # Why a group cannot be followed.
+        self.refusal = ""
         # As pods with kube-proxy reach them.
         self.proxied = service_world.Services()
         self._versions = itertools.count(1)
@@ -544,6 +560,8 @@ class FakeCluster:
         return [reason for _, reason, _ in self.events]
 
     def join(self, group, on_change):
+        if self.refusal:
+            raise errors.RefusedError(self.refusal)
         return FakePod(self, group, on_change)
 
     def check(self):

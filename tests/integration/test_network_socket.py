@@ -264,3 +264,42 @@ for asked in (
 is_over.set()
 """
     assert drive(machine, code) == [True] * 6
+
+
+@pytest.mark.parametrize(
+    "what", ["flush ruleset", f"flush table inet {BRIDGE}-guard", f"delete table inet {BRIDGE}-services"]
+)
+def test_what_somebody_else_takes_away_is_told_at_once_and_what_we_do_ourselves_is_not(machine, what):  # noqa: F811
+    told = drive(
+        machine,
+        f"""
+key, at = ports.ServiceAddress("10.96.0.10", "tcp", 80), ports.Endpoint("10.9.1.3", 8080)
+backends = [ports.Backend((at,), affinity_s) for affinity_s in (5, 6, 0)]
+changes = [ports.ServiceChange({{key: one}}, is_whole=True) for one in backends]
+members = {{"uid-2": guarded(2).interface}}
+async with tasks.Tasks() as group:
+    meddled = group.spawn("meddled", network.until_meddled())
+    for change in changes:
+        await network.guard(ports.Firewall(pods=(guarded(2),), policies={{"p": ports.Policy()}}))
+        await network.change_services("o", change, members)
+        await network.guard(ports.Firewall(pods=(guarded(2), guarded(3))))
+    # Once all that is known of our own deletions was looked at.
+    await asyncio.sleep(0.3)
+    print(json.dumps(meddled.done()))
+    began = asyncio.get_running_loop().time()
+    other = await asyncio.create_subprocess_exec("nft", *{what.split()!r})
+    await other.wait()
+    async with asyncio.timeout(5):
+        await meddled
+    print(json.dumps(asyncio.get_running_loop().time() - began))
+    await network.guard(ports.Firewall(pods=(guarded(2), guarded(3))))
+    await network.change_services("o", ports.ServiceChange({{}}), members)
+    again = group.spawn("again", network.until_meddled())
+    await asyncio.sleep(0.3)
+    print(json.dumps(again.done()))
+    again.cancel()
+""",
+    )
+    assert told[0] is False
+    assert told[1] < 1.0
+    assert told[2] is False

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -422,10 +423,20 @@ def test_a_link_that_no_rules_name_passes_nothing(world):
 
 def test_rules_that_somebody_took_away_come_back(world):
     world.driver(SECURED + "web=[rule('out')], db=[rule('out')])")
-    run("ip", "netns", "exec", world.machine, "nft", "flush", "ruleset")
-    assert world.connects(2, "10.9.1.3")
-    world.driver(SECURED + "web=[rule('out')], db=[rule('out')])")
-    assert not world.connects(2, "10.9.1.3")
+    # The others leave names without rules.
+    chains = [("chain", "inet", TABLE, name) for name in ("passing", "from_pod", "arriving")]
+    policies = re.findall(r"out_\w+", nft(world.machine, "list", "chains"))
+    chains += [("chain", "inet", TABLE, name) for name in policies]
+    for what in (("ruleset",), ("table", "inet", TABLE), *chains):
+        assert world.driver("guard.is_whole()") is True
+        _ = nft(world.machine, "flush", *what)
+        assert world.driver("guard.is_whole()") is False, what
+        world.driver(SECURED + "web=[rule('out')], db=[rule('out')])")
+        assert not world.connects(2, "10.9.1.3"), what
+
+
+def nft(netns, *words):
+    return run("ip", "netns", "exec", netns, "nft", *words).stdout
 
 
 def test_links_and_rules_of_others_are_left_alone(world):

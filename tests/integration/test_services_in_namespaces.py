@@ -7,7 +7,7 @@ import pytest
 import routed_pods
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.network import tracked
+from kci.kcilet.drivers.network import service_rules, tracked
 
 pytestmark = [
     pytest.mark.integration,
@@ -251,11 +251,18 @@ def test_what_somebody_flushes_is_back_with_the_next_look(machine, pods):
     client, server, _ = pods
     table = {service(): backend(endpoint(server))}
     machine.put(table, members=[client])
-    machine.nft("flush", "ruleset")
-    with pytest.raises(Exception, match="whole table"):
-        machine.put({}, whole=False)
-    machine.put(table, members=[client])
-    assert client.ask(service())[0] == server.address
+    other = {service(81): backend(endpoint(server))}
+    machine.put(other, outlook="other", members=[server])
+    # The second leaves chains and maps without their contents.
+    for flush in (("ruleset",), ("table", "inet", routed_pods.TABLE)):
+        machine.nft("flush", *flush)
+        assert not machine.call(machine.driver.is_whole)
+        assert issubclass(client.ask(service()), OSError)
+        machine.put({}, whole=False, members=[client])
+        assert client.ask(service())[0] == server.address
+        machine.put({}, whole=False, outlook="other", members=[server])
+        assert server.ask(service(81))[0] == server.address
+        assert machine.call(machine.driver.is_whole)
     machine.nft("flush", "ruleset")
     machine.admit(machine.add_pod())
 
@@ -289,6 +296,43 @@ def test_an_endpoint_that_is_the_machines_is_out_of_reach_unless_it_is_allowed(m
             listener.accept()
     for listener in (*listeners, local):
         listener.close()
+
+
+def test_what_an_earlier_life_left_and_nobody_has_is_swept(machine, pods):
+    client, server, _ = pods
+    machine.put({service(): backend(endpoint(server), affinity_s=9)}, outlook="left", members=[client])
+    machine.put({service(): backend(endpoint(server))}, outlook="other", members=[server])
+    machine.put({service(): backend(endpoint(server))}, outlook="mine", members=[client])
+    machine.restart()
+    left, other = (service_rules.outlook_name(one) for one in ("left", "other"))
+    assert left in machine.rules()
+    machine.put({service(): backend(endpoint(server))}, outlook="mine", members=[client])
+    assert left not in machine.rules()
+    # Somebody has this one.
+    assert other in machine.rules()
+    assert client.ask(service()) == (server.address, client.address)
+
+
+@pytest.mark.requirement("R07")
+def test_changed_flags_hold_after_a_restart_whatever_is_done_first(machine, pods):
+    client, server, _ = pods
+    allowed = ports.Reachable("10.9.0.1", 8080, "tcp")
+    steps = (
+        lambda: machine.admit(server),
+        lambda: machine.call(machine.driver.dismiss, server.uid),
+        lambda: machine.call(machine.driver.forget, "nobody's"),
+    )
+    for number, first in enumerate(steps):
+        machine.reachable = ()
+        machine.restart()
+        machine.put({service(): backend(endpoint(server))}, members=[client, server])
+        assert "10.9.0.1 . tcp . 8080" not in machine.rules()
+        machine.reachable = (allowed,)
+        machine.restart()
+        first()
+        machine.put({service(): backend(endpoint(server))}, members=[client, server])
+        assert "10.9.0.1 . tcp . 8080" in machine.rules(), number
+        assert client.ask(service()) == (server.address, client.address)
 
 
 def test_a_pod_with_net_admin_cannot_change_its_rules(machine, pods):

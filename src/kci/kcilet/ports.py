@@ -430,6 +430,12 @@ class Network(Protocol):
         """
         ...
 
+    async def until_meddled(self) -> None:
+        """Return once somebody else has taken away rules of ours: `guard` and `change_services` bring them
+        back.
+        """
+        ...
+
     async def limit_traffic(self, pod_uid: models.PodUid, limits: TrafficLimits) -> None:
         """Have these limits and no others from now on; nothing happens without a link."""
         ...

@@ -5,7 +5,9 @@ Ported from Kubernetes v1.36.3 pkg/kubelet/kubelet_pods.go (makeEnvironmentVaria
 third_party/forked/golang/expansion/expand.go, pkg/kubelet/envvars/envvars.go and
 pkg/kubelet/container/helpers.go. Differs: variables keep the order in which they are declared (the kubelet
 has none); service links are made of Services that the pod reaches, and for one that reaches none of the API
-server's address alone; values that no process can be given (NUL, no UTF-8) are refused by name.
+server's address alone; a Service `kubernetes` of another namespace than `default` is never taken for the API
+server's, while a kubelet has it count for more; values that no process can be given (NUL, no UTF-8) are
+refused by name.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from kci.kube import downward, errors, models
 
 ConfigMaps = Mapping[str, models.ConfigMap | None]
 Secrets = Mapping[str, models.Secret | None]
+API_SERVICE = "kubernetes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +70,11 @@ class Facts:
 def resolve(pod: models.Pod, container: models.Container, facts: Facts) -> dict[str, str]:
     """The variables; raises ConfigError (a container waits with CreateContainerConfigError)."""
     service = service_variables(facts.api_server_host, facts.api_server_port)
-    if any(one.metadata.name == "kubernetes" for one in facts.services):
+    if any(_is_api_servers(one) for one in facts.services):
         service = {}
-    service |= service_links(facts.services)
+    # Another namespace's of that name would take the API server's variables.
+    named = [one for one in facts.services if one.metadata.name != API_SERVICE or _is_api_servers(one)]
+    service |= service_links(named)
     found: dict[str, str] = {}
     for source in container.env_from:
         found.update(_all_of(pod, source, facts))
@@ -88,6 +93,11 @@ def resolve(pod: models.Pod, container: models.Container, facts: Facts) -> dict[
         if "\0" in value:
             raise errors.ConfigError(f"the value of environment variable {name} holds a NUL byte")
     return {**found, **{name: value for name, value in service.items() if name not in found}}
+
+
+def _is_api_servers(service: models.Service) -> bool:
+    """kubelet_pods.go has the name in masterServices, and demands the namespace."""
+    return (service.metadata.namespace, service.metadata.name) == ("default", API_SERVICE)
 
 
 def service_variables(host: str, port: int) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+import msgspec
 import pytest
 from fakes import kcilet_world, machine_world, service_world
 
@@ -28,8 +29,8 @@ class World:
         self.proxy = proxy.Proxy(self.network)
         self.told = []
 
-    def hold(self, uid=UID):
-        self.proxy.hold(uid, self.services, INTERFACE, self.told.append)
+    def hold(self, uid=UID, interface=INTERFACE, services=None):
+        self.proxy.hold(uid, services or self.services, interface, self.told.append)
 
     def endpoints(self):
         backend = self.network.services[self.services.outlook][VIP]
@@ -137,6 +138,56 @@ async def test_all_is_let_go_of_with_the_last_pod_and_begun_again_with_the_next(
         world.hold()
         assert await world.proxy.first_rules(world.services)
         assert world.endpoints() == ["1.0.0.1"]
+
+
+@on_virtual_time
+async def test_rules_that_could_not_be_removed_are_removed_later():
+    async with running() as world:
+        world.services.is_known = True
+        world.services.put("1.0.0.1")
+        world.hold()
+        assert await world.proxy.first_rules(world.services)
+        world.network.fail_forget = [ports.DriverError("cannot remove the rules for Services: busy")] * 3
+        world.proxy.release(UID)
+        await asyncio.sleep(0.1)
+        assert world.network.services
+        await asyncio.sleep(5)
+        assert not world.network.services
+
+
+@on_virtual_time
+async def test_a_pod_that_got_another_interface_has_its_services_there():
+    async with running() as world:
+        world.services.is_known = True
+        world.services.put("1.0.0.1")
+        world.hold()
+        assert await world.proxy.first_rules(world.services)
+        other = msgspec.structs.replace(INTERFACE, address="10.0.0.10")
+        world.hold(interface=other)
+        await asyncio.sleep(1)
+        assert world.network.member_links == {UID: other}
+
+
+@on_virtual_time
+async def test_a_pod_whose_group_changed_its_cluster_leaves_the_formers_services():
+    async with running() as world:
+        former, now = world.services, service_world.Services()
+        now.outlook = "another/u/vn1"
+        for one in (former, now):
+            one.is_known = True
+            one.put("1.0.0.1")
+        world.hold()
+        world.hold("uid-2")
+        assert await world.proxy.first_rules(former)
+        world.hold(services=now)
+        assert await world.proxy.first_rules(now)
+        former.put("1.0.0.2")
+        await asyncio.sleep(1)
+        assert world.network.members == {former.outlook: {"uid-2"}, now.outlook: {UID}}
+        world.hold("uid-2", services=now)
+        await asyncio.sleep(1)
+        assert not former.holders
+        assert world.network.services.keys() == {now.outlook}
 
 
 @on_virtual_time

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from fakes import kcilet_world, machine_world
 
+from kci.kcilet import ports
 from kci.link import types as link
 
 pytestmark = pytest.mark.guide("env KCI_KUBE_PROXY", "annotation kci-kube-proxy-enabled")
@@ -67,3 +68,57 @@ async def test_a_pod_starts_before_a_cluster_that_is_slow_has_listed_its_service
         await it.start(proxied())
         await it.until_phase(link.Phase.RUNNING)
         assert it.cluster.reasons().count("ServicesNotKnown") == 1
+
+
+@on_virtual_time
+@pytest.mark.requirement("R55")
+async def test_a_pod_whose_rules_the_kernel_refuses_is_told_of_no_services():
+    async with kcilet_world.world() as it:
+        services, network = it.cluster.proxied, it.drivers.network
+        services.is_known = True
+        services.put("1.0.0.1", name="kubernetes", address="10.96.0.1")
+        network.fail_next = [ports.DriverError("cannot change the rules for Services: refused")] * 1000
+        await it.start(proxied())
+        await it.until_phase(link.Phase.RUNNING)
+        assert not network.services
+        assert it.runtime.environments[-1].get("KUBERNETES_SERVICE_HOST") != "10.96.0.1"
+        # With the rules there, the next one is.
+        network.fail_next.clear()
+        await it.until(lambda: bool(network.services))
+        it.runtime.kill_sandbox("uid-1")
+        await it.until(lambda: it.runtime.names().count("run_sandbox") == 2)
+        await it.until(lambda: it.runtime.environments[-1].get("KUBERNETES_SERVICE_HOST") == "10.96.0.1")
+
+
+@on_virtual_time
+async def test_a_pod_whose_cluster_cannot_be_followed_any_more_holds_no_services_while_it_ends():
+    async with kcilet_world.world() as it:
+        it.cluster.proxied.is_known = True
+        it.cluster.proxied.put("1.0.0.1")
+        await it.start(proxied())
+        await it.until_phase(link.Phase.RUNNING)
+        assert it.cluster.proxied.holders
+        it.runtime.delays_s["stop_container"] = 30.0
+        it.cluster.refusal = "its kubeconfig makes no sense"
+        another = link.Cluster(cluster_id="c-1", kubeconfig="another")
+        it.agent.want(msgspec.structs.replace(proxied(), generation=2, cluster=another))
+        it.agent.drop("g-1")
+        await it.until(lambda: not it.cluster.proxied.holders, within_s=5)
+        assert it.phase() is not link.Phase.GONE
+
+
+@on_virtual_time
+@pytest.mark.requirement("R54")
+@pytest.mark.requirement("R55")
+async def test_rules_that_somebody_took_away_are_brought_back_at_once():
+    async with kcilet_world.world() as it:
+        services, network = it.cluster.proxied, it.drivers.network
+        services.is_known = True
+        services.put("1.0.0.1")
+        await it.start(proxied())
+        await it.until_phase(link.Phase.RUNNING)
+        await it.until(lambda: bool(network.services) and bool(network.guarded.value.pods))
+        network.services.clear()
+        network.guarded.set(ports.Firewall())
+        network.meddled.set()
+        await it.until(lambda: bool(network.services) and bool(network.guarded.value.pods), within_s=1)

@@ -199,3 +199,13 @@ def test_the_api_servers_own_service_counts_for_more_than_an_address_of_its():
     assert found["KUBERNETES_SERVICE_HOST"] == "10.96.0.1"
     assert "KUBERNETES_PORT_6443_TCP" not in found
     assert found == environment.service_variables("10.96.0.1", 443)
+
+
+def test_a_service_that_only_has_the_api_servers_name_is_not_taken_for_it():
+    other = models.Service(
+        metadata=models.ObjectMeta(namespace="team", name="kubernetes"),
+        spec=models.ServiceSpec(cluster_ip="10.96.0.66", ports=(models.ServicePort(name="https", port=443),)),
+    )
+    facts = environment.Facts(api_server_host="10.0.0.1", api_server_port=6443, services=[other])
+    found = environment.resolve(models.Pod(), models.Container(name="main"), facts)
+    assert found == environment.service_variables("10.0.0.1", 6443)

@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 Wish = histories.Wish
 EVENTS_BACKOFF = backoffs.Backoff(initial_s=0.2, cap_s=5.0)
 WORK_BACKOFF = backoffs.Backoff(initial_s=1.0, cap_s=60.0)
+# How often at most rules are brought back that somebody goes on taking away.
+MEND_S = 0.1
 LOOK_BACKOFF = backoffs.Backoff(initial_s=0.1, cap_s=15.0)
 
 
@@ -90,8 +92,17 @@ class Agent:
             self._look_for_processes(),
             self._machine.proxy.run(),
             self._guard.run(),
+            self._mend_rules(),
             name="runtime",
         )
+
+    async def _mend_rules(self) -> None:
+        while True:
+            await self._machine.drivers.network.until_meddled()
+            log.warning("rules of pods' traffic were taken away by somebody else, bringing them back")
+            self._guard.wake()
+            self._machine.proxy.check()
+            await asyncio.sleep(MEND_S)
 
     # ---- what the service wants -----------------------------------------------------------------
 

@@ -169,6 +169,11 @@ async def _outlook_on_services(machine: machine.Machine, job: Job) -> str:
     return services.outlook
 
 
+def _reaches_services(machine: machine.Machine, wanted: inputs.Wanted) -> bool:
+    """Whether they are known, and the kernel took the rules for them."""
+    return wanted.group.kube_proxy and machine.proxy.has_rules(wanted.source.services)
+
+
 def _warn_of_services(
     source: port.PodSource, servers: Iterable[str], tell: Callable[[events.Event], None]
 ) -> None:
@@ -187,7 +192,13 @@ async def _start_container(machine: machine.Machine, action: actions.StartContai
     if container_id is None:
         assert job.image is not None
         async with asyncio.timeout(machine.limits.fetch_s):
-            spec = await inputs.container_spec(machine.drivers.volumes, job.wanted(), action, job.image)
+            spec = await inputs.container_spec(
+                machine.drivers.volumes,
+                job.wanted(),
+                action,
+                job.image,
+                reaches_services=_reaches_services(machine, job.wanted()),
+            )
         crashpoints.reached("kcilet.create_container.before")
         container_id = await runtime.create_container(action.sandbox_id, spec)
         crashpoints.reached("kcilet.create_container.after")

@@ -112,13 +112,20 @@ def _to_volume(
 
 
 async def container_spec(
-    volumes: ports.Volumes, wanted: Wanted, action: actions.StartContainer, image: ports.ImageRef
+    volumes: ports.Volumes,
+    wanted: Wanted,
+    action: actions.StartContainer,
+    image: ports.ImageRef,
+    *,
+    reaches_services: bool,
 ) -> ports.ContainerSpec:
-    """Everything of a container resolved; raises ConfigError."""
+    """Everything of a container resolved; raises ConfigError. One that reaches no Services is told of none:
+    it would keep their addresses for its whole life.
+    """
     pod, group = wanted.pod, wanted.group
     container = next(one for one in pod.spec.all_containers if one.name == action.container)
     try:
-        env = await _environment(wanted, container)
+        env = await _environment(wanted, container, reaches_services=reaches_services)
         mounts = await _mounts(volumes, wanted, container, env, action.attempt)
     except (kube_errors.ConfigError, kube_errors.InvalidError) as error:
         raise ConfigError(str(error)) from error
@@ -138,7 +145,9 @@ async def container_spec(
     )
 
 
-async def _environment(wanted: Wanted, container: models.Container) -> dict[str, str]:
+async def _environment(
+    wanted: Wanted, container: models.Container, *, reaches_services: bool
+) -> dict[str, str]:
     needs, source = environment.needs(container), wanted.source
     facts = environment.Facts(
         config_maps=await _fetch(needs.config_maps, source.config_map),
@@ -147,17 +156,10 @@ async def _environment(wanted: Wanted, container: models.Container) -> dict[str,
         host_ips=(source.host_ip,) if source.host_ip else (),
         api_server_host=source.endpoint.host,
         api_server_port=source.endpoint.port,
-        services=_linked_services(wanted),
+        services=plan.linked(wanted.pod, wanted.source.services.services) if reaches_services else (),
         allocatable=wanted.size,
     )
     return environment.resolve(wanted.pod, container, facts)
-
-
-def _linked_services(wanted: Wanted) -> list[models.Service]:
-    """What the pod is told of Services; none if it reaches none, or they are not known yet."""
-    if not wanted.group.kube_proxy or not wanted.source.services.is_known:
-        return []
-    return plan.linked(wanted.pod, wanted.source.services.services)
 
 
 async def _mounts(

@@ -53,8 +53,8 @@ class Proxy:
         self._network = network
         self._settings = settings or Settings()
         self._views: dict[str, _View] = {}
-        # Outlooks that nobody has any more, and whose rules go.
-        self._left: set[str] = set()
+        # Outlooks that nobody has any more, and whose rules go; how often that failed.
+        self._left: dict[str, int] = {}
         self._awake = asyncio.Event()
         self._own: frozenset[str] = frozenset()
         self._own_until_s = 0.0
@@ -62,27 +62,36 @@ class Proxy:
     def hold(
         self, pod_uid: models.PodUid, services: port.Services, interface: link.Interface, tell: Tell
     ) -> None:
-        """Have this pod reach the Services, and tell it what is wrong with them; twice is once."""
+        """Have this pod reach these Services and no others, and tell it what is wrong with them; twice is
+        once. Its former rules go in the transaction that brings it the new ones.
+        """
+        self._release(pod_uid, [view for name, view in self._views.items() if name != services.outlook])
         view = self._views.get(services.outlook)
         if view is None or view.services is not services:
             former = view.holders if view is not None else {}
             view = self._views[services.outlook] = _View(services)
             view.holders.update(former)
-            self._left.discard(services.outlook)
+            _ = self._left.pop(services.outlook, None)
             services.hold(self, lambda: self._note(view))
             self._note(view)
-        if pod_uid not in view.holders:
+        known = view.holders.get(pod_uid)
+        if known is None or known.interface != interface:
             view.holders[pod_uid] = _Holder(interface, tell)
             self._note(view)
 
     def release(self, pod_uid: models.PodUid) -> None:
         """The pod is over, or needs none."""
-        for view in [view for view in self._views.values() if pod_uid in view.holders]:
+        self._release(pod_uid, list(self._views.values()))
+
+    def _release(self, pod_uid: models.PodUid, views: Iterable[_View]) -> None:
+        for view in views:
+            if pod_uid not in view.holders:
+                continue
             view.drop(pod_uid)
             if not view.holders:
                 view.services.release(self)
                 del self._views[view.services.outlook]
-                self._left.add(view.services.outlook)
+                self._left[view.services.outlook] = 0
                 self._awake.set()
 
     async def first_rules(self, services: port.Services) -> bool:
@@ -97,6 +106,17 @@ class Proxy:
             return False
         return True
 
+    def has_rules(self, services: port.Services) -> bool:
+        """Whether the kernel took rules for what a held pod reaches."""
+        view = self._views.get(services.outlook)
+        return view is not None and view.services is services and view.in_place.is_set()
+
+    def check(self) -> None:
+        """Look whether the rules are still there."""
+        for view in self._views.values():
+            view.must_check = True
+        self._awake.set()
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
@@ -104,8 +124,7 @@ class Proxy:
                 async with asyncio.timeout(CHECK_S):
                     _ = await self._awake.wait()
             except TimeoutError:
-                for view in self._views.values():
-                    view.must_check = True
+                self.check()
             self._awake.clear()
             for view in list(self._views.values()):
                 if view.is_due:
@@ -160,10 +179,23 @@ class Proxy:
 
     async def _forget(self, outlook: str) -> None:
         try:
+            crashpoints.reached("kcilet.forget_services.before")
             await self._network.forget_services(outlook)
+            crashpoints.reached("kcilet.forget_services.after")
         except ports.DriverError as error:
-            log.warning("rules of services not removed", outlook=outlook, error=str(error))
-        self._left.discard(outlook)
+            failures = self._left.get(outlook, 0) + 1
+            delay_s = BACKOFF.delay_s(failures)
+            log.warning(
+                "rules of services not removed, trying again",
+                outlook=outlook,
+                next_try_s=round(delay_s, 2),
+                error=str(error),
+            )
+            if outlook in self._left:
+                self._left[outlook] = failures
+                _ = asyncio.get_running_loop().call_later(delay_s, self._awake.set)
+        else:
+            _ = self._left.pop(outlook, None)
 
     async def _addresses(self) -> frozenset[str]:
         now_s = asyncio.get_running_loop().time()

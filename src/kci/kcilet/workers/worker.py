@@ -293,6 +293,7 @@ class Worker:
         """Have the source follow what this pod needs now, and nothing once no container runs any more."""
         source = self._charge.source
         if source is None:
+            self._machine.proxy.release(self.uid)
             return
         is_over = stage in {steps.Stage.ENDED, steps.Stage.GONE}
         if is_over or self.pod is None or world.refusal:
@@ -303,6 +304,8 @@ class Worker:
         group = self._charge.group
         if group is not None and group.kube_proxy:
             self._machine.proxy.hold(self.uid, source.services, group.interface, self._tell)
+        else:
+            self._machine.proxy.release(self.uid)
 
     def _is_settled(self) -> bool:
         if self._charge.source is None or self._is_absent or self._publisher.is_final_written:

@@ -8,7 +8,7 @@ firewall that it is given takes their place in one transaction; from then on onl
 from __future__ import annotations
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.network import rules
+from kci.kcilet.drivers.network import rules, tables
 from kci.kit import crashpoints, nft
 
 
@@ -23,13 +23,15 @@ class Firewall:
         self._frame = frame
         try:
             self._nft = nft.Nft()
-        except nft.NftError as error:
+            self._tables = tables.Tables()
+        except (nft.NftError, OSError) as error:
             raise FirewallError(str(error)) from error
         # What the kernel has of us; None if that is not known.
         self._known: rules.Ruleset | None = None
 
     def close(self) -> None:
         self._nft.close()
+        self._tables.close()
 
     def ensure(self, firewall: ports.Firewall) -> bool:
         """Have this one. False if it is not whole and an earlier run's is there: that one stays."""
@@ -57,12 +59,16 @@ class Firewall:
         except nft.NftError:
             return frozenset()
 
+    def is_whole(self) -> bool:
+        """Whether the kernel has all rules of what was set last. Somebody may have changed others."""
+        return self._known is None or self._is_there()
+
     def _is_there(self) -> bool:
+        """With all its rules, as far as they are known."""
         try:
-            _ = self._nft.run(f"list chain inet {self._frame.table} arriving")
-        except nft.NftError:
+            return self._tables.have_rules(self._frame.table, rules.rule_counts(self._known, self._frame))
+        except OSError:
             return False
-        return True
 
     def _run(self, commands: str) -> None:
         if not commands:

@@ -153,6 +153,12 @@ def changes(before: Ruleset, after: Ruleset, frame: Frame) -> str:
     return _joined(lines)
 
 
+def rule_counts(ruleset: Ruleset | None, frame: Frame) -> dict[str, int]:
+    """How many rules the chains of a table have, or those alone that each table has."""
+    chains = {name: texts for name, (_, texts) in _frame_chains(frame).items()}
+    return {name: len(texts) for name, texts in (chains | dict(ruleset.chains if ruleset else {})).items()}
+
+
 _EMPTY = Ruleset(sets={}, maps={}, chains={})
 
 

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.network import cni, flows, rules, services, wiring
+from kci.kcilet.drivers.network import cni, flows, rules, services, tables, wiring
 from kci.kcilet.drivers.network import firewall as firewalls
 from kci.kit import crashpoints, errors, linkgroups, tasks
 from kci.kube import models
@@ -64,8 +64,12 @@ async def open_network(
         kernel = await loop.run_in_executor(thread, _Kernel, holder, frame)
         try:
             network = PodNetwork(kernel, thread)
-            async with tasks.Tasks() as group, _listening(socket_path, network, group):
-                yield network
+            loop.add_reader(kernel.deletions.fileno(), network.note_deletions)
+            try:
+                async with tasks.Tasks() as group, _listening(socket_path, network, group):
+                    yield network
+            finally:
+                _ = loop.remove_reader(kernel.deletions.fileno())
         finally:
             await loop.run_in_executor(thread, kernel.close)
     except firewalls.FirewallError as error:
@@ -108,10 +112,17 @@ class _Kernel:
             raise
         reachable = [ports.Reachable(one.address, one.port, one.protocol) for one in frame.reachable]
         self.ways = services.Services(holder, reachable)
+        try:
+            self.deletions = tables.Deletions((frame.table, self.ways.table))
+        except OSError as error:
+            for one in (self.ways, self._firewall, self.wires):
+                one.close()
+            raise firewalls.FirewallError(f"cannot listen to changes of nftables: {error}") from error
         self._is_adopted = False
         self._gateways: frozenset[str] | None = None
 
     def close(self) -> None:
+        self.deletions.close()
         self.ways.close()
         self._firewall.close()
         self.wires.close()
@@ -119,6 +130,10 @@ class _Kernel:
     def list_pods(self) -> frozenset[tuple[str, str]]:
         """See firewalls.Firewall.list_pods."""
         return self._firewall.list_pods()
+
+    def is_whole(self) -> bool:
+        """Whether all rules that we made are there."""
+        return self._firewall.is_whole() and self.ways.is_whole()
 
     def set_rules(self, wanted: ports.Firewall) -> bool:
         """Whether they are set now (see firewalls.Firewall.ensure)."""
@@ -147,6 +162,7 @@ class PodNetwork:
         self._thread = thread
         self._guarded: frozenset[models.PodUid] = frozenset()
         self._guarded_changed = asyncio.Condition()
+        self._has_deletions = asyncio.Event()
         # Why the rules could not be set the last time, for those who wait for them.
         self._refusal = ""
         # Links and addresses of those that have rules; None until that is known.
@@ -186,6 +202,23 @@ class PodNetwork:
         except (firewalls.FirewallError, wiring.WiringError, OSError) as error:
             self._refusal = str(error)
             raise ports.DriverError(f"cannot set the rules for pods' traffic: {error}") from error
+
+    def note_deletions(self) -> None:
+        """The kernel tells that something of nftables' was deleted, by us or by others."""
+        if self._kernel.deletions.read():
+            self._has_deletions.set()
+
+    async def until_meddled(self) -> None:
+        while True:
+            _ = await self._has_deletions.wait()
+            self._has_deletions.clear()
+            try:
+                # In our thread, so none of our own changes is half-way.
+                if not await self._in_thread(self._kernel.is_whole):
+                    return
+            except TimeoutError:
+                # Setting the rules tells what is wrong.
+                return
 
     async def _note_left(self, firewall: ports.Firewall) -> None:
         if self._ruled is None:

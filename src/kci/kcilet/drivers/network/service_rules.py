@@ -65,6 +65,19 @@ class Member:
     outlook: str
 
 
+# Chains of the base, with their hooks and rules.
+_BASE = {
+    "prerouting": ("type nat hook prerouting priority dstnat - 5", (f"ip saddr vmap @{MEMBERS}",)),
+    # After addresses were exchanged.
+    "check": ("type filter hook prerouting priority dstnat + 10", (f"ip saddr vmap @{CHECKS}",)),
+    "postrouting": (
+        "type nat hook postrouting priority srcnat - 5",
+        (f"ct status dnat snat ip to ip saddr . ip daddr map @{HAIRPINS}",),
+    ),
+    "refuse": ("", ("meta l4proto tcp reject with tcp reset", "reject with icmp port-unreachable")),
+}
+
+
 class Rules:
     """Texts for one table; `table` is its name."""
 
@@ -74,19 +87,6 @@ class Rules:
     def base(self, reachable: Iterable[ports.Reachable]) -> str:
         """What there is without any Service. May be repeated: elements and outlooks stay."""
         at, key = self._in, "ipv4_addr . inet_proto . inet_service"
-        rules = {
-            "prerouting": ("type nat hook prerouting priority dstnat - 5", (f"ip saddr vmap @{MEMBERS}",)),
-            # After addresses were exchanged.
-            "check": ("type filter hook prerouting priority dstnat + 10", (f"ip saddr vmap @{CHECKS}",)),
-            "postrouting": (
-                "type nat hook postrouting priority srcnat - 5",
-                (f"ct status dnat snat ip to ip saddr . ip daddr map @{HAIRPINS}",),
-            ),
-            "refuse": (
-                "",
-                ("meta l4proto tcp reject with tcp reset", "reject with icmp port-unreachable"),
-            ),
-        }
         lines = [
             f"add table {at}",
             f"add map {at} {MEMBERS} {{ type ipv4_addr : verdict; }}",
@@ -97,17 +97,13 @@ class Rules:
         ]
         elements = [f"{one.address} . {one.protocol} . {one.port}" for one in sorted(set(reachable))]
         lines += self._elements("add", REACHABLE, elements)
-        for chain, (hook, texts) in rules.items():
+        for chain, (hook, texts) in _BASE.items():
             lines += self._chain(chain, texts, hook)
         return "\n".join(lines)
 
     def remove(self) -> str:
         """All of it. What is not there cannot be deleted, so it is made first."""
         return f"add table {self._in}\ndelete table {self._in}"
-
-    def touch(self) -> str:
-        """Changes nothing where the base is, and fails where it is not."""
-        return f"add chain {self._in} refuse"
 
     def open(self, name: str) -> str:
         """An outlook without Services; may be repeated, and leaves what it has."""
@@ -149,7 +145,7 @@ class Rules:
         if change.is_whole:
             left = {one for one in kept.chains if one.startswith((f"{name}-s", f"{name}-a"))}
             lines = self._emptied(name, kept)
-            old = touched = {}
+            kept, old, touched = NOTHING_KEPT, {}, {}
         else:
             touched = {key: old[key] for key in (*change.gone, *change.put) if key in old}
             left = _affinity_chains(name, touched)
@@ -189,9 +185,19 @@ class Rules:
         yield f"delete element {self._in} {HAIRPINS} {{ {address} . {address} }}"
 
     def _emptied(self, name: str, kept: Kept) -> list[str]:
-        """All maps of an outlook, and its addresses; what sets remember of clients stays."""
-        flushed = [f"flush map {self._in} {one}" for one in sorted(kept.maps)]
-        return [*flushed, f"flush set {self._in} {name}-ips"]
+        """All maps of an outlook, and its addresses; what sets remember of clients stays. What chooses by
+        chance is made anew: somebody may have taken away its rules, and libnftables (1.0.6) does not take one
+        for a map that it knows from the kernel.
+        """
+        chains = sorted(one for one in kept.chains if one.startswith(f"{name}-n"))
+        maps = sorted(one for one in kept.maps if one.startswith(f"{name}-e"))
+        return [
+            *(f"flush map {self._in} {one}" for one in sorted(kept.maps)),
+            f"flush set {self._in} {name}-ips",
+            *(f"flush chain {self._in} {one}" for one in chains),
+            *(f"delete chain {self._in} {one}" for one in chains),
+            *(f"delete map {self._in} {one}" for one in maps),
+        ]
 
     def _taken(self, name: str, old: ports.ServiceTable) -> list[str]:
         """Take these out of the maps."""
@@ -261,7 +267,9 @@ class Rules:
 
 
 def kept_with(name: str, table: ports.ServiceTable, before: Kept = NOTHING_KEPT) -> Kept:
-    """What the kernel has once an outlook holds this table. Maps and chains of the choice by chance stay."""
+    """What the kernel has once an outlook holds this table. Maps and chains of the choice by chance stay;
+    of a whole table they are new, and nothing is there `before`.
+    """
     counts = {_count(backend) for backend in table.values()} - {0}
     affinity = _affinity_chains(name, table)
     choices = {one for one in before.chains if one.startswith(f"{name}-n")}
@@ -271,6 +279,15 @@ def kept_with(name: str, table: ports.ServiceTable, before: Kept = NOTHING_KEPT)
         maps=frozenset({f"{name}-ports"} | maps | {f"{name}-e{one}" for one in counts}),
         sets=frozenset({f"{name}-ips"} | {one for one in affinity if one.startswith(f"{name}-a")}),
     )
+
+
+def rule_counts(outlooks: Mapping[str, Kept]) -> dict[str, int]:
+    """How many rules there are in the chains that every Service's way leads through."""
+    found = {chain: len(texts) for chain, (_, texts) in _BASE.items()}
+    for name, kept in outlooks.items():
+        found |= {name: 1, f"{name}-check": 2}
+        found |= {one: 1 for one in kept.chains if one.startswith(f"{name}-n")}
+    return found
 
 
 def outlooks_of(listed: Iterable[Mapping[str, Any]]) -> dict[str, Kept]:

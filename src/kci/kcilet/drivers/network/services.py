@@ -14,7 +14,7 @@ import functools
 from collections.abc import Iterable, Mapping
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.network import cni, conntrack, service_rules
+from kci.kcilet.drivers.network import cni, conntrack, service_rules, tables
 from kci.kcilet.plan import services as plan
 from kci.kit import nft
 from kci.kube import models
@@ -40,22 +40,30 @@ class Services:
     """Made and used in one thread."""
 
     def __init__(self, bridge: str, reachable: Iterable[ports.Reachable] = ()) -> None:
-        self._table = f"{bridge}-services"
-        self._rules = service_rules.Rules(self._table)
+        self.table = f"{bridge}-services"
+        self._rules = service_rules.Rules(self.table)
         self._reachable = tuple(reachable)
         self._nft: nft.Nft | None = None
         self._clearing = conntrack.Clearing()
+        self._tables: tables.Tables | None = None
         # By owner.
         self._members: dict[str, service_rules.Member] = {}
         self._outlooks: dict[str, _Outlook] = {}
-        # Whether our table is there, with what belongs to no outlook.
+        # What each was brought last, also if the kernel has lost it.
+        self._brought: dict[str, dict[ports.ServiceAddress, ports.Backend]] = {}
+        # Whether our table is there, with what belongs to no outlook as we have it: an earlier life's may be
+        # another.
         self._has_base = False
         self._find()
+        # Outlooks of an earlier life, until it was looked whether anybody has them.
+        self._unswept = frozenset(self._outlooks)
 
     def close(self) -> None:
         if self._nft is not None:
             self._nft.close()
         self._clearing.close()
+        if self._tables is not None:
+            self._tables.close()
 
     def admit(self, pod_uid: models.PodUid, interface: link.Interface, outlook: str) -> None:
         """Let a pod reach these Services and no others, or none without an outlook. Nobody else who had its
@@ -85,22 +93,27 @@ class Services:
         members: Mapping[models.PodUid, link.Interface],
     ) -> None:
         name = service_rules.outlook_name(outlook)
-        if self._has_base and not self._is_there():
+        if not self._is_there(name):
             # As after `nft flush ruleset`.
             self._look_again()
         known = self._outlooks.get(name) or _Outlook(_opened(name))
         if known.table is None and not change.is_whole:
-            raise ServicesError("nobody knows what is there: a whole table is needed")
+            if name not in self._brought:
+                raise ServicesError("nobody knows what is there: a whole table is needed")
+            change = ports.ServiceChange(plan.apply(change, self._brought[name]), is_whole=True)
         before = known.table or {}
-        texts = [self._opening(name)] if change.is_whole else []
-        self._run("\n".join([*texts, self._rules.change(name, before, change, known.kept)]))
+        texts = [self._rules.open(name)] if change.is_whole else []
+        self._run_on_base("\n".join([*texts, self._rules.change(name, before, change, known.kept)]))
         after = plan.apply(change, before)
-        kept = service_rules.kept_with(name, after, known.kept)
+        former = service_rules.NOTHING_KEPT if change.is_whole else known.kept
+        kept = service_rules.kept_with(name, after, former)
         self._outlooks[name] = _Outlook(kept, after, is_held=True)
+        self._brought[name] = after
         for pod_uid, interface in members.items():
             self.admit(pod_uid, interface, outlook)
         sources = frozenset(one.address for one in self._members.values() if one.outlook == name)
         self._clearing.note(name, conntrack.stale(change, before), conntrack.Seen(after, sources))
+        self._sweep()
 
     def wait_cleared(self, timeout_s: float) -> bool:
         """Whether flows to endpoints that are gone have been forgotten by then. In any thread."""
@@ -110,9 +123,14 @@ class Services:
         """Nobody keeps these Services up to date any more."""
         name = service_rules.outlook_name(outlook)
         known = self._outlooks.get(name)
+        _ = self._brought.pop(name, None)
         if known is not None:
             known.is_held = False
             self._remove_if_unused({name})
+
+    def is_whole(self) -> bool:
+        """Whether the kernel has what we last put there. Somebody may have taken it away."""
+        return all(self._is_there(name) for name in self._outlooks)
 
     # ---- parts ------------------------------------------------------------------------------------
 
@@ -124,23 +142,27 @@ class Services:
             tables = self._nft.read("list tables inet")
         except nft.NftError:
             return
-        if self._table not in {one["table"]["name"] for one in tables if "table" in one}:
+        if self.table not in {one["table"]["name"] for one in tables if "table" in one}:
             return
         try:
-            listed = self._nft.read(f"list table inet {self._table}", terse=True)
-            members = self._nft.read(f"list map inet {self._table} {service_rules.MEMBERS}")
+            listed = self._nft.read(f"list table inet {self.table}", terse=True)
+            members = self._nft.read(f"list map inet {self.table} {service_rules.MEMBERS}")
         except nft.NftError:
             return
         self._outlooks = {name: _Outlook(kept) for name, kept in service_rules.outlooks_of(listed).items()}
         self._members = {one.owner: one for one in service_rules.members_of(members)}
 
-    def _is_there(self) -> bool:
-        """Cheap, where a listing would read all that there is."""
+    def _is_there(self, name: str) -> bool:
+        """What this outlook needs, as far as there was any before."""
+        known = {name: self._outlooks[name].kept} if name in self._outlooks else {}
+        if not known and not self._has_base:
+            return True
         try:
-            _ = self._nft.run(self._rules.touch()) if self._nft is not None else ""
-        except nft.NftError:
+            if self._tables is None:
+                self._tables = tables.Tables()
+            return self._tables.have_rules(self.table, service_rules.rule_counts(known))
+        except OSError:
             return False
-        return True
 
     def _look_again(self) -> None:
         """Somebody else has meddled, or we were wrong: what there is, is what the kernel says."""
@@ -160,17 +182,20 @@ class Services:
         if not outlook:
             self._dismiss(former)
             return
-        texts = [] if name in self._outlooks else [self._opening(name)]
-        self._run("\n".join([*texts, self._rules.admit(member, interface.gateway, former)]))
+        texts = [] if name in self._outlooks else [self._rules.open(name)]
+        self._run_on_base("\n".join([*texts, self._rules.admit(member, interface.gateway, former)]))
         _ = self._outlooks.setdefault(name, _Outlook(_opened(name)))
         for one in former:
             del self._members[one.owner]
         self._members[owner] = member
         self._remove_if_unused({one.outlook for one in former} - {name})
 
-    def _opening(self, name: str) -> str:
-        base = "" if self._has_base else self._rules.base(self._reachable)
-        return f"{base}\n{self._rules.open(name)}"
+    def _run_on_base(self, text: str) -> None:
+        """In one transaction with what belongs to no outlook, if that is not there as we have it."""
+        if not self._has_base:
+            text = f"{self._rules.base(self._reachable)}\n{text}"
+        self._run(text)
+        self._has_base = True
 
     def _run(self, text: str) -> None:
         try:
@@ -178,7 +203,6 @@ class Services:
                 self._nft = nft.Nft()
             if text.strip():
                 _ = self._nft.run(text)
-                self._has_base = True
         except nft.NftError as error:
             self._look_again()
             raise ServicesError(str(error)) from error
@@ -200,6 +224,12 @@ class Services:
         if names and not self._outlooks and not self._members:
             self._run(self._rules.remove())
             self._has_base = False
+
+    def _sweep(self) -> None:
+        """Once a life: one that fails would fail each change."""
+        unswept, self._unswept = self._unswept, frozenset()
+        if unswept:
+            self._remove_if_unused(set(unswept))
 
 
 @functools.lru_cache(maxsize=4096)
