@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -34,13 +35,15 @@ class WorkQueue(Generic[K]):
         *,
         on_taken: observing.OnTime = observing.no_time,
         on_worked: observing.OnCall = observing.no_call,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_taken` is told how long a key waited for a worker, `on_worked` each piece of work."""
+        """`on_taken` is told how long a key waited for a worker, by `now_s`, `on_worked` each work."""
         self.name = name
+        self._now_s = now_s
         self._on_taken = on_taken
         self._on_worked = on_worked
-        # Each key with the loop's time at which it was ready.
         self._backoff = backoff or backoffs.Backoff()
+        # Each key with the moment at which it was ready. No loop's time: `add` is also for who has none.
         self._ready: collections.OrderedDict[K, float] = collections.OrderedDict()
         self._active: set[K] = set()
         self._again: set[K] = set()
@@ -118,7 +121,7 @@ class WorkQueue(Generic[K]):
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
         key, since_s = self._ready.popitem(last=False)
-        self._on_taken(asyncio.get_running_loop().time() - since_s)
+        self._on_taken(self._now_s() - since_s)
         self._active.add(key)
         return key
 
@@ -133,7 +136,7 @@ class WorkQueue(Generic[K]):
         self.add(key)
 
     def _make_ready(self, key: K) -> None:
-        _ = self._ready.setdefault(key, asyncio.get_running_loop().time())
+        _ = self._ready.setdefault(key, self._now_s())
         self._wake_one()
 
     def _wake_one(self) -> None:

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import dataclasses
 import math
+import time
 from collections.abc import Mapping
 
 import structlog
@@ -87,7 +88,8 @@ class PodController:
         self._queue: workqueue.WorkQueue[models.PodUid] = workqueue.WorkQueue(
             "pods", self._backoff, on_taken=observed.queue_taken, on_worked=observed.queue_worked
         )
-        self._starts = starts.Starts(observed.start_phase, now_s=self._now_s)
+        # What is on a watch may be told outside of the loop.
+        self._starts = starts.Starts(observed.start_phase, now_s=time.monotonic)
         self._on_orphan = observed.orphan
         self._look = asyncio.Event()
         self._sweep_due = asyncio.Event()

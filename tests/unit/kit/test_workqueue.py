@@ -82,7 +82,10 @@ def test_who_measures_is_told_how_long_keys_waited_and_how_work_ended():
     async def main():
         waited_s, worked = [], []
         queue = workqueue.WorkQueue(
-            "q", on_taken=waited_s.append, on_worked=lambda *told: worked.append(told[:2])
+            "q",
+            on_taken=waited_s.append,
+            on_worked=lambda *told: worked.append(told[:2]),
+            now_s=asyncio.get_running_loop().time,
         )
         done = asyncio.Event()
 
