@@ -31,8 +31,8 @@ def group_usage(group_id, cpu_core_ns=7):
     )
 
 
-async def create(client, pod, node="vn"):
-    request = service_world.create_request(pod=pod)
+async def create(client, pod, node="vn", **changes):
+    request = service_world.create_request(pod=pod, **changes)
     labels = tuple(label for label in request.label if label.key != "node-name")
     named = msgspec.structs.replace(request, label=(*labels, groups.Label(key="node-name", value=node)))
     return await client.create_container_group(named)
@@ -43,7 +43,7 @@ async def test_a_tenant_sees_its_own_groups_of_the_node_that_it_names(world):
     assert await world.alice.describe_container_group_usage() == ()
     one = await create(world.alice, "web-0")
     other = await create(world.alice, "web-1", node="vn2")
-    bobs = await create(world.bob, "web-2")
+    bobs = await create(world.bob, "web-2", **service_world.OF_BOB)
     world.kcilet.usages = link.Usages(groups=tuple(map(group_usage, (one, other, bobs, "unknown"))))
     found = await world.alice.describe_container_group_usage(cluster_id="c1", node_name="vn")
     assert [used.container_group_id for used in found] == [one]

@@ -34,6 +34,7 @@ from kci.service.reconcilers import groups as group_reconciler
 from kci.service.reconcilers import reports
 from kci.service.reconcilers import security_groups as security_group_reconciler
 from kci.service.store import database, sealing
+from kci.service.store import errors as store_errors
 
 log = structlog.get_logger(__name__)
 # A kcilet that hangs must not keep the service from taking calls.
@@ -58,6 +59,7 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
     wall = clock.SystemClock()
     known = accounts.KnownAccounts([chosen.operator], sealing.Sealer(chosen.encryption_key))
     feed = changes.Feed()
+    await _bootstrap(chosen, store, wall)
     reconcilers: list[group_reconciler.GroupReconciler] = []
     measured = instruments.make(queue_depth=lambda: sum(one.depth for one in reconcilers))
     async with (
@@ -71,7 +73,6 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
         rules = security_group_reconciler.SecurityGroupReconciler(engine)
         security_group_service = security_groups.SecurityGroupService(store, wall, on_change=rules.signal)
         network_service = networks.NetworkService(store, chosen.place, wall, on_change=rules.signal)
-        await network_service.bootstrap(chosen.network)
         used = replays.Replays(store, wall, window_s=chosen.signature_skew_s)
         service = groups.GroupService(store, chosen.place, feed, wall, used, on_work=reconciler.signal)
         stream_service = streams.StreamService(service, engine, replays=used)
@@ -106,6 +107,16 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
                 )
                 log.info("stopping")
     return 0
+
+
+async def _bootstrap(chosen: settings.Settings, store: database.Database, wall: clock.Clock) -> None:
+    """What the settings name becomes rows. Nobody is there yet to be told of it."""
+    try:
+        await networks.NetworkService(store, chosen.place, wall, on_change=lambda: None).bootstrap(
+            chosen.network
+        )
+    except store_errors.StoreError as error:
+        raise errors.UserError(str(error)) from error
 
 
 if __name__ == "__main__":
