@@ -282,7 +282,7 @@ def test_more_containers_than_are_documented_run_with_a_warning():
         # The names of other things, which are no misspelt ones.
         ("k8s.ksyun.com/kci-instance-type", "known are k8s.ksyun.com/kci-instance-cpu"),
         ("k8s.ksyun.com/kci-gpu", "known are k8s.ksyun.com/kci-instance-cpu"),
-        ("k8s.ksyun.com/kci-retain-ip", "known are k8s.ksyun.com/kci-instance-cpu"),
+        ("k8s.ksyun.com/kci-charge-type", "known are k8s.ksyun.com/kci-instance-cpu"),
         ("k8s.ksyun.com/kci-image-id", "known are k8s.ksyun.com/kci-instance-cpu"),
         ("k8s.ksyun.com/colour", "known are k8s.ksyun.com/kci-instance-cpu"),
     ],
