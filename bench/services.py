@@ -90,7 +90,7 @@ class Source:
 class Watched:
     """The network driver, and when its last change was in the kernel."""
 
-    def __init__(self, network: server.BridgeNetwork) -> None:
+    def __init__(self, network: server.PodNetwork) -> None:
         self._network = network
         self.changed = asyncio.Event()
         self.took_ms: list[float] = []
