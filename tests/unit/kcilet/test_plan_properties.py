@@ -318,3 +318,29 @@ def test_an_unknown_container_is_ended_before_it_is_started_again():
     asked = steps.plan(world, history).asked
     assert [type(action) for action in asked] == [actions.StopContainer]
     assert records.next_attempt(world.pod, "app", world.seen) == 1
+
+
+def test_a_stop_without_effect_is_repeated_with_growing_pauses_and_delays_no_removal():
+    box = ports.SeenSandbox("box1", "uid-1", "default", "web", 0, True, 1, "10.0.0.9")
+    running = ports.SeenContainer("c1", "box1", "app", 0, Phase.RUNNING, started_at_ns=1)
+    now_s, history, pauses = 100.0, histories.History(first_seen_s=0.0), []
+
+    def decide(record, box=box):
+        seen = ports.SeenPod("uid-1", (box,), (record,))
+        world = steps.World(wish=histories.Wish.REMOVE, pod=machine_world.pod(), seen=seen, now_s=now_s)
+        return steps.plan(world, history)
+
+    for _ in range(4):
+        decision = decide(running)
+        (stop,) = decision.asked
+        assert isinstance(stop, actions.StopContainer)
+        history = histories.succeed(decision.history, stop, now_s=now_s)
+        waiting = decide(running)
+        assert not waiting.asked
+        pauses.append(round(waiting.wake_at_s - now_s, 3))
+        now_s = waiting.wake_at_s
+    assert pauses == [0.1, 0.2, 0.4, 0.8]
+    ended = dataclasses.replace(running, phase=Phase.EXITED, finished_at_ns=2)
+    now_s -= 0.5
+    down = dataclasses.replace(box, ready=False)
+    assert actions.RemoveSandbox("box1") in decide(ended, down).asked

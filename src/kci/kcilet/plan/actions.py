@@ -137,3 +137,8 @@ def image_subject(container: str) -> str:
 
 def container_subject(container: str) -> str:
     return f"container:{container}"
+
+
+def stopped_subject(container_id: ports.ContainerId) -> str:
+    """A container that was stopped, but for the runtime's showing it."""
+    return f"stopped:{container_id}"

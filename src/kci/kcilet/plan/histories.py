@@ -85,6 +85,9 @@ class History:
         return self.laid_out is not None
 
 
+_NO_DELAY = backoff.Delay(0.0, 0.0)
+
+
 def begin(history: History, action: actions.Action) -> History:
     return dataclasses.replace(history, doing=history.doing | {action})
 
@@ -104,19 +107,30 @@ def succeed(
             return dataclasses.replace(history, images={**history.images, name: image})
         case actions.RemoveLeftovers():
             return dataclasses.replace(history, leftovers_removed=True)
+        case actions.StopContainer(container_id=identifier):
+            # A runtime that lost the exit says at once that all is well, and shows it as running.
+            subject = actions.stopped_subject(identifier)
+            again = _failed(history, subject, Failure("", "", now_s, _NO_DELAY), backoff.AWAY)
+            return dataclasses.replace(history, failures=again)
+        case actions.RemoveContainer(container_id=identifier):
+            stopped = actions.stopped_subject(identifier)
+            failures = {key: value for key, value in failures.items() if key != stopped}
+            return dataclasses.replace(history, failures=failures)
         case _:
             return history
 
 
 def fail(history: History, action: actions.Action, reason: str, message: str, *, now_s: float) -> History:
     """The action failed; it will be asked for again after a delay that grows."""
-    failures = _failed(history, action, reason, message, _limits(action), now_s)
+    failed = Failure(reason, message, now_s, _NO_DELAY, actions.content(action))
+    failures = _failed(history, actions.subject(action), failed, _limits(action))
     return dataclasses.replace(_tried(history, action, now_s), failures=failures)
 
 
 def put_off(history: History, action: actions.Action, message: str, *, now_s: float) -> History:
     """The action came to nothing through no fault of the pod's; it will be asked for again soon."""
-    failures = _failed(history, action, "", message, backoff.AWAY, now_s)
+    failed = Failure("", message, now_s, _NO_DELAY, actions.content(action))
+    failures = _failed(history, actions.subject(action), failed, backoff.AWAY)
     pulling = (
         history.pulling - {action.container} if isinstance(action, actions.EnsureImage) else history.pulling
     )
@@ -130,16 +144,16 @@ def is_away_long(history: History, action: actions.Action) -> bool:
 
 
 def _failed(
-    history: History, action: actions.Action, reason: str, message: str, limits: backoff.Limits, now_s: float
+    history: History, subject: str, failure: Failure, limits: backoff.Limits
 ) -> Mapping[str, Failure]:
-    subject = actions.subject(action)
-    last = history.failures.get(subject)
-    if last is not None and bool(last.reason) != bool(reason):
+    """The failures with one more, whose delay follows from the one before."""
+    last, now_s = history.failures.get(subject), failure.at_s
+    if last is not None and bool(last.reason) != bool(failure.reason):
         last = None
     delay = backoff.lengthen(
         last.delay if last else None, limits, event_at_s=last.at_s if last else now_s, now_s=now_s
     )
-    return {**history.failures, subject: Failure(reason, message, now_s, delay, actions.content(action))}
+    return {**history.failures, subject: dataclasses.replace(failure, delay=delay)}
 
 
 def cancelled(history: History, action: actions.Action) -> History:

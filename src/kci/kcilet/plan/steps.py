@@ -127,7 +127,13 @@ class _Draft:
             self._wants_place = True
 
     def ask_to_stop(self, action: actions.StopContainer) -> None:
-        """As `ask`, but a shorter grace period overtakes a stop that is under way."""
+        """As `ask`, but a shorter grace period overtakes a stop that is under way. A stop that was carried
+        out is not repeated at once if the container still shows as running.
+        """
+        stopped = self.history.failures.get(actions.stopped_subject(action.container_id))
+        if stopped is not None and self.now_s < stopped.retry_at_s:
+            self.wake(stopped.retry_at_s)
+            return
         under_way = [
             doing.grace_s
             for doing in self.history.doing
@@ -272,7 +278,7 @@ def _start(
     history, newest = draft.history, records.newest_of(seen, container.name)
     if newest is not None and newest.phase in {records.Phase.RUNNING, records.Phase.UNKNOWN}:
         # It runs in a former sandbox, or may be running: two of them must not.
-        draft.ask(actions.StopContainer(newest.id, container.name, _spec_grace_s(pod)))
+        draft.ask_to_stop(actions.StopContainer(newest.id, container.name, _spec_grace_s(pod)))
         return
     if newest is not None and sandbox is not None and _is_made(newest, sandbox):
         if history.volumes_ready:
