@@ -2,8 +2,9 @@
 
     python tests/harness/faults.py faults|release [PYTEST ARGUMENTS]
 
-What failed is run once more by itself, from the same seed, if it is little: the page names what passed only
-then, and what failed twice has failed.
+Two sessions of pytest run beside each other: the tests of a line or of the machine, which mostly wait, and at
+the lowest priority those that need neither. What failed is run once more by itself, from the same seed, if it
+is little: the page names what passed only then, and what failed twice has failed.
 With arguments for pytest (to try something out) the page is not written. A run that was interrupted (^C) ends
 what it started and still writes the page, which says what was not run.
 """
@@ -11,18 +12,20 @@ what it started and still writes the page, which says what was not run.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import platform
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import bugs
 import requirements
@@ -31,6 +34,8 @@ from kci.kit import environment
 
 # pytest's own exit code.
 FAILED, INTERRUPTED = 1, 2
+# They need no line, nor the machine for themselves.
+BESIDE = ("tests/contract", "tests/unit")
 # More failures than this are no chance, and have the machine to themselves for too long.
 MOST_AGAIN = 6
 # Shown at the end of the run: what to look at when it takes too long.
@@ -72,18 +77,16 @@ def main(arguments: Sequence[str]) -> int:
     scale, *more = arguments
     seed = int(environment.read().get("KCI_SEED") or secrets.randbits(32))
     began_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="kci-faults-") as folder:
-        report = pathlib.Path(folder) / "report.json"
-        code = _run_tests(scale, seed, report, more)
-        told = _read(report)
+    with tempfile.TemporaryDirectory(prefix="kci-faults-") as name:
+        run = _Run(scale, seed, pathlib.Path(name))
+        code, told = run.only(more) if more else run.all()
         if told is None:
             return code or 1
         rows, failed, repeated = told.rows, told.failed, list[str]()
         if code == FAILED and 0 < len(failed) <= MOST_AGAIN:
             print(f"once more, by themselves: {' '.join(failed)}", file=sys.stderr)
-            report = pathlib.Path(folder) / "again.json"
-            code = _run_tests(scale, seed, report, failed)
-            if again := _read(report):
+            code, again = run.only(failed)
+            if again:
                 failed, repeated = after_second_try(rows, failed, again)
     try:
         verdicts = bugs.main() if code != INTERRUPTED else []
@@ -119,6 +122,23 @@ def _read(report: pathlib.Path) -> Told | None:
     return Told(rows, told["failed"], frozenset(told["passed"]))
 
 
+def joined(one: Told, other: Told) -> Told:
+    """What two sessions told that shared the tests of one run."""
+    rows = {row.requirement: dataclasses.replace(row) for row in one.rows}
+    for row in other.rows:
+        known = rows.get(row.requirement, requirements.Row(row.requirement))
+        rows[row.requirement] = requirements.Row(
+            row.requirement,
+            planned=known.planned + row.planned,
+            tests=known.tests + row.tests,
+            runs=known.runs + row.runs,
+            seed=known.seed or row.seed,
+            failed=known.failed + row.failed,
+            skipped=known.skipped + row.skipped,
+        )
+    return Told(list(rows.values()), one.failed + other.failed, one.passed | other.passed)
+
+
 def after_second_try(
     rows: Sequence[requirements.Row], failed: Sequence[str], again: Told
 ) -> tuple[list[str], list[str]]:
@@ -130,31 +150,69 @@ def after_second_try(
     return [test for test in failed if test not in repeated], repeated
 
 
-def _run_tests(scale: str, seed: int, report: pathlib.Path, more: Sequence[str]) -> int:
-    """pytest's exit code."""
-    process = subprocess.Popen(
-        [
-            sys.executable, "-m", "pytest", "--requirement", "all", "--requirements-report", str(report),
-            f"--durations={SLOWEST}", f"--durations-min={SLOW_S:g}", *more,
-        ],
-        cwd=bugs.REPOSITORY,
-        env={**environment.read(), "KCI_SCALE": scale, "KCI_SEED": str(seed)},
-        # The terminal's interrupt comes to us alone; pytest gets it once, or it would not end its fixtures.
-        start_new_session=True,
-    )  # fmt: skip
+class _Run:
+    """Sessions of pytest of one scale and seed. They answer with a code of pytest's and what was told."""
+
+    def __init__(self, scale: str, seed: int, folder: pathlib.Path) -> None:
+        self._folder = folder
+        self._environment = {**environment.read(), "KCI_SCALE": scale, "KCI_SEED": str(seed)}
+
+    def only(self, more: Sequence[str]) -> tuple[int, Told | None]:
+        """One session, with these arguments."""
+        report = self._folder / "only.json"
+        report.unlink(missing_ok=True)
+        return _wait([self._start(report, more)]), _read(report)
+
+    def all(self) -> tuple[int, Told | None]:
+        """Both."""
+        reports = [self._folder / "main.json", self._folder / "beside.json"]
+        with (self._folder / "beside.log").open("w+", encoding="utf-8") as output:
+            sessions = [
+                self._start(reports[0], [f"--ignore={folder}" for folder in BESIDE]),
+                self._start(reports[1], BESIDE, output=output, niceness=19),
+            ]
+            code = _wait(sessions)
+            _ = output.seek(0)
+            shutil.copyfileobj(output, sys.stdout)
+        told = [_read(report) for report in reports]
+        return code, functools.reduce(joined, told) if None not in told else None
+
+    def _start(
+        self, report: pathlib.Path, more: Sequence[str], *, output: IO[str] | None = None, niceness: int = 0
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [
+                "nice", "-n", str(niceness), sys.executable, "-m", "pytest",
+                "--requirement", "all", "--requirements-report", str(report),
+                f"--durations={SLOWEST}", f"--durations-min={SLOW_S:g}", *more,
+            ],
+            cwd=bugs.REPOSITORY,
+            env=self._environment,
+            stdout=output,
+            stderr=output,
+            # The terminal's interrupt comes to us alone: pytest gets it once, or would not end its fixtures.
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def _wait(sessions: Sequence[subprocess.Popen[bytes]]) -> int:
+    """The worst of pytest's exit codes. An interrupt is handed on; a second one ends them at once."""
     ask_to_end = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return process.wait()
+        return max(session.wait() for session in sessions)
     except KeyboardInterrupt:
         print("interrupted: what runs now is ended, and the table written", file=sys.stderr)
-        process.send_signal(signal.SIGINT)
+        for session in sessions:
+            session.send_signal(signal.SIGINT)
         try:
-            process.wait()
+            for session in sessions:
+                _ = session.wait()
         except KeyboardInterrupt:
-            process.kill()
+            for session in sessions:
+                session.kill()
         return INTERRUPTED
     finally:
-        signal.signal(signal.SIGTERM, ask_to_end)
+        _ = signal.signal(signal.SIGTERM, ask_to_end)
 
 
 def page(

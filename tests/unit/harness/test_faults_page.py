@@ -71,6 +71,32 @@ def test_what_the_second_session_did_not_reach_has_failed():
     assert faults.after_second_try(rows, ["x.py::a"], again) == (["x.py::a"], [])
 
 
+def test_two_sessions_that_share_the_tests_are_told_as_one():
+    line = faults.Told(
+        [
+            requirements.Row("R02", planned=2, tests=2, runs=3, failed=["x.py::a"]),
+            requirements.Row("R23", planned=1, skipped=["x.py::c"]),
+        ],
+        failed=["x.py::a"],
+        passed=frozenset({"x.py::b"}),
+    )
+    beside = faults.Told(
+        [
+            requirements.Row("R02", planned=3, tests=2, runs=500, seed="7"),
+            requirements.Row("R42", planned=1, tests=1, runs=9),
+        ],
+        failed=[],
+        passed=frozenset({"x.py::d"}),
+    )
+    told = faults.joined(line, beside)
+    assert (told.failed, told.passed) == (["x.py::a"], {"x.py::b", "x.py::d"})
+    assert {(row.requirement, row.runs, row.seed, row.result) for row in told.rows} == {
+        ("R02", 503, "7", "FAILED (1 of 4), 1 of 5 not run"),
+        ("R23", 0, "", "skipped"),
+        ("R42", 9, "", "passed"),
+    }
+
+
 SESSION = """
 import time, pytest
 
