@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import between as betweens
 import guard as guard_module
 import leftovers
 import line as lines
@@ -46,6 +47,12 @@ def guard(line):
         watching.at_end()
     finally:
         watching.stop()
+
+
+@pytest.fixture
+def between(line):
+    with betweens.Between(line) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)

@@ -121,6 +121,13 @@ def _reach_another_service(line, numbers=itertools.count()):  # noqa: B008  (ano
     line.apply(pod("reaches", IDLE, metadata=enabled), more)
 
 
+def _reach_services_for_a_while(line):
+    """Nobody else reaches any."""
+    _reach_another_service(line)
+    line.wait_ready("pod/reaches")
+    line.kubectl("delete", "pod", "reaches", "--wait=false")
+
+
 # What passes a point that the coming and going of pods does not.
 PROVOKED = {
     "vnode.lease.write.": _wait_only,
@@ -135,6 +142,7 @@ PROVOKED = {
     "kcilet.exec.": _run_a_command,
     "kcilet.limit_traffic.": _change_a_limit,
     "kcilet.services.": _reach_another_service,
+    "kcilet.forget_services.": _reach_services_for_a_while,
     "logs.rotation.": _write_a_long_log,
 }
 

@@ -1,8 +1,6 @@
 """A peer that hangs, is away or answers nonsense, on the real line."""
 
 import contextlib
-import datetime
-import itertools
 import math
 import pathlib
 import statistics
@@ -11,42 +9,25 @@ import time
 
 import between as betweens
 import client_streams
+import heartbeats
 import leaks
 import line as lines
 import pytest
 import requirements
 import scenarios
-import traffic
 from line import IDLE, eventually, pod
-from scenarios import Answer, Cut, Rule, Scenario, Stall, Truncate, When
+from scenarios import Rule, Scenario, Stall, When
 
 from kci.vnode import auth
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
-LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 # A node whose Lease is 40 s old is taken for dead.
 HANG_S = 45
 # Few, so that a call which hangs beside them does so until the last has started.
 STARTS_IN_TURN = 5
 UNREAD, UNREAD_S = 30, 15
 TALKING = tuple(f"talks-{number}" for number in range(5))
-HARM = (
-    Cut(When.BEFORE),
-    Cut(When.AFTER),
-    Cut(When.AFTER, reset=True),
-    Truncate(300),
-    Answer(503, b"{}", retry_after="1"),
-    Answer(429, b"{}", retry_after="1"),
-    Answer(500, b"no JSON at all"),
-    scenarios.WRONG_JSON,
-)
-
-
-@pytest.fixture
-def between(line):
-    with betweens.Between(line) as opened:
-        yield opened
 
 
 @pytest.mark.requirement("R16", "R50")
@@ -104,55 +85,6 @@ def _all_ended(line, count):
     )
 
 
-@pytest.mark.requirement("R23")
-def test_heartbeats_come_on_time_under_load_and_faults(line, recorder, standing, runs, between):
-    soak_s = runs.scale(quick=30, faults=600, release=3600)
-    runs.count = 1
-    harm = Scenario("5 % of everything", scenarios.mixed(0.05, HARM))
-    with (
-        between.api_server(reads_http=True) as api,
-        between.service("virtual-kubelet") as service,
-        lines.Watch(line, LEASE) as leases,
-        lines.Watch(line, "/api/v1/nodes") as nodes,
-    ):
-        api.play(harm, seed=runs.seed)
-        service.play(harm, seed=runs.seed)
-        with traffic.busy_processors(), traffic.Churn(line, runs.random()) as churn:
-            time.sleep(soak_s)
-        api.heal()
-        service.heal()
-        churn.wait_gone()
-    gaps = _renew_gaps(leases)
-    print(f"{len(gaps)} renewals, p99 gap {_p99(gaps):.1f} s; {len(api.log)} + {len(service.log)} faults")
-    assert api.log
-    assert len(gaps) >= soak_s / 15
-    assert _p99(gaps) <= 15
-    assert _not_ready(nodes) == []
-
-
-def _renew_gaps(leases):
-    moments = sorted(
-        datetime.datetime.fromisoformat(event["object"]["spec"]["renewTime"])
-        for event in leases.events
-        if event["object"]["spec"].get("renewTime")
-    )
-    return [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(moments)]
-
-
-def _p99(values):
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
-
-
-def _not_ready(nodes):
-    return [
-        condition
-        for event in nodes.events
-        for condition in event["object"]["status"].get("conditions", ())
-        if condition["type"] == "Ready" and condition["status"] != "True"
-    ]
-
-
 @pytest.mark.requirement("R38")
 def test_clients_that_read_nothing_hold_up_their_own_commands_and_nothing_else(
     line, recorder, standing, runs
@@ -167,7 +99,7 @@ def test_clients_that_read_nothing_hold_up_their_own_commands_and_nothing_else(
     alone_s = statistics.median(_starts_s(line, recorder, "alone"))
     with (
         lines.Watch(line, "/api/v1/nodes") as nodes,
-        lines.Watch(line, LEASE) as leases,
+        lines.Watch(line, heartbeats.LEASES) as leases,
         client_streams.unread(line, TALKING, UNREAD),
     ):
         eventually(lambda: client_streams.runs("cat", "/dev/zero") == UNREAD, timeout_s=180, what="all run")
@@ -180,7 +112,7 @@ def test_clients_that_read_nothing_hold_up_their_own_commands_and_nothing_else(
             assert line.kubectl("exec", TALKING[0], "--", "echo", "through") == "through\n"
         assert client_streams.runs("cat", "/dev/zero") == UNREAD
     told = {part: round(mib) for part, mib in grown.items()}
-    gap_s = max(_renew_gaps(leases))
+    gap_s = max(heartbeats.renew_gaps(leases))
     print(
         f"{UNREAD} unread streams: grown by MiB {told}, longest gap of the heartbeat {gap_s:.1f} s, "
         f"a start takes {statistics.median(starts):.2f} s (alone {alone_s:.2f} s)"
@@ -188,7 +120,7 @@ def test_clients_that_read_nothing_hold_up_their_own_commands_and_nothing_else(
     eventually(lambda: not client_streams.runs("cat", "/dev/zero"), what="they end with their clients")
     assert max(grown.values()) < 64, told
     assert gap_s <= 15
-    assert _not_ready(nodes) == []
+    assert heartbeats.not_ready(nodes) == []
     assert statistics.median(starts) <= 2 * alone_s + 0.5
     line.kubectl("delete", "pod", *TALKING, "--timeout=30s")
 
@@ -199,7 +131,7 @@ def test_a_hung_runtime_stops_nothing_but_itself(line, recorder, standing, runs)
     runs.count = 1
     line.apply(pod("leaves", IDLE))
     line.wait_ready("pod/leaves")
-    with lines.Watch(line, "/api/v1/nodes") as nodes, lines.Watch(line, LEASE) as leases:
+    with lines.Watch(line, "/api/v1/nodes") as nodes, lines.Watch(line, heartbeats.LEASES) as leases:
         with line.paused(line.process("containerd")):
             recorder.note("away", "containerd")
             line.kubectl("delete", "pod", "leaves", "--wait=false")
@@ -210,8 +142,8 @@ def test_a_hung_runtime_stops_nothing_but_itself(line, recorder, standing, runs)
         recorder.note("back", "containerd")
         line.wait_ready("pod/comes", timeout_s=60)
         eventually(lambda: "leaves" not in line.pods(), timeout_s=60, what="the deleted pod is gone")
-    assert _not_ready(nodes) == []
-    assert max(_renew_gaps(leases)) <= 15
+    assert heartbeats.not_ready(nodes) == []
+    assert max(heartbeats.renew_gaps(leases)) <= 15
     line.kubectl("delete", "pod", "comes", "--timeout=30s")
 
 
@@ -335,7 +267,7 @@ def _starts_s(line, recorder, prefix):
 @pytest.mark.requirement("R02")
 def test_lost_answers_of_the_service_make_no_second_instance(line, recorder, runs, between):
     count = runs.scale(quick=5, faults=30, release=100)
-    lost = Scenario("lost answers", scenarios.mixed(0.4, HARM))
+    lost = Scenario("lost answers", scenarios.mixed(0.4, scenarios.HARM))
     with between.service("virtual-kubelet") as service:
         service.play(lost, seed=runs.seed)
         names = [f"lost-{n}" for n in range(count)]

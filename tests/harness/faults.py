@@ -2,15 +2,16 @@
 
     python tests/harness/faults.py faults|release [PYTEST ARGUMENTS]
 
-Two sessions of pytest run beside each other: the tests of a line or of the machine, which mostly wait, and at
-the lowest priority those that need neither. What failed is run once more by itself, from the same seed, if it
-is little: the page names what passed only then, and what failed twice has failed.
+Several sessions of pytest run beside each other (SESSIONS), for tests of a line mostly wait. What failed is
+run once more by itself, from the same seed, if it is little: the page names what passed only then, and what
+failed twice has failed.
 With arguments for pytest (to try something out) the page is not written. A run that was interrupted (^C) ends
 what it started and still writes the page, which says what was not run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import Any, TextIO
 
 import bugs
 import requirements
@@ -34,8 +35,6 @@ from kci.kit import environment
 
 # pytest's own exit code.
 FAILED, INTERRUPTED = 1, 2
-# They need no line, nor the machine for themselves.
-BESIDE = ("tests/contract", "tests/unit")
 # More failures than this are no chance, and have the machine to themselves for too long.
 MOST_AGAIN = 6
 # Shown at the end of the run: what to look at when it takes too long.
@@ -150,6 +149,30 @@ def after_second_try(
     return [test for test in failed if test not in repeated], repeated
 
 
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """The tests of these folders and files; of none: all that no other session runs."""
+
+    name: str
+    tests: tuple[str, ...] = ()
+    niceness: int = 0
+
+
+SESSIONS = (
+    Session("line"),
+    Session(
+        "soak",
+        (
+            "tests/faults/test_soak.py",
+            "tests/faults/test_kcilet_runtime.py",
+            "tests/faults/test_service_crashes.py",
+        ),
+    ),
+    # They need neither a line nor the machine.
+    Session("alone", ("tests/contract", "tests/unit"), niceness=19),
+)
+
+
 class _Run:
     """Sessions of pytest of one scale and seed. They answer with a code of pytest's and what was told."""
 
@@ -164,21 +187,27 @@ class _Run:
         return _wait([self._start(report, more)]), _read(report)
 
     def all(self) -> tuple[int, Told | None]:
-        """Both."""
-        reports = [self._folder / "main.json", self._folder / "beside.json"]
-        with (self._folder / "beside.log").open("w+", encoding="utf-8") as output:
-            sessions = [
-                self._start(reports[0], [f"--ignore={folder}" for folder in BESIDE]),
-                self._start(reports[1], BESIDE, output=output, niceness=19),
-            ]
-            code = _wait(sessions)
-            _ = output.seek(0)
-            shutil.copyfileobj(output, sys.stdout)
-        told = [_read(report) for report in reports]
-        return code, functools.reduce(joined, told) if None not in told else None
+        """All sessions beside each other. What the first says is shown at once, of the others at the end."""
+        reports = [self._folder / f"{session.name}.json" for session in SESSIONS]
+        with contextlib.ExitStack() as stack:
+            outputs = [None, *(stack.enter_context(self._open(one)) for one in SESSIONS[1:])]
+            code = _wait(
+                [
+                    self._start(report, _to_arguments(session), output=output, niceness=session.niceness)
+                    for session, report, output in zip(SESSIONS, reports, outputs, strict=True)
+                ]
+            )
+            for output in filter(None, outputs):
+                _ = output.seek(0)
+                shutil.copyfileobj(output, sys.stdout)
+        told = [one for one in map(_read, reports) if one is not None]
+        return code, functools.reduce(joined, told) if len(told) == len(SESSIONS) else None
+
+    def _open(self, session: Session) -> TextIO:
+        return (self._folder / f"{session.name}.log").open("w+", encoding="utf-8")
 
     def _start(
-        self, report: pathlib.Path, more: Sequence[str], *, output: IO[str] | None = None, niceness: int = 0
+        self, report: pathlib.Path, more: Sequence[str], *, output: TextIO | None = None, niceness: int = 0
     ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [
@@ -193,6 +222,11 @@ class _Run:
             # The terminal's interrupt comes to us alone: pytest gets it once, or would not end its fixtures.
             start_new_session=True,
         )  # fmt: skip
+
+
+def _to_arguments(session: Session) -> Sequence[str]:
+    """pytest's."""
+    return session.tests or [f"--ignore={path}" for other in SESSIONS for path in other.tests]
 
 
 def _wait(sessions: Sequence[subprocess.Popen[bytes]]) -> int:

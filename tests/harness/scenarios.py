@@ -158,3 +158,16 @@ class Play:
 def mixed(share: float, faults: Sequence[Fault], *, client: str = "") -> tuple[Rule, ...]:
     """Rules that together befall about `share` of the exchanges, each fault equally often."""
     return tuple(Rule(fault, client=client, share=share / len(faults)) for fault in faults)
+
+
+# What may become of a call; each leaves the other side to find out.
+HARM = (
+    Cut(When.BEFORE),
+    Cut(When.AFTER),
+    Cut(When.AFTER, reset=True),
+    Truncate(300),
+    Answer(503, b"{}", retry_after="1"),
+    Answer(429, b"{}", retry_after="1"),
+    Answer(500, b"no JSON at all"),
+    WRONG_JSON,
+)
