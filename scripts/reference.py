@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
-from kci.contract import capabilities, operations
+from kci.contract import capabilities, operations, remedies
 from kci.contract import errors as contract_errors
 from kci.kcilet import instruments as kcilet_instruments
+from kci.kube import reasons
+from kci.provider import annotations as pod_annotations
 from kci.provider import instruments as node_instruments
 from kci.provider import key_settings, options
 from kci.service import instruments as service_instruments
@@ -38,10 +41,61 @@ Beside these each has the `process_*` metrics that Prometheus' clients have in c
 What pods use is not here: it is at the kubelet API, as `/stats/summary` and `/metrics/resource`.
 """
 
+_ABOUT_ERRORS = """\
+A code is for programs and stays as it is.
+The text of an answer says more than this table, such as which parameter is wrong.
+In an Event of a pod the code is the reason, and the node tries again with back-off where that may help.
+"""
+
+_ABOUT_ANNOTATIONS = """\
+They are the pod's: in a Deployment they stand in its pod template.
+`instanceSettings` in the file of `--provider-config` sets them for pods that do not.
+What cannot be read is refused as `InvalidAnnotation`.
+One of the prefix `k8s.ksyun.com/` that nobody reads is told as `UnknownAnnotation`.
+"""
+
+_ABOUT_EVENTS = """\
+`kubectl describe pod NAME` shows the Events of a pod.
+`kubectl get events -A --field-selector involvedObject.kind=Node` shows those of nodes.
+An Event's message says more than these tables: which field, which command.
+Besides these, a reason may be the code of an [error of the KCI service](errors.md).
+"""
+
+_REFUSED = (
+    "Such a pod stays Pending: the reason is on the pod, on its condition "
+    "`virtual-kubelet.io/InstanceCreated`, and on one Event."
+)
+_REASONS: tuple[tuple[str, str, str, Mapping[Any, reasons.About]], ...] = (
+    ("Of the node", "type", "Told by `virtual-kubelet`.", reasons.NODE),
+    ("Of a pod that is refused", "type", _REFUSED, reasons.REFUSALS),
+    ("Of a pod and its instance", "type", "Told by `virtual-kubelet`.", reasons.POD),
+    ("Of a pod that runs", "type", "Told by the `kcilet`, most of them as a kubelet does.", reasons.RUN),
+    (
+        "Reasons of conditions",
+        "condition",
+        "`kubectl get pod NAME -o yaml`, under `status.conditions`.",
+        reasons.CONDITIONS,
+    ),
+    (
+        "Reasons of containers",
+        "state",
+        "`kubectl get pods` shows them as STATUS. A runtime may have others for a container that ended.",
+        reasons.CONTAINERS,
+    ),
+    (
+        "Reasons of container groups",
+        "where",
+        "As `kci group ID` shows, besides those of containers.",
+        reasons.GROUPS,
+    ),
+)
+
 
 def main() -> int:
     pages = {
+        "annotations.md": annotations(),
         "errors.md": errors(),
+        "events.md": events(),
         "operations.md": service_operations(),
         "kci-up.md": up_settings(),
         "metrics.md": metrics(),
@@ -60,10 +114,35 @@ def main() -> int:
 
 def errors() -> str:
     rows = [
-        (f"`{entry.code}`", str(entry.status), entry.text, entry.kind.value)
+        (f"`{entry.code}`", str(entry.status), entry.text, remedies.of(entry))
         for entry in sorted(contract_errors.CATALOGUE.values(), key=lambda entry: (entry.status, entry.code))
     ]
-    return _page("Errors of the KCI service", _table(("code", "HTTP", "means", "what you can do"), rows))
+    return _page(
+        "Errors of the KCI service",
+        f"{_ABOUT_ERRORS}\n{_table(('code', 'HTTP', 'means', 'what to do'), rows)}",
+    )
+
+
+def annotations() -> str:
+    rows = [(f"`{one.name}`", one.who, one.values, one.means) for one in pod_annotations.ANNOTATIONS]
+    return _page(
+        "Annotations of pods",
+        f"{_ABOUT_ANNOTATIONS}\n{_table(('annotation', 'set by', 'value', 'means'), rows)}",
+    )
+
+
+def events() -> str:
+    if forgotten := reasons.unlisted():
+        sys.exit(f"kube/reasons.py: {', '.join(forgotten)} is in a type or in its table, and not in both")
+    parts = []
+    for title, heading, about, table in _REASONS:
+        rows = _table(("reason", heading, "means", "what to do"), map(_reason, table.items()))
+        parts.append(f"## {title}\n\n{about}\n\n{rows}")
+    return _page("Events and reasons", f"{_ABOUT_EVENTS}\n" + "\n".join(parts))
+
+
+def _reason(row: tuple[str, reasons.About]) -> tuple[str, ...]:
+    return f"`{row[0]}`", row[1].types, row[1].means, row[1].remedy
 
 
 def service_operations() -> str:
