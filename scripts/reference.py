@@ -1,4 +1,4 @@
-"""Make the pages of docs/reference from the code; with --check, say which are not what the code says."""
+"""Make the pages of docs/reference and the drawings from the code; with --check, say which are not what the code says."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import drawings
 import msgspec
 
 from kci.contract import capabilities, operations, remedies
@@ -19,7 +20,7 @@ from kci.provider import key_settings, options
 from kci.service import instruments as service_instruments
 from kci.stack import settings as stack_settings
 
-FOLDER = pathlib.Path(__file__).resolve().parents[1] / "docs" / "reference"
+DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- Made from the code by `make docs`; edits are lost. -->"
 
 _ABOUT_NODE = """\
@@ -93,22 +94,23 @@ _REASONS: tuple[tuple[str, str, str, Mapping[Any, reasons.About]], ...] = (
 
 def main() -> int:
     pages = {
-        "annotations.md": annotations(),
-        "errors.md": errors(),
-        "events.md": events(),
-        "operations.md": service_operations(),
-        "kci-up.md": up_settings(),
-        "metrics.md": metrics(),
-        "virtual-kubelet.md": node_settings(),
+        "reference/annotations.md": annotations(),
+        "reference/errors.md": errors(),
+        "reference/events.md": events(),
+        "reference/operations.md": service_operations(),
+        "reference/kci-up.md": up_settings(),
+        "reference/metrics.md": metrics(),
+        "reference/virtual-kubelet.md": node_settings(),
+        **{f"assets/{name}": drawings.draw(flow) for name, flow in drawings.ALL.items()},
     }
     if "--check" in sys.argv[1:]:
-        stale = [name for name, text in pages.items() if _read(FOLDER / name) != text]
+        stale = [name for name, text in pages.items() if _read(DOCS / name) != text]
         for name in stale:
-            print(f"docs/reference/{name} is not what the code says: run `make docs`")
+            print(f"docs/{name} is not what the code says: run `make docs`")
         return 1 if stale else 0
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
-        (FOLDER / name).write_text(text)
+        (DOCS / name).parent.mkdir(parents=True, exist_ok=True)
+        (DOCS / name).write_text(text)
     return 0
 
 
