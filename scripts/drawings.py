@@ -1,4 +1,4 @@
-"""The two flows of docs/concepts.md as SVG: who tells whom what, from the top down. `make docs` writes them."""
+"""The two flows of docs/concepts.md as SVG: who tells whom what, in order. `make docs` draws them."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ EXEC = Flow(
         ("virtual-kubelet", "KCI service", "open it"),
         ("KCI service", "kcilet", "open it there"),
         ("kcilet", "containerd", "exec in the container"),
-        ("containerd", "kubectl", "output, and in the end the exit code"),
         ("kubectl", "containerd", "input, and the terminal's size"),
+        ("containerd", "kubectl", "output, and in the end the exit code"),
     ),
 )
 ALL = {"pod-start.svg": POD_START, "exec.svg": EXEC}
@@ -74,8 +74,10 @@ def draw(flow: Flow) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
         f"<title>{flow.title}</title>",
         f"<style>{_STYLE}</style>",
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" '
-        'orient="auto"><path class="tip" d="M0 0 8 4 0 8z"/></marker></defs>',
+        (
+            '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" '
+            'orient="auto"><path class="tip" d="M0 0 8 4 0 8z"/></marker></defs>'
+        ),
         f'<rect class="ground" width="{width}" height="{height}" rx="8"/>',
     ]
     for lane, x in at.items():
@@ -93,16 +95,11 @@ def _step(number: int, x: int, to: int, y: int, what: str, width: int) -> Iterat
     text = saxutils.escape(f"{number}. {what}")
     if x == to:
         yield f'<path class="step" d="M{x} {y - 12}h14v10h-10" marker-end="url(#tip)"/>'
-        middle, anchor = x + 22, "start"
-    else:
-        yield f'<path class="step" d="M{x} {y}H{to}" marker-end="url(#tip)"/>'
-        middle, anchor = (x + to) // 2, "middle"
-        # A long text of a short arrow stays inside of the drawing.
-        half = len(text) * 7 // 2
-        middle = min(max(middle, half + 4), width - half - 4)
-    y -= 6 if x != to else 3
-    if anchor == "middle":
-        # Readable over the lanes.
-        half = len(text) * 65 // 20
-        yield f'<rect class="ground" x="{middle - half}" y="{y - 11}" width="{half * 2}" height="14"/>'
-    yield f'<text x="{middle}" y="{y}" text-anchor="{anchor}">{text}</text>'
+        yield f'<text x="{x + 22}" y="{y - 3}">{text}</text>'
+        return
+    # Readable over the lanes, and inside of the drawing where the text is longer than its arrow.
+    half = len(text) * 65 // 20
+    middle = min(max((x + to) // 2, half + 4), width - half - 4)
+    yield f'<rect class="ground" x="{middle - half}" y="{y - 18}" width="{half * 2}" height="13"/>'
+    yield f'<path class="step" d="M{x} {y}H{to}" marker-end="url(#tip)"/>'
+    yield f'<text x="{middle}" y="{y - 7}" text-anchor="middle">{text}</text>'

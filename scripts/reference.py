@@ -1,4 +1,4 @@
-"""Make the pages of docs/reference and the drawings from the code; with --check, say which are not what the code says."""
+"""Make docs/reference and the drawings from the code; with --check, say which are not what the code says."""
 
 from __future__ import annotations
 
