@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import pathlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import drawings
 import msgspec
+import typer
 
+from kci.cli import main as main_module
 from kci.contract import capabilities, operations, remedies
 from kci.contract import errors as contract_errors
 from kci.kcilet import instruments as kcilet_instruments
+from kci.kcilet import settings as kcilet_module
 from kci.kube import reasons
 from kci.provider import annotations as pod_annotations
 from kci.provider import instruments as node_instruments
 from kci.provider import key_settings, options
 from kci.service import instruments as service_instruments
+from kci.service import settings as service_settings
 from kci.stack import settings as stack_settings
 
 DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
@@ -98,7 +103,10 @@ def main() -> int:
         "reference/errors.md": errors(),
         "reference/events.md": events(),
         "reference/operations.md": service_operations(),
+        "reference/kci.md": commands(),
+        "reference/kci-serve.md": _page("Settings of `kci serve`", _flags(service_settings.make_parser())),
         "reference/kci-up.md": up_settings(),
+        "reference/kcilet.md": kcilet_settings(),
         "reference/metrics.md": metrics(),
         "reference/virtual-kubelet.md": node_settings(),
         **{f"assets/{name}": drawings.draw(flow) for name, flow in drawings.ALL.items()},
@@ -182,6 +190,61 @@ def node_settings() -> str:
         for title, rows in tables.items()
     ]
     return _page("Settings of `virtual-kubelet`", f"{_ABOUT_NODE}\n" + "\n".join(parts))
+
+
+def kcilet_settings() -> str:
+    parts = [
+        f"## `kcilet {name}`\n\n{_flags(parser)}"
+        for action in kcilet_module.make_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for name, parser in action.choices.items()
+    ]
+    return _page("Settings of the `kcilet`", "\n".join(parts))
+
+
+def commands() -> str:
+    """What `kci` can be asked; up and serve have pages of their own."""
+    elsewhere = {"up": "kci-up.md", "serve": "kci-serve.md"}
+    parts = []
+    for name, command in walk(typer.main.get_command(main_module.app)):
+        about = " ".join((command.help or "").split())
+        page = elsewhere.get(name)
+        rows = [
+            (", ".join(f"`{form}`" for form in (*one.opts, *one.secondary_opts)), one.help or "")
+            if one.param_type_name == "option"
+            else (f"`{one.name.upper()}`", getattr(one, "help", "") or "")
+            for one in command.params
+        ]
+        table = f"See [its page]({page}).\n" if page else _table(("option", "means"), rows) if rows else ""
+        parts.append(f"## `kci {name}`\n\n{about}\n\n{table}".rstrip() + "\n")
+    return _page("Commands of `kci`", "\n".join(parts))
+
+
+def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Each command that does something, by its words."""
+    if hasattr(command, "commands"):
+        for name, below in sorted(command.commands.items()):
+            yield from walk(below, (*path, name))
+    else:
+        yield " ".join(path), command
+
+
+def _flags(parser: argparse.ArgumentParser) -> str:
+    rows = [
+        (
+            f"`{action.option_strings[-1]}{f' {action.metavar}' if action.metavar else ''}`",
+            ((action.help or "") % vars(action)).removesuffix(f" (default: {action.default})"),
+            "needed" if action.required else _default(action.default),
+        )
+        for action in parser._actions
+        if action.option_strings and not isinstance(action, argparse._HelpAction)
+    ]
+    return _table(("flag", "means", "default"), rows)
+
+
+def _default(value: Any) -> str:
+    is_told = isinstance(value, str | int) and not isinstance(value, bool) and value
+    return f"`{value}`" if is_told else ""
 
 
 def metrics() -> str:
