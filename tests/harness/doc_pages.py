@@ -70,7 +70,10 @@ def lay_out(folder: pathlib.Path, *, netns: str, state_dir: pathlib.Path) -> Non
     this network namespace and state folder, whether it runs already or is started by the page.
     """
     for path in REPOSITORY.iterdir():
-        if path.name not in {".venv", ".git", "dist"}:
+        if path.name == "deploy":
+            # Pages edit manifests.
+            shutil.copytree(path, folder / path.name)
+        elif path.name not in {".venv", ".git", "dist"}:
             (folder / path.name).symlink_to(path)
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True)
