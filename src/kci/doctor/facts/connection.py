@@ -19,7 +19,7 @@ STEP_S = 4.0
 _NO_WAY = {errno.EHOSTUNREACH, errno.ENETUNREACH}
 
 
-def try_url(url: str, context: ssl.SSLContext | None = None, *, server_name: str = "") -> findings.Connection:
+def try_url(url: str, context: ssl.SSLContext | None = None, server_name: str = "") -> findings.Connection:
     """`context` for https; its authorities are the machine's unless given. Blocking, a few STEP_S at most."""
     parts = urllib.parse.urlsplit(url)
     is_tls = parts.scheme == "https"

@@ -16,7 +16,7 @@ _A, _INTERNET = 1, 1
 _CODE = 0x000F
 
 
-def ask(address: str, name: str) -> findings.Reply:
+def ask(address: str, name: str, port: int = PORT) -> findings.Reply:
     """For the IPv4 address of a name. Blocking, three seconds at most."""
     number = secrets.randbelow(2**16)
     question = b"".join(bytes([len(part)]) + part.encode("ascii") for part in name.split(".")) + b"\0"
@@ -27,7 +27,7 @@ def ask(address: str, name: str) -> findings.Reply:
         asked.settimeout(TIMEOUT_S)
         for _ in range(TRIES):
             try:
-                asked.connect((address, PORT))
+                asked.connect((address, port))
                 asked.send(packet)
                 got = asked.recv(4096)
             except OSError as error:

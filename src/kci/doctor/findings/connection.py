@@ -39,9 +39,9 @@ class Connection:
 def judge_reach(
     seen: Connection, what: str, now: datetime.datetime, *, remedies: dict[Obstacle, str]
 ) -> finding.Finding:
-    """`remedies` for what is special here; the others are those of any host."""
+    """`remedies` for what is special here, with `{place}` and `{host}`; the others are those of any host."""
     if seen.obstacle is not None:
-        remedy = remedies.get(seen.obstacle) or _REMEDIES[seen.obstacle].format(
+        remedy = (remedies.get(seen.obstacle) or _REMEDIES[seen.obstacle]).format(
             place=seen.place, host=seen.place.rpartition(":")[0]
         )
         why = f" ({seen.error})" if seen.error else ""

@@ -102,14 +102,14 @@ def judge_part(seen: Part) -> finding.Finding:
     told = seen.told
     log = f"see why: tail {told.log_file}" if told.log_file else "see why: kci status"
     if told.process is None or not seen.is_alive:
-        return finding.wrong(f"it does not run: {told.detail or told.state}", log)
+        return finding.wrong(f"{told.name} does not run: {told.detail or told.state}", log)
     if seen.answer:
         return finding.wrong(
-            f"it runs and is not ready: {seen.answer}",
+            f"{told.name} runs and is not ready: {seen.answer}",
             f"{log}; kill {told.process.pid} has it started again",
         )
     again = f", started again {told.restarts} times" if told.restarts else ""
-    return finding.well(f"it runs and answers{again}")
+    return finding.well(f"{told.name} runs and answers{again}")
 
 
 def judge_certificates(seen: Iterable[Certificate], now: datetime.datetime) -> list[finding.Finding]:
