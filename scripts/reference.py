@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pathlib
 import sys
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ import msgspec
 
 from kci.contract import capabilities, operations
 from kci.contract import errors as contract_errors
+from kci.doctor import cluster, kci, machine, node, stack
 from kci.kcilet import instruments as kcilet_instruments
 from kci.provider import instruments as node_instruments
 from kci.provider import key_settings, options
@@ -29,6 +31,12 @@ Flags count before variables.
 """
 
 
+_ABOUT_DOCTOR = """\
+Each line says `ok`, `warning`, `wrong` or `not looked at`, and what to type where something is to be done.
+[How to find what is wrong](../how-to/find-what-is-wrong.md) goes from symptoms to lines.
+"""
+
+
 _ABOUT_METRICS = """\
 Each program tells of itself in Prometheus' text format, at `/metrics` over HTTP, if it is given an address.
 Nobody is asked who they are there: give a loopback address, or one that only your Prometheus reaches.
@@ -41,6 +49,7 @@ What pods use is not here: it is at the kubelet API, as `/stats/summary` and `/m
 
 def main() -> int:
     pages = {
+        "doctor.md": doctor(),
         "errors.md": errors(),
         "operations.md": service_operations(),
         "kci-up.md": up_settings(),
@@ -64,6 +73,16 @@ def errors() -> str:
         for entry in sorted(contract_errors.CATALOGUE.values(), key=lambda entry: (entry.status, entry.code))
     ]
     return _page("Errors of the KCI service", _table(("code", "HTTP", "means", "what you can do"), rows))
+
+
+def doctor() -> str:
+    supervisor = (f"`{stack.SUPERVISOR}`", "Who holds the state folder, and whether the stack is ready.")
+    parts = []
+    for area in (machine, stack, cluster, node, kci):
+        rows = [(f"`{name}`", inspect.getdoc(ask) or "") for name, ask in area.ALL.items()]
+        first = [supervisor] if area is stack else []
+        parts.append(f"## `{area.AREA}`\n\n{_table(('line', 'well is'), [*first, *rows])}")
+    return _page("What `kci doctor` looks at", f"{_ABOUT_DOCTOR}\n" + "\n".join(parts))
 
 
 def service_operations() -> str:

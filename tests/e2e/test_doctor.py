@@ -182,6 +182,31 @@ def test_programs_that_ended_are_found_by_what_they_leave_undone(line):
     line.wait_ready(f"node/{NODE}")
 
 
+def listed(line, file):
+    """The same as kubectl lists them of a Deployment that has them."""
+    env = [
+        {"name": name, "value": value}
+        for name, value in (text.split("=", 1) for text in file.read_text().splitlines())
+    ]
+    labels = {"app": "of-doctor"}
+    container = {"name": "vk", "image": "busybox:latest", "env": env}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
+    line.apply(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "of-doctor", "namespace": "kube-system"},
+            "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
+        }
+    )
+    try:
+        words = ("-n", "kube-system", "set", "env", "deployment/of-doctor", "--list")
+        file.write_text(line.kubectl(*words))
+    finally:
+        line.kubectl("-n", "kube-system", "delete", "deployment", "of-doctor")
+    return file
+
+
 @pytest.fixture
 def told(line, tmp_path):
     """The virtual node's variables in a file, as the guide has them, and its flags."""
@@ -206,7 +231,7 @@ def told(line, tmp_path):
 
 def test_a_cluster_is_examined_by_its_kubeconfig_and_what_its_node_is_told(line, told):
     write, flags = told
-    report = examine_cluster(line, write(), *flags)
+    report = examine_cluster(line, listed(line, write()), *flags)
     assert_all_well(report)
     assert {one["area"] for one in report.of("not looked at")} <= {"machine", "stack", "kci"}
     assert report.one("node", "serving certificate")["level"] == "ok"

@@ -51,5 +51,5 @@ def test_a_cluster_that_is_away_is_one_finding_and_the_others_say_so(tmp_path):
     assert "clusters[].cluster.server" in wrong["remedy"]
     assert {one["text"] for one in findings if one["area"] == "node"} == {
         "because what the virtual node is told was not given: --env-file FILE, or its KCI_* variables",
-        "because the API server is not reached",
+        "because the API server does not answer us",
     }

@@ -136,7 +136,7 @@ def _find(
     from kci.doctor import subject as subjects
 
     variables = dict(environment.read())
-    if kubeconfig is None and variables.get("KUBERNETES_SERVICE_HOST") is None:
+    if kubeconfig is None:
         if env_file is not None or flags:
             raise errors.UserError(
                 "cannot examine a node without its cluster: give --kubeconfig as well, or leave --env-file "

@@ -36,6 +36,7 @@ class Questions:
         return self.node.settings.node_name
 
     async def api_server(self) -> examination.Found:
+        """It answers, and is an API server."""
         now = clock.SystemClock().now()
         try:
             return findings.judge_version(await self.cluster.connect())
@@ -51,13 +52,16 @@ class Questions:
             return connection.judge_reach(seen, WHAT, now, remedies=_REMEDIES)
 
     async def clock(self) -> examination.Found:
+        """Our clock and the API server's agree."""
         _ = await self.cluster.client()
         return connection.judge_skew(await self._try_server(), WHAT)
 
     async def identity(self) -> examination.Found:
+        """Whom the API server takes us for, and until when."""
         return findings.judge_caller(await self.cluster.caller(), clock.SystemClock().now())
 
     async def client_ca(self) -> examination.Found:
+        """The cluster tells the CA of the kubelet API's clients."""
         if self.node.settings.client_ca_file is not None:
             raise finding.NotAtHandError(f"the node has it from {self.node.settings.client_ca_file}")
         published = await self.cluster.get(
@@ -66,15 +70,18 @@ class Questions:
         return findings.judge_client_ca(published.data if published is not None else {})
 
     async def requests(self) -> examination.Found:
+        """No certificate request of the node waits for approval, or came to nothing."""
         return findings.judge_requests(await self.cluster.signing_requests(), self.name)
 
     async def rights_of_node(self) -> examination.Found:
+        """What the node's user must be allowed."""
         rights = findings.rights_of_node(self.name)
         denied = await self.cluster.denied_to_node(self.name, rights)
         user = signing_requests.user_of(self.name)
         return findings.judge_rights(user, denied, len(rights), remedy=_NODE)
 
     async def rights_of_account(self) -> examination.Found:
+        """What the account that asks for the node's identity must be allowed."""
         user = (await self.cluster.node_user()).name
         if user == signing_requests.user_of(self.name):
             raise finding.NotAtHandError("the virtual node was given its identity, and asks nobody for it")
@@ -83,6 +90,7 @@ class Questions:
         return findings.judge_rights(user, denied, len(rights), remedy=_ACCOUNT)
 
     async def services(self) -> examination.Found:
+        """The node's user is bound to `system:node-proxier`."""
         denied = await self.cluster.denied_to_node(self.name, [findings.to_services()])
         return findings.judge_services(
             signing_requests.user_of(self.name), may=not denied, is_needed=self.node.settings.kube_proxy

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 from kci.doctor.findings import finding
-from kci.kit import tasks
+from kci.kit import errors, tasks
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -65,6 +65,8 @@ async def _answer(question: Question) -> finding.Answer:
             f"it is not known after {question.limit_s:g} s: what was asked hangs",
             "look for a disk, network or program that does not answer, and ask again",
         )
+    except errors.UserError as error:
+        found = finding.of_sentence(finding.Level.WRONG, str(error), otherwise="mend that, and ask again")
     except Exception as error:  # noqa: BLE001  (whatever it is, the others are answered)
         found = finding.wrong(
             f"it cannot be told: {str(error) or type(error).__name__}", "mend that, and ask again"

@@ -30,6 +30,7 @@ class Questions:
     node: subjects.Node
 
     async def endpoint(self) -> examination.Found:
+        """The endpoint's name, connection and TLS."""
         remedies = {}
         if self.node.settings.endpoint == node_settings.INTERNAL_ENDPOINT:
             remedies = dict.fromkeys(connection.Obstacle, _INTERNAL)
@@ -38,18 +39,23 @@ class Questions:
         return connection.judge_reach(await self._try(), WHAT, clock.SystemClock().now(), remedies=remedies)
 
     async def clock(self) -> examination.Found:
+        """Our clock and the endpoint's agree."""
         return connection.judge_skew(await self._try(), WHAT)
 
     async def keys(self) -> examination.Found:
+        """The service accepts the key pair."""
         return findings.judge_keys(await self.service.try_keys(), region=self.node.settings.region)
 
     async def temporary_keys(self) -> examination.Found:
+        """Temporary keys stand where they should, and have not ended."""
         return findings.judge_temporary(await self.service.temporary_keys(), clock.SystemClock().now())
 
     async def subnet(self) -> examination.Found:
+        """The service has the subnet of `KCI_SUBNET_ID`, and it has free addresses."""
         return findings.judge_subnet(await self.service.networks())
 
     async def security_groups(self) -> examination.Found:
+        """It has those of `KCI_SECURITY_GROUP_IDS`, in the subnet's VPC."""
         return findings.judge_security_groups(await self.service.networks())
 
     async def _try(self) -> connection.Connection:

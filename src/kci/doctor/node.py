@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import urllib.parse
 
 from cryptography import x509
 
@@ -38,20 +39,24 @@ class Questions:
         return self.node.settings.node_name
 
     async def settings(self) -> examination.Found:
+        """The virtual node's flags and variables."""
         if not self.node.is_told:
             raise finding.NotAtHandError(subjects.NOT_TOLD)
         return findings.judge_settings(self.node.problems, self.node.settings.warnings)
 
     async def ready(self) -> examination.Found:
+        """The Node object is there, is a virtual node's, and is Ready; its other conditions."""
         return findings.judge_node(await self._get_node(), self.name, log=self.node.log)
 
     async def heartbeat(self) -> examination.Found:
+        """Its Lease is fresh, and somebody holds it."""
         if not self.node.settings.node_lease:
             raise finding.NotAtHandError("--enable-node-lease=false: the node's status is its heartbeat")
         found = await self.cluster.get(resources.LEASES, self.name, namespace=lease.NAMESPACE)
         return findings.judge_lease(found, self.name, clock.SystemClock().now(), log=self.node.log)
 
     async def taints(self) -> examination.Found:
+        """Its taints are those that it was told."""
         settings, seen = self.node.settings, await self._get_node()
         if seen is None:
             raise finding.NotAtHandError(f"there is no node {self.name}")
@@ -67,12 +72,14 @@ class Questions:
         return findings.judge_taints(seen, wanted)
 
     async def kubelet_api(self) -> examination.Found:
+        """The API server reaches its port 10250."""
         if await self._get_node() is None:
             raise finding.NotAtHandError(f"there is no node {self.name}")
         answer, problem = await self.cluster.healthz_of_node(self.name)
         return findings.judge_proxy(answer, problem, self.name, log=self.node.log)
 
     async def serving_certificate(self) -> examination.Found:
+        """What it serves there with is good: end, names, signer."""
         address, port = await self._find_address()
         place = f"{address}:{port}"
         try:
@@ -90,15 +97,17 @@ class Questions:
         return findings.judge_served(served, expected=expected, now=clock.SystemClock().now())
 
     async def server_of_instances(self) -> examination.Found:
+        """The API server's address that instances are given, and its certificate."""
         settings = self.node.settings
+        config = self.cluster.node_config
+        own_host = urllib.parse.urlsplit(config.server).hostname or ""
+        # In its pod the API server is a ClusterIP, whatever our own kubeconfig calls it.
+        service_host = own_host if self.node.is_pod else settings.service_host
         server = kubeconfig.choose_server(
-            self.cluster.node_config.server,
-            cluster_server=settings.cluster_server,
-            service_host=settings.service_host,
+            config.server, cluster_server=settings.cluster_server, service_host=service_host
         )
         if server is None:
-            server = await self._find_server()
-        config = self.cluster.node_config
+            server = await self._find_server(service_host)
         seen = await examination.in_thread(
             connections.try_url, server, self.cluster.tls_context(), config.tls_server_name
         )
@@ -113,6 +122,7 @@ class Questions:
         )
 
     async def dns(self) -> examination.Found:
+        """The servers of `--cluster-dns` know the cluster's names."""
         settings = self.node.settings
         if not self.node.is_told:
             raise finding.NotAtHandError(subjects.NOT_TOLD)
@@ -143,13 +153,13 @@ class Questions:
             raise finding.NotAtHandError(f"the node {self.name} has told no address")
         return known["InternalIP"], settings.kubelet_port
 
-    async def _find_server(self) -> str:
-        """By the Service default/kubernetes, as the node does. Raises UserError."""
+    async def _find_server(self, service_host: str) -> str:
+        """By the endpoints of default/kubernetes, as the node does. Raises UserError."""
         handed = kubeconfig.Handed(
             await self.cluster.as_node(),
             lambda: self.cluster.node_config,
             cluster_server=self.node.settings.cluster_server,
-            service_host=self.node.settings.service_host,
+            service_host=service_host,
         )
         return configs.parse((await handed.find()).reveal()).server
 

@@ -58,6 +58,8 @@ class Node:
     problems: tuple[str, ...] = ()
     # Nothing was said of it: then its settings are defaults, of which only the node's name is of use.
     is_told: bool = True
+    # It was told no kubeconfig: it runs as a pod, with a ServiceAccount.
+    is_pod: bool = False
     # Where it runs its address is filled in; elsewhere nobody may know it.
     knows_address: bool = True
     # How one sees what the program says.
@@ -104,28 +106,25 @@ def of_stack(state_dir: pathlib.Path) -> Subject:
     return Subject(stack=found, cluster=administrator, node=node, is_here=True)
 
 
-def of_cluster(
-    kubeconfig: pathlib.Path | None, variables: Mapping[str, str], flags: Sequence[str]
-) -> Subject:
-    """Without `kubeconfig`: as the ServiceAccount of our own pod. UserError if it cannot be used."""
-    cluster = configs.load(kubeconfig) if kubeconfig else configs.in_cluster(variables)
-    told = {ADDRESS: _UNKNOWN, **variables}
-    if kubeconfig is not None:
-        told["KUBECONFIG"] = str(kubeconfig)
+def of_cluster(kubeconfig: pathlib.Path, variables: Mapping[str, str], flags: Sequence[str]) -> Subject:
+    """UserError if the kubeconfig cannot be used. Another one of the node's is among its flags."""
+    cluster = configs.load(kubeconfig)
+    told = {ADDRESS: _UNKNOWN, **variables, "KUBECONFIG": str(kubeconfig)}
     settings, problems = node_settings.read(flags, told)
-    config = cluster
-    if settings.kubeconfig and settings.kubeconfig != kubeconfig and settings.kubeconfig.is_file():
-        config = configs.load(settings.kubeconfig)
+    own = settings.kubeconfig if settings.kubeconfig != kubeconfig else None
+    # Of one that is not here its flag's line tells.
+    config = configs.load(own) if own is not None and own.is_file() else cluster
     is_told = bool(flags) or any(name.startswith(_MARKS) for name in variables)
     node = Node(
         settings=settings,
         config=config,
         problems=tuple(problems),
         is_told=is_told,
+        is_pod=own is None,
         knows_address=ADDRESS in variables,
         log="kubectl -n kube-system logs -l k8s-app=virtual-kubelet",
     )
-    here = "--kubeconfig names a cluster, not the machine of a kci up" if kubeconfig else "this is a pod"
+    here = "--kubeconfig names a cluster, not the machine of a kci up"
     why_not = Why(machine=here, stack=here, kci="" if is_told else NOT_TOLD)
     return Subject(cluster=cluster, node=node, why_not=why_not)
 

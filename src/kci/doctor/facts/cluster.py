@@ -35,7 +35,7 @@ class Cluster:
         self.node_config = node_config
         self._stack = contextlib.AsyncExitStack()
         self._connected = asyncio.Event()
-        self._why = "the API server is not reached"
+        self._why = "the API server does not answer us"
         self._client: clients.Client | None = None
         self._node_client: clients.Client | None = None
         self._user = access.User()
@@ -127,7 +127,8 @@ class Cluster:
         try:
             return (await client.request("GET", path)).decode(errors="replace"), ""
         except errors.ForbiddenError as error:
-            if "nodes" in str(error) and "proxy" in str(error):
+            # The kubelet API's own refusal has no reason in Kubernetes' words.
+            if error.reason:
                 raise self._may_not("get nodes/proxy") from error
             return "", str(error)
         except errors.KubeError as error:
