@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 from kci.doctor import examination
 from kci.doctor.facts import machine as facts
-from kci.doctor.findings import finding
 from kci.doctor.findings import machine as findings
-from kci.stack import layout, settings
+from kci.stack import commands, layout, probes, settings
 
 AREA = "machine"
 
@@ -37,9 +37,10 @@ class Questions:
         return findings.judge_cgroups(seen, own_containerd=own, handler=self.asked.runtime.value)
 
     async def containerd(self) -> examination.Found:
-        """containerd, and crun or runc, in versions that do."""
+        """The container runtime is there: containerd, and crun or runc, in versions that do."""
         if not self.asked.own_containerd:
-            raise finding.NotAtHandError(f"--cri-endpoint names another, {self.asked.cri_endpoint}")
+            answer = await probes.ask(commands.SocketProbe(pathlib.Path(self.asked.cri_endpoint)))
+            return findings.judge_cri(self.asked.cri_endpoint, answer)
         return findings.judge_runtime(await examination.in_thread(facts.runtime, self.asked))
 
     async def memory(self) -> examination.Found:

@@ -41,7 +41,12 @@ CASES = [
     (judge_cgroups(cgroups()), WRONG, "mount -t cgroup2"),
     (judge_cgroups(cgroups(2, writable=False)), WRONG, "remount,rw"),
     (judge_cgroups(cgroups(2, on=frozenset({"cpu", "pids"}))), WRONG, "cgroup_enable=memory"),
-    (machine.judge_runtime(machine.Runtime("1.7.24", "crun")), WELL, "containerd 1.7.24, crun"),
+    (machine.judge_runtime(machine.Runtime("1.7.24", "crun", "1.21")), WELL, "containerd 1.7.24, crun 1.21"),
+    (machine.judge_runtime(machine.Runtime("2.0.1", "runc", "1.2")), WELL, "containerd 2.0.1"),
+    (machine.judge_runtime(machine.Runtime("1.5.9", "runc", "1.1")), WRONG, "1.5.9 is older than 1.6"),
+    (machine.judge_runtime(machine.Runtime("", "runc", "1.1")), WRONG, "of an unknown version"),
+    (machine.judge_cri("/run/c.sock", ""), WELL, "/run/c.sock"),
+    (machine.judge_cri("/run/c.sock", "No such file"), WRONG, "systemctl restart containerd"),
     (
         machine.judge_runtime(machine.Runtime(problem="cannot find runc on this machine: apt install runc")),
         WRONG,

@@ -78,11 +78,13 @@ def cgroup_facts(root: pathlib.Path = cgroups.ROOT) -> findings.Cgroups:
 
 
 def runtime(asked: settings.Settings) -> findings.Runtime:
+    here = settings.read_machine()
     try:
-        found = containerd.find_binaries(asked.runtime, settings.read_machine())
+        found = containerd.find_binaries(asked.runtime, here)
+        version = containerd.runtime_version(found.runtime, here) or ()
     except errors.StackError as error:
         return findings.Runtime(problem=str(error))
-    return findings.Runtime(found.containerd_version, found.runtime)
+    return findings.Runtime(found.containerd_version, found.runtime, ".".join(map(str, version)))
 
 
 def available_mib() -> int:

@@ -16,6 +16,8 @@ MEMORY_LOW_MIB, MEMORY_NONE_MIB = 1024, 100
 SPACE_LOW, INODES_LOW = 0.10, 0.05
 SPACE_NONE_MIB, INODES_NONE = 256, 1000
 PIDS_HIGH = 0.8
+# What stack/containerd.py writes is read from this version on.
+CONTAINERD_MINIMUM = (1, 6)
 CONTROLLERS = ("cpu", "memory", "pids")
 # As kit, service and kcilet are released after it: a clock before it is surely wrong.
 OLDEST_YEAR = 2025
@@ -36,6 +38,7 @@ class Runtime:
 
     containerd: str = ""
     handler: str = ""
+    handler_version: str = ""
     problem: str = ""
 
 
@@ -120,7 +123,28 @@ def judge_cgroups(seen: Cgroups, *, own_containerd: bool, handler: str) -> findi
 def judge_runtime(seen: Runtime) -> finding.Finding:
     if seen.problem:
         return finding.of_sentence(finding.Level.WRONG, seen.problem, otherwise="apt install containerd runc")
-    return finding.well(f"containerd {seen.containerd}, {seen.handler}")
+    if _version(seen.containerd) < CONTAINERD_MINIMUM:
+        return finding.wrong(
+            f"containerd {seen.containerd or 'of an unknown version'} is older than "
+            f"{'.'.join(map(str, CONTAINERD_MINIMUM))}, whose configuration it is given",
+            "apt install containerd, from a newer release",
+        )
+    return finding.well(f"containerd {seen.containerd}, {seen.handler} {seen.handler_version}")
+
+
+def judge_cri(socket: str, answer: str) -> finding.Finding:
+    """Of another containerd; `answer` is why it takes no connection."""
+    if answer:
+        return finding.wrong(
+            f"nobody answers at {socket}, which --cri-endpoint names: {answer}",
+            "systemctl restart containerd",
+        )
+    return finding.well(f"a runtime answers at {socket}")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
 
 def judge_memory(available_mib: int) -> finding.Finding:
