@@ -7,6 +7,7 @@ import pathlib
 
 from kci.doctor import examination
 from kci.doctor.facts import machine as facts
+from kci.doctor.findings import finding
 from kci.doctor.findings import machine as findings
 from kci.stack import commands, layout, probes, settings
 
@@ -28,6 +29,7 @@ class Questions:
 
     async def kernel(self) -> examination.Found:
         """Nftables and queues have what pods' networks need; each is tried."""
+        _demand_root()
         return findings.judge_kernel(*await examination.in_thread(facts.try_kernel))
 
     async def cgroups(self) -> examination.Found:
@@ -65,12 +67,18 @@ class Questions:
 
     async def firewalls(self) -> examination.Found:
         """No firewall of others drops pods' traffic."""
+        _demand_root()
         return findings.judge_firewalls(await examination.in_thread(facts.firewalls, self.where))
 
     async def ranges(self) -> examination.Found:
         """No route of the machine is in the way of the ranges of pods and Services."""
         problem, pods, services = await examination.in_thread(facts.ranges, self.where, self.asked)
         return findings.judge_ranges(problem, pods=pods, services=services)
+
+
+def _demand_root() -> None:
+    if facts.user_id() != 0:
+        raise finding.NotAtHandError("only root may ask the kernel")
 
 
 ALL = {

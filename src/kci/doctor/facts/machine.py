@@ -65,7 +65,7 @@ def try_kernel() -> tuple[str, tuple[str, ...]]:
 
 def cgroup_facts(root: pathlib.Path = cgroups.ROOT) -> findings.Cgroups:
     unified = root / "cgroup.controllers"
-    writable = os.access(root, os.W_OK) and not _is_read_only(root)
+    writable = not os.statvfs(root).f_flag & os.ST_RDONLY
     if unified.exists():
         return findings.Cgroups(frozenset({2}), frozenset(unified.read_text().split()), writable)
     versions = (
@@ -164,7 +164,3 @@ def kept_ranges(kept: record.Choices) -> addresses.Ranges:
 
 def resolvers(asked: settings.Settings, gateway: str) -> tuple[str, ...]:
     return preparation.read_resolvers(asked.netns, own=gateway)
-
-
-def _is_read_only(folder: pathlib.Path) -> bool:
-    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
