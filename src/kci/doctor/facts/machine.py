@@ -64,17 +64,17 @@ def try_kernel() -> tuple[str, tuple[str, ...]]:
 
 
 def cgroup_facts(root: pathlib.Path = cgroups.ROOT) -> findings.Cgroups:
-    unified = root / "cgroup.controllers"
     writable = not os.statvfs(root).f_flag & os.ST_RDONLY
-    if unified.exists():
-        return findings.Cgroups(frozenset({2}), frozenset(unified.read_text().split()), writable)
-    versions = (
-        {1} if any(entry.is_dir() for entry in root.iterdir() if entry != namespaces.UNIFIED) else set()
-    )
-    if os.path.ismount(namespaces.UNIFIED):
-        versions.add(2)
+    whole = root / "cgroup.controllers"
+    if whole.exists():
+        return findings.Cgroups(frozenset({2}), frozenset(whole.read_text().split()), writable)
+    unified = root / namespaces.UNIFIED.name
     # Of version 1 each controller that is on has a folder.
-    return findings.Cgroups(frozenset(versions), frozenset(entry.name for entry in root.iterdir()), writable)
+    folders = {entry.name for entry in root.iterdir() if entry.is_dir() and entry != unified}
+    versions = {1} if folders else set()
+    if (unified / "cgroup.controllers").exists():
+        versions.add(2)
+    return findings.Cgroups(frozenset(versions), frozenset(folders), writable)
 
 
 def runtime(asked: settings.Settings) -> findings.Runtime:
