@@ -10,25 +10,25 @@ from kci.doctor.facts import machine, stack
 from kci.stack import certificates, layout
 
 
-def make_files(root, **contents):
-    for path, text in contents.items():
-        file = root / path.replace("__", "/").replace("_DOT_", ".")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
+def make(file, text=""):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
 
 
 def test_cgroups_of_version_2_are_told_by_their_controllers(tmp_path):
-    make_files(tmp_path, cgroup_DOT_controllers="cpuset cpu memory pids\n", **{"init__x": ""})
+    make(tmp_path / "cgroup.controllers", "cpuset cpu memory pids\n")
+    make(tmp_path / "init" / "cgroup.procs")
     seen = machine.cgroup_facts(tmp_path)
     assert (seen.versions, seen.is_writable) == ({2}, True)
     assert seen.controllers == {"cpuset", "cpu", "memory", "pids"}
 
 
 def test_cgroups_of_version_1_are_told_by_their_folders(tmp_path):
-    make_files(tmp_path, cpu__x="", memory__x="")
+    make(tmp_path / "cpu" / "tasks")
+    make(tmp_path / "memory" / "tasks")
     assert machine.cgroup_facts(tmp_path).versions == {1}
     assert machine.cgroup_facts(tmp_path).controllers == {"cpu", "memory"}
-    make_files(tmp_path, unified__cgroup_DOT_controllers="")
+    make(tmp_path / "unified" / "cgroup.controllers")
     assert machine.cgroup_facts(tmp_path).versions == {1, 2}
     assert machine.cgroup_facts(tmp_path).controllers == {"cpu", "memory"}
 
