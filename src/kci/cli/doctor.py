@@ -12,7 +12,7 @@ import typer
 from rich import table, text
 
 from kci.cli import output
-from kci.kit import environment, errors
+from kci.kit import environment, errors, logs
 from kci.stack import settings
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def doctor(
     from kci.doctor import areas  # it and what it asks take long to import
     from kci.doctor.findings import finding
 
+    # What is asked would tell of its work on standard output.
+    logs.configure("error")
     subject = _find(state_dir, kubeconfig, env_file, flags or [])
     answers = asyncio.run(areas.examine(subject))
     if form is output.Form.TABLE:
