@@ -83,6 +83,12 @@ async def test_what_the_node_names_wrongly_is_found(world, changed, name, says):
     assert found[0].remedy
 
 
+async def test_of_a_service_that_is_away_one_line_is_wrong(world):
+    found = levels(await ask(world, KCI_ENDPOINT="http://127.0.0.1:1"))
+    assert found.pop("endpoint") == ["wrong"]
+    assert set(map(tuple, found.values())) == {("not looked at",)}
+
+
 async def test_temporary_keys_in_a_folder_are_found_good_ended_or_absent(world, tmp_path):
     folder = tmp_path / "aksk"
     of_folder = {"KCI_ACCESS_KEY": None, "KCI_SECRET_KEY": None, "AKSK_FILE_PATH": str(folder)}

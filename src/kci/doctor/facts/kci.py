@@ -45,6 +45,8 @@ class Service:
         try:
             _ = await client.describe_kci_packages()
         except errors.KciError as error:
+            if isinstance(error, errors.UnreachableError) and error.reached is False:
+                raise finding.NotAtHandError("the KCI endpoint is not reached") from error
             return error
         return None
 
