@@ -98,7 +98,7 @@ def test_missing_addresses_routes_and_forwarding_are_told_with_the_command_that_
     assert [one.level for one in found] == [WRONG] * 3
     assert [one.remedy for one in found[1:]] == [
         "sysctl -w net.ipv4.ip_forward=1",
-        "ip route add unreachable 10.88.0.0/16 metric 4278198272",
+        "ip route add unreachable 10.88.0.0/16 metric 4278198272 proto static",
     ]
 
 

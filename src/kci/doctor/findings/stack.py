@@ -152,7 +152,7 @@ def judge_links(seen: Links) -> list[finding.Finding]:
     found += [
         finding.wrong(
             f"the unreachable route of {network} is gone: packets to unused addresses leave the machine",
-            f"ip route add unreachable {network} metric {links.UNREACHABLE_PRIORITY}",
+            f"ip route add unreachable {network} metric {links.UNREACHABLE_PRIORITY} proto static",
         )
         for network in seen.unguarded
     ]
