@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from kci.doctor import examination
+from kci.doctor import examination, threads
 from kci.doctor import subject as subjects
 from kci.doctor.facts import cluster as facts
 from kci.doctor.facts import connection as connections
@@ -98,7 +98,7 @@ class Questions:
 
     async def _try_server(self) -> connection.Connection:
         config = self.cluster.config
-        return await examination.in_thread(
+        return await threads.in_thread(
             connections.try_url, config.server, self.cluster.tls_context(), config.tls_server_name
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from kci.doctor import examination
+from kci.doctor import examination, threads
 from kci.doctor import subject as subjects
 from kci.doctor.facts import connection as connections
 from kci.doctor.facts import kci as facts
@@ -59,9 +59,7 @@ class Questions:
         return findings.judge_security_groups(await self.service.networks())
 
     async def _try(self) -> connection.Connection:
-        return await examination.in_thread(
-            connections.try_url, connections.url_of(self.node.settings.endpoint)
-        )
+        return await threads.in_thread(connections.try_url, connections.url_of(self.node.settings.endpoint))
 
 
 ALL = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-from kci.doctor import examination
+from kci.doctor import examination, threads
 from kci.doctor.facts import machine as facts
 from kci.doctor.findings import finding
 from kci.doctor.findings import machine as findings
@@ -25,16 +25,16 @@ class Questions:
 
     async def programs(self) -> examination.Found:
         """The programs that `kci up` calls are installed."""
-        return findings.judge_tools(await examination.in_thread(facts.missing_tools))
+        return findings.judge_tools(await threads.in_thread(facts.missing_tools))
 
     async def kernel(self) -> examination.Found:
         """Nftables and queues have what pods' networks need; each is tried."""
         _demand_root()
-        return findings.judge_kernel(*await examination.in_thread(facts.try_kernel))
+        return findings.judge_kernel(*await threads.in_thread(facts.try_kernel))
 
     async def cgroups(self) -> examination.Found:
         """Version, controllers `cpu`, `memory` and `pids`, and both versions mounted at once."""
-        seen = await examination.in_thread(facts.cgroup_facts)
+        seen = await threads.in_thread(facts.cgroup_facts)
         own = self.asked.own_containerd
         return findings.judge_cgroups(seen, own_containerd=own, handler=self.asked.runtime.value)
 
@@ -43,36 +43,36 @@ class Questions:
         if not self.asked.own_containerd:
             answer = await probes.ask(commands.SocketProbe(pathlib.Path(self.asked.cri_endpoint)))
             return findings.judge_cri(self.asked.cri_endpoint, answer)
-        return findings.judge_runtime(await examination.in_thread(facts.runtime, self.asked))
+        return findings.judge_runtime(await threads.in_thread(facts.runtime, self.asked))
 
     async def memory(self) -> examination.Found:
         """At least 1 GiB is available (wrong below 100 MiB)."""
-        return findings.judge_memory(await examination.in_thread(facts.available_mib))
+        return findings.judge_memory(await threads.in_thread(facts.available_mib))
 
     async def disk(self) -> examination.Found:
         """A tenth of the state folder's file system is free (wrong below 256 MiB)."""
-        return findings.judge_space(await examination.in_thread(facts.space, self.where.root))
+        return findings.judge_space(await threads.in_thread(facts.space, self.where.root))
 
     async def inodes(self) -> examination.Found:
         """A twentieth of its inodes is free (wrong below 1000)."""
-        return findings.judge_inodes(await examination.in_thread(facts.space, self.where.root))
+        return findings.judge_inodes(await threads.in_thread(facts.space, self.where.root))
 
     async def processes(self) -> examination.Found:
         """Processes and threads are below 80 % of what the machine and our cgroup allow."""
-        return findings.judge_pids(await examination.in_thread(facts.pids))
+        return findings.judge_pids(await threads.in_thread(facts.pids))
 
     async def clock(self) -> examination.Found:
         """The kernel says that somebody keeps the clock right."""
-        return findings.judge_clock(await examination.in_thread(facts.clock))
+        return findings.judge_clock(await threads.in_thread(facts.clock))
 
     async def firewalls(self) -> examination.Found:
         """No firewall of others drops pods' traffic."""
         _demand_root()
-        return findings.judge_firewalls(await examination.in_thread(facts.firewalls, self.where))
+        return findings.judge_firewalls(await threads.in_thread(facts.firewalls, self.where))
 
     async def ranges(self) -> examination.Found:
         """No route of the machine is in the way of the ranges of pods and Services."""
-        problem, pods, services = await examination.in_thread(facts.ranges, self.where, self.asked)
+        problem, pods, services = await threads.in_thread(facts.ranges, self.where, self.asked)
         return findings.judge_ranges(problem, pods=pods, services=services)
 
 

@@ -8,7 +8,7 @@ import urllib.parse
 from cryptography import x509
 
 import kci
-from kci.doctor import examination
+from kci.doctor import examination, threads
 from kci.doctor import subject as subjects
 from kci.doctor.facts import cluster as facts
 from kci.doctor.facts import connection as connections
@@ -83,7 +83,7 @@ class Questions:
         address, port = await self._find_address()
         place = f"{address}:{port}"
         try:
-            found = await examination.in_thread(connections.read_certificate, address, port)
+            found = await threads.in_thread(connections.read_certificate, address, port)
         except OSError as error:
             return findings.judge_unserved(place, str(error))
         if found is None:
@@ -108,7 +108,7 @@ class Questions:
         )
         if server is None:
             server = await self._find_server(service_host)
-        seen = await examination.in_thread(
+        seen = await threads.in_thread(
             connections.try_url, server, self.cluster.tls_context(), config.tls_server_name
         )
         reached = seen.obstacle in {None, connection.Obstacle.CERTIFICATE, connection.Obstacle.TLS}
@@ -135,7 +135,7 @@ class Questions:
             if address == service_address and not settings.kube_proxy:
                 found.append(dns.judge_cluster_ip(address))
             else:
-                reply = await examination.in_thread(dns_facts.ask, address, name)
+                reply = await threads.in_thread(dns_facts.ask, address, name)
                 found.append(dns.judge_reply(reply, name=name, is_here=self.is_here))
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from kci.doctor import examination
+from kci.doctor import examination, threads
 from kci.doctor.facts import kci as kci_facts
 from kci.doctor.facts import stack as facts
 from kci.doctor.findings import finding
@@ -25,29 +25,29 @@ class Questions:
 
     async def programs(self) -> examination.Found:
         """Each program of the stack lives, and is ready by its own probe."""
-        probes = await examination.in_thread(facts.probes_of, self.prepared)
+        probes = await threads.in_thread(facts.probes_of, self.prepared)
         asked = [facts.part(one, probes[one.name]) for one in self.state.parts if one.name in probes]
         return [findings.judge_part(one) for one in await tasks.wait_all(asked, name="part")]
 
     async def links(self) -> examination.Found:
         """The gateway address, forwarding, and the routes that keep unused addresses on the machine."""
-        return findings.judge_links(await examination.in_thread(facts.link_facts, self.prepared))
+        return findings.judge_links(await threads.in_thread(facts.link_facts, self.prepared))
 
     async def subnets(self) -> examination.Found:
         """No subnet overlaps a network that the machine has by now."""
         if self.service is None:
             raise finding.NotAtHandError("the virtual node has no identity yet")
-        reserved = await examination.in_thread(facts.reserved, self.prepared)
+        reserved = await threads.in_thread(facts.reserved, self.prepared)
         return findings.judge_reserved(await self.service.subnets(), reserved)
 
     async def certificates(self) -> examination.Found:
         """No certificate of the state folder has ended, or ends within 30 days."""
-        seen = await examination.in_thread(facts.certificates, self.prepared.where)
+        seen = await threads.in_thread(facts.certificates, self.prepared.where)
         return findings.judge_certificates(seen, clock.SystemClock().now())
 
     async def store(self) -> examination.Found:
         """One service holds the lock of its database."""
-        return findings.judge_store(await examination.in_thread(facts.store, self.prepared.where))
+        return findings.judge_store(await threads.in_thread(facts.store, self.prepared.where))
 
 
 ALL = {

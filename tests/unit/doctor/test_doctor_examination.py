@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 
-from kci.doctor import examination
+from kci.doctor import examination, threads
 from kci.doctor.findings import finding
 
 
@@ -51,7 +51,7 @@ def test_a_thread_that_hangs_holds_up_nobody():
     never = threading.Event()
 
     async def hang():
-        return await examination.in_thread(never.wait)
+        return await threads.in_thread(never.wait)
 
     begun = time.monotonic()
     (answer,) = asyncio.run(examination.examine([question(hang, limit_s=0.05)]))
@@ -61,8 +61,8 @@ def test_a_thread_that_hangs_holds_up_nobody():
 
 
 async def test_a_thread_hands_on_its_result_and_its_error():
-    assert await examination.in_thread(divmod, 7, 2) == (3, 1)
-    answers = await examination.examine([question(lambda: examination.in_thread(divmod, 1, 0))])
+    assert await threads.in_thread(divmod, 7, 2) == (3, 1)
+    answers = await examination.examine([question(lambda: threads.in_thread(divmod, 1, 0))])
     assert "division" in answers[0].findings[0].text
 
 

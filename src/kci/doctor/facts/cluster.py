@@ -12,6 +12,8 @@ from typing import Self, TypeVar
 
 import msgspec
 
+from kci.doctor import threads
+from kci.doctor.facts import connection
 from kci.doctor.findings import cluster as findings
 from kci.doctor.findings import finding
 from kci.kube import access, errors, models, resources, signing_requests, transport
@@ -52,6 +54,8 @@ class Cluster:
     async def connect(self) -> str:
         """The API server's version. Raises KubeError."""
         try:
+            with contextlib.suppress(OSError):
+                await threads.in_thread(connection.resolve, self.config.server)
             self._client = await self._open(self.config)
             same = self.node_config == self.config
             self._node_client = self._client if same else await self._open(self.node_config)

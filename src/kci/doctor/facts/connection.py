@@ -53,6 +53,15 @@ def try_url(url: str, context: ssl.SSLContext | None = None, server_name: str = 
             return findings.Connection(place=place, obstacle=findings.Obstacle.TLS, error=str(error))
 
 
+def resolve(url: str) -> None:
+    """OSError if the host of a URL has no address. Blocking: where a resolver hangs, here and not later, in a
+    thread that is waited for.
+    """
+    parts = urllib.parse.urlsplit(url)
+    # deadline: the question's, which is asked in a thread that nobody waits for.
+    _ = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+
+
 def read_certificate(host: str, port: int) -> x509.Certificate | None:
     """What a TLS server there serves with, whoever signed it; None if it is not reached. Blocking.
     OSError if it is and does not speak TLS.

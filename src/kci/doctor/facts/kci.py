@@ -10,7 +10,9 @@ from typing import Self, TypeVar
 from kci.client import client as kci_clients
 from kci.client import credentials as sources
 from kci.client import errors, networks
+from kci.doctor import threads
 from kci.doctor.facts import cluster as cluster_facts
+from kci.doctor.facts import connection
 from kci.doctor.findings import finding
 from kci.doctor.findings import kci as findings
 from kci.kit import clock
@@ -86,6 +88,8 @@ class Service:
 
     async def _open(self) -> kci_clients.KciClient:
         if self._client is None:
+            with contextlib.suppress(OSError):
+                await threads.in_thread(connection.resolve, connection.url_of(self._settings.endpoint))
             client = kci_clients.KciClient(
                 self._settings.endpoint,
                 region=self._settings.region,
