@@ -32,8 +32,8 @@ def doctor(
     flags: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[-- FLAG...]",
-            help="With --kubeconfig: what virtual-kubelet is started with.",
+            metavar="FLAG",
+            help="With --kubeconfig, after --: what virtual-kubelet is started with.",
             show_default=False,
         ),
     ] = None,
