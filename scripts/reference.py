@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ import typer
 from kci.cli import main as main_module
 from kci.contract import capabilities, operations, remedies
 from kci.contract import errors as contract_errors
+from kci.doctor import cluster, kci, machine, node, stack
 from kci.kcilet import instruments as kcilet_instruments
 from kci.kcilet import settings as kcilet_module
 from kci.kube import reasons
@@ -35,6 +37,12 @@ A DURATION is written as `30s`, `5m` or `1h30m`.
 A flag that is repeated is no error: a list takes what all of them say, any other the last.
 `--klog.*` flags of other virtual nodes are passed over with a warning.
 Flags count before variables.
+"""
+
+
+_ABOUT_DOCTOR = """\
+Each line says `ok`, `warning`, `wrong` or `not looked at`, and what to type where something is to be done.
+[How to find what is wrong](../how-to/find-what-is-wrong.md) goes from symptoms to lines.
 """
 
 
@@ -100,6 +108,7 @@ _REASONS: tuple[tuple[str, str, str, Mapping[Any, reasons.About]], ...] = (
 def main() -> int:
     pages = {
         "reference/annotations.md": annotations(),
+        "reference/doctor.md": doctor(),
         "reference/errors.md": errors(),
         "reference/events.md": events(),
         "reference/operations.md": service_operations(),
@@ -153,6 +162,16 @@ def events() -> str:
 
 def _reason(row: tuple[str, reasons.About]) -> tuple[str, ...]:
     return f"`{row[0]}`", row[1].types, row[1].means, row[1].remedy
+
+
+def doctor() -> str:
+    supervisor = (f"`{stack.SUPERVISOR}`", "Who holds the state folder, and whether the stack is ready.")
+    parts = []
+    for area in (machine, stack, cluster, node, kci):
+        rows = [(f"`{name}`", inspect.getdoc(ask) or "") for name, ask in area.ALL.items()]
+        first = [supervisor] if area is stack else []
+        parts.append(f"## `{area.AREA}`\n\n{_table(('line', 'well is'), [*first, *rows])}")
+    return _page("What `kci doctor` looks at", f"{_ABOUT_DOCTOR}\n" + "\n".join(parts))
 
 
 def service_operations() -> str:

@@ -148,6 +148,14 @@ class _Problems(list[str]):
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Raises SettingsError with everything that is wrong; prints help and exits for --help."""
+    settings, problems = read(arguments, environment)
+    if problems:
+        raise errors.SettingsError(problems)
+    return settings
+
+
+def read(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """The same with what is wrong beside it; then some of the values are not what was meant."""
     problems = _Problems()
     warnings: list[str] = []
     flags = _parse_flags(arguments, problems, warnings)
@@ -217,9 +225,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         service_host=environment.get("KUBERNETES_SERVICE_HOST", ""),
         warnings=tuple(warnings),
     )
-    if problems:
-        raise errors.SettingsError(problems)
-    return settings
+    return settings, problems
 
 
 def _parse_flags(arguments: Sequence[str], problems: _Problems, warnings: list[str]) -> dict[str, str]:

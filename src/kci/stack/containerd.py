@@ -40,7 +40,7 @@ def find_binaries(wanted: settings.Runtime, machine: settings.Machine) -> Binari
     containerd = shutil.which("containerd", path=machine.path)
     if containerd is None or not shutil.which("containerd-shim-runc-v2", path=machine.path):
         raise errors.StackError(f"cannot find containerd on this machine: {INSTALL}")
-    versions = {name: _runtime_version(name, machine) for name in ("crun", "runc")}
+    versions = {name: runtime_version(name, machine) for name in ("crun", "runc")}
     runtime = choose_runtime(wanted, versions)
     path = shutil.which(runtime, path=machine.path)
     assert path is not None
@@ -143,7 +143,8 @@ def _quote(value: object) -> str:
     return json.dumps(str(value))
 
 
-def _runtime_version(name: str, machine: settings.Machine) -> tuple[int, ...] | None:
+def runtime_version(name: str, machine: settings.Machine) -> tuple[int, ...] | None:
+    """None if it is not installed. Blocking."""
     path = shutil.which(name, path=machine.path)
     if path is None:
         return None

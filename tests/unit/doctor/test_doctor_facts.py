@@ -1,0 +1,86 @@
+"""Facts that are read from files, from folders that look like a machine's, and from this one."""
+
+import datetime
+import fcntl
+import os
+
+import pytest
+
+from kci.doctor.facts import machine, stack
+from kci.stack import certificates, layout
+
+
+def make(file, text=""):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_cgroups_of_version_2_are_told_by_their_controllers(tmp_path):
+    make(tmp_path / "cgroup.controllers", "cpuset cpu memory pids\n")
+    make(tmp_path / "init" / "cgroup.procs")
+    seen = machine.cgroup_facts(tmp_path)
+    assert (seen.versions, seen.is_writable) == ({2}, True)
+    assert seen.controllers == {"cpuset", "cpu", "memory", "pids"}
+
+
+def test_cgroups_of_version_1_are_told_by_their_folders(tmp_path):
+    make(tmp_path / "cpu" / "tasks")
+    make(tmp_path / "memory" / "tasks")
+    assert machine.cgroup_facts(tmp_path).versions == {1}
+    assert machine.cgroup_facts(tmp_path).controllers == {"cpu", "memory"}
+    make(tmp_path / "unified" / "cgroup.controllers")
+    assert machine.cgroup_facts(tmp_path).versions == {1, 2}
+    assert machine.cgroup_facts(tmp_path).controllers == {"cpu", "memory"}
+
+
+def test_a_machine_without_cgroups_has_none(tmp_path):
+    assert machine.cgroup_facts(tmp_path).versions == frozenset()
+
+
+def test_space_is_told_of_the_nearest_folder_that_is_there(tmp_path):
+    seen = machine.space(tmp_path / "not" / "there")
+    assert seen.path == str(tmp_path)
+    assert 0 < seen.free_bytes <= seen.total_bytes
+
+
+def test_this_machine_tells_memory_processes_and_clock():
+    assert machine.available_mib() > 0
+    assert 0 < machine.pids().used < machine.pids().most
+    assert machine.clock().year >= 2025
+
+
+def test_a_lock_is_told_by_who_holds_it(tmp_path):
+    file = tmp_path / "lock"
+    assert not stack.is_locked(file)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        assert not stack.is_locked(file)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        assert stack.is_locked(file)
+    finally:
+        os.close(descriptor)
+    assert not stack.is_locked(file)
+
+
+@pytest.fixture
+def where(tmp_path):
+    return layout.Layout(tmp_path)
+
+
+def test_certificates_are_told_by_their_files(where):
+    now = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
+    where.pki.mkdir()
+    certificates.ensure(where.pki, (), now)
+    (where.pki / "broken.crt").write_text("no certificate")
+    seen = {one.file.rpartition("/")[2]: one for one in stack.certificates(where)}
+    assert set(seen) == {"ca.crt", "front-proxy-ca.crt", "etcd-ca.crt", "broken.crt"}
+    assert seen["ca.crt"].end == now + certificates.AUTHORITY_LIFE
+    assert seen["broken.crt"].end is None
+    assert seen["broken.crt"].problem
+
+
+def test_a_store_is_told_by_its_file_and_lock(where):
+    assert not stack.store(where).exists
+    where.service_database.parent.mkdir()
+    where.service_database.touch()
+    assert (stack.store(where).exists, stack.store(where).is_locked) == (True, False)
