@@ -6,18 +6,29 @@ each span to FILE as a line of JSON.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import http.server
 import json
 import pathlib
+import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 TAKES_BYTES = 16 << 20
+# Of one in a stack's network namespace.
+PORT = 4318
+FILE = "spans.jsonl"
+VARIABLES = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{PORT}",
+    # Sent soon, so that a test does not wait for it.
+    "OTEL_BSP_SCHEDULE_DELAY": "200",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +115,21 @@ def _handler(take: Any) -> type[http.server.BaseHTTPRequestHandler]:
             """Nobody reads it."""
 
     return Handler
+
+
+@contextlib.contextmanager
+def beside(inside: Callable[..., list[str]], file: pathlib.Path) -> Iterator[None]:
+    """A collector as a process, where `inside` puts a command; it has its spans in the file."""
+    program = subprocess.Popen(inside(sys.executable, __file__, str(PORT), str(file)))
+    try:
+        yield
+    finally:
+        program.terminate()
+        program.wait(timeout=10)
+
+
+def read(file: pathlib.Path) -> list[Span]:
+    return [Span(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def main(port: int, file: pathlib.Path) -> None:

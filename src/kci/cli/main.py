@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import kci
-from kci.cli import credentials, execute, groups, networks, plan, security_groups, serve, stack
+from kci.cli import credentials, execute, explain, groups, networks, plan, security_groups, serve, stack
 from kci.kit import errors
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ execute.add_commands(app)
 networks.add_commands(app)
 security_groups.add_commands(app)
 plan.add_commands(app)
+explain.add_commands(app)
 
 
 @app.callback(invoke_without_command=True)
