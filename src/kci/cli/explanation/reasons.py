@@ -199,8 +199,8 @@ def _refused(known: facts.Facts) -> Iterator[Finding]:
 
 
 _KCI_REMEDIES = {
-    "InsufficientAddresses": "every address of the subnet is taken: end groups that nobody needs, or give the "
-    "pod or the node a larger subnet (kci subnets, kci subnet create)",
+    "InsufficientAddresses": "every address of the subnet is taken: end groups that nobody needs, or give "
+    "the pod or the node a larger subnet (kci subnets, kci subnet create)",
     "SubnetNotFound": "name a subnet that exists: kci subnets",
     "SecurityGroupNotFound": "name security groups that exist: kci security-groups",
     "RequestExpired": "set the clock of the machine that virtual-kubelet runs on",
@@ -339,8 +339,8 @@ def _not_configured(known: facts.Facts, reason: str, said: str, who: str, contai
         return Finding(
             reason,
             f"{who} waits for the {what} {name}, which the namespace {namespace} does not have: {said}",
-            f"make it (kubectl create {kind}{options} {name} -n {namespace} …), and the pod goes on by itself; "
-            "or mark the reference optional",
+            f"make it (kubectl create {kind}{options} {name} -n {namespace} …), and the pod goes on by "
+            "itself; or mark the reference optional",
             container,
         )
     remedy = "add the key, or correct the pod's reference to it" if key else "correct what the message names"
