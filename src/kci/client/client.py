@@ -346,6 +346,8 @@ class KciClient:
             return answers.read(reply, kind, action=operation.action)
 
         where: observing.Attributes = {
+            "rpc.service": operation.service,
+            "rpc.method": operation.action,
             "http.request.method": "POST",
             "server.address": self._url.host or "",
             "server.port": self._url.port or 0,

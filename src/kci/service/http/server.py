@@ -214,7 +214,11 @@ class _Dispatcher:
             operation.action,
             parent=parent,
             kind=observing.Kind.SERVER,
-            attributes={"http.request.method": request.method},
+            attributes={
+                "rpc.service": operation.service,
+                "rpc.method": operation.action,
+                "http.request.method": request.method,
+            },
         )
         return observing.spanned(span, code_of=_code_of)
 
