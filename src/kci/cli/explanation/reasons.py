@@ -23,7 +23,8 @@ _MISSING = re.compile(r'\b(configmap|secret)s? "([^"]+)" not found', re.IGNORECA
 _MISSING_KEY = re.compile(
     r"(?:couldn't find key|references non-existent (?:config|secret) key):? (\S+)", re.IGNORECASE
 )
-_BACK_OFF = re.compile(r"^Back-off (?:pulling image|restarting)[^:]*:? ?", re.IGNORECASE)
+# As kubelets say it before they repeat why the last try failed.
+_BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*"(?:: (?:\w+: )?)?')
 _KILLED, _NOT_FOUND, _NOT_EXECUTABLE, _TERMINATED = 137, 127, 126, 143
 
 
@@ -296,7 +297,7 @@ def _not_pulled(known: facts.Facts, one: models.ContainerStatus, kind: str) -> F
     assert waiting is not None
     image = next((c.image for c in known.pod.spec.all_containers if c.name == one.name), one.image)
     said = _BACK_OFF.sub("", waiting.message)
-    if not said or waiting.reason in {said, "ImagePullBackOff"}:
+    if not said:
         # Why is in the event of the try before.
         told = [event.message for event in known.told("Failed") if f'pull image "{image}": ' in event.message]
         said = told[-1].partition(f'pull image "{image}": ')[2] if told else said
