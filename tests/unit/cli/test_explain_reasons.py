@@ -257,6 +257,12 @@ def test_a_container_that_cannot_be_started_is_told():
     assert (found.reason, "nope" in found.message) == ("RunContainerError", True)
 
 
+def test_a_pod_that_the_machine_refuses_is_told():
+    found = only(pod(containers=[waiting("CannotRunAsAsked", "spec.hostNetwork: no; leave it out")]))
+    assert found.message.endswith("leave it out")
+    assert "change the pod" in found.remedy
+
+
 def crashing(exit_code, reason="Error", **more):
     last = {"exitCode": exit_code, "reason": reason, "finishedAt": "2026-01-01T11:59:00Z"}
     return pod(

@@ -15,6 +15,8 @@ from kci.kube import models
 
 # The condition that the virtual node writes while it keeps a pod waiting.
 NODE_CONDITION = "virtual-kubelet.io/InstanceCreated"
+# The kcilet's word for a pod that it cannot run as it is written.
+_REFUSED = "CannotRunAsAsked"
 _STARTING = {"", "ContainerCreating", "PodInitializing"}
 _PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 _CONFIG = {"CreateContainerConfigError"}
@@ -270,6 +272,10 @@ def _of_container(known: facts.Facts, one: models.ContainerStatus, kind: str) ->
         yield _not_pulled(known, one, kind)
     elif waiting is not None and waiting.reason in _CONFIG:
         yield _not_configured(known, waiting.reason, waiting.message, f"The {kind} {one.name}", one.name)
+    elif waiting is not None and waiting.reason == _REFUSED:
+        yield Finding(
+            _REFUSED, f"The machine refuses the pod: {waiting.message}", "change the pod as it says", one.name
+        )
     elif waiting is not None and waiting.reason in _RUN:
         yield Finding(
             waiting.reason,
