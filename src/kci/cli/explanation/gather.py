@@ -32,9 +32,9 @@ def facts_of(
     namespace: str, name: str, *, kubeconfig: pathlib.Path, state_dir: pathlib.Path | None
 ) -> facts.Facts:
     """UserError if there is no such pod, or the cluster cannot be asked."""
-    known = asyncio.run(_of_cluster(configs.load(kubeconfig), namespace, name))
+    known = asyncio.run(of_cluster(configs.load(kubeconfig), namespace, name))
     try:
-        group, start = access.ask(state_dir, lambda service: _of_service(service, known.pod))
+        group, start = access.ask(state_dir, lambda service: of_service(service, known.pod))
     except errors.UserError as error:
         # The service is only asked for more: most is known by Kubernetes.
         return dataclasses.replace(known, unknown=(*known.unknown, f"KCI was not asked: {error}"))
@@ -44,7 +44,7 @@ def facts_of(
     return dataclasses.replace(known, is_service_known=True, group=group, start=start)
 
 
-async def _of_cluster(config: configs.ClusterConfig, namespace: str, name: str) -> facts.Facts:
+async def of_cluster(config: configs.ClusterConfig, namespace: str, name: str) -> facts.Facts:
     try:
         async with kube.Client(config, user_agent="kci-explain", timeout_s=_ANSWERS_WITHIN_S) as client:
             pod = await client.get(resources.PODS, name, namespace=namespace)
@@ -135,7 +135,7 @@ async def _logs(client: kube.Client, pod: models.Pod) -> Mapping[str, tuple[str,
     return found
 
 
-async def _of_service(
+async def of_service(
     service: kci.KciClient, pod: models.Pod
 ) -> tuple[groups.ContainerGroup | None, starts.GroupStart | None]:
     async with asyncio.timeout(_ANSWERS_WITHIN_S):
