@@ -71,5 +71,6 @@ def test_a_start_is_one_trace_through_the_three_programs(line, guard):
 
 def test_programs_that_were_started_anew_go_on_tracing(line, guard):
     for part in ("kci-service", "kcilet"):
+        guard.history.note("killed", part)
         line.wait_back(part, line.kill(part))
     check(started(line, "traced-again"))
