@@ -118,11 +118,14 @@ class PodController:
         self._queue.add(uid)
 
     async def run(self) -> None:
-        async with tasks.Tasks() as group:
-            group.run_forever("pod workers", self._queue.run(self._reconcile, workers=self._workers))
-            group.run_forever("instance changes", self._follow_changes())
-            group.run_forever("instance looks", self._look_forever())
-            group.run_forever("instance sweeps", self._sweep_forever())
+        try:
+            async with tasks.Tasks() as group:
+                group.run_forever("pod workers", self._queue.run(self._reconcile, workers=self._workers))
+                group.run_forever("instance changes", self._follow_changes())
+                group.run_forever("instance looks", self._look_forever())
+                group.run_forever("instance sweeps", self._sweep_forever())
+        finally:
+            self._starts.close()
 
     # ---- evidence ------------------------------------------------------------------------------
 

@@ -77,6 +77,11 @@ class Starts:
         _ = self._reached.pop(uid, None)
         self._end_span(uid, "PodGone")
 
+    def close(self) -> None:
+        """Tell of starts that are under way as far as they came, because this node stops."""
+        for uid in list(self._spans):
+            self._end_span(uid, "NodeStopped")
+
     def _end_span(self, uid: models.PodUid, code: str) -> None:
         self._spans.pop(uid, observing.NO_SPAN).end(code)
 
