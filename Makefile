@@ -32,6 +32,7 @@ check: install ## format, lint, types, architecture
 	$(BIN)/python scripts/check_rules.py
 	$(BIN)/python scripts/reference.py --check
 	$(BIN)/python scripts/guide_coverage.py --check
+	$(BIN)/python scripts/dashboard.py --check
 
 faults: install ## the long tests of reliability and the seeded bugs; writes docs/reliability.md (under an hour)
 	$(BIN)/python -m kci.stack.goprograms
@@ -52,9 +53,10 @@ bench: install ## measure; writes bench/results/*.json and a table; KUBELET=1: b
 image: install ## write the virtual node as an OCI archive, with its bill of materials, to dist/
 	$(BIN)/python scripts/build_image.py
 
-docs: install ## make docs/reference from the code, docs/guide-coverage.md from the tests
+docs: install ## make docs/reference and the dashboard from the code, docs/guide-coverage.md from the tests
 	$(BIN)/python scripts/reference.py
 	$(BIN)/python scripts/guide_coverage.py
+	$(BIN)/python scripts/dashboard.py
 
 site: install ## make the docs site in dist/site, without anything from elsewhere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -53,6 +53,7 @@ Nobody is asked who they are there: give a loopback address, or one that only yo
 The label `code` of a call is `OK`, or the kind of its error; of calls to the KCI service, the error's code.
 Beside these each has the `process_*` metrics that Prometheus' clients have in common.
 What pods use is not here: it is at the kubelet API, as `/stats/summary` and `/metrics/resource`.
+`deploy/grafana/kci.json` is a dashboard of all of them: import it into Grafana and choose your Prometheus.
 """
 
 _ABOUT_ERRORS = """\

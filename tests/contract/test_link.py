@@ -117,7 +117,11 @@ async def test_an_older_generation_is_ignored(line):
         await until(reports, link.Phase.RUNNING)
         await line.engine.ensure(machine_world.group(generation=4))
         await line.engine.ensure(machine_world.group(generation=6))
-        assert (await anext(reports)).generation == 6
+        # One more of the fifth may tell how its start went.
+        generation = 5
+        while generation == 5:
+            generation = (await anext(reports)).generation
+        assert generation == 6
 
 
 async def test_logs_and_commands_reach_their_container(line):

@@ -1,6 +1,7 @@
 import os
 import shutil
 
+import collector
 import guard as guard_module
 import leftovers
 import line as lines
@@ -29,8 +30,10 @@ def line():
     stack = lines.new_line()
     before = leftovers.machine(stack.state_dir)
     try:
-        stack.kci("up", "--detach", "--netns", stack.netns, *guard_module.UP)
-        yield stack
+        stack.kci("up", "--detach", "--netns", stack.netns, *guard_module.UP, environment=collector.VARIABLES)
+        # In the state folder, where the guard looks for secrets.
+        with collector.beside(stack.inside, stack.state_dir / collector.FILE):
+            yield stack
     finally:
         stack.kci("down", "--purge", check=False)
         left = leftovers.processes(str(stack.state_dir), stack.netns)

@@ -61,7 +61,9 @@ def test_the_whole_story_of_a_size_is_told(line):
         "Normal",
         "Granted 2 cores and 4 GiB: the smallest with 1.5 cores and 3 GiB or more",
     )
-    assert story["InstanceCreated"] == ("Normal", f"Created instance {instance}")
+    kind, text = story["InstanceCreated"]
+    assert kind == "Normal"
+    assert text.startswith(f"Created instance {instance} in ")
     assert story["LimitAboveInstance"][0] == "Warning"
     described = line.kubectl("describe", "pod", "sized")
     for part in (instance, "2-4Gi", "Granted 2 cores and 4 GiB"):

@@ -63,7 +63,13 @@ class LinkServer:
             await runner.cleanup()
 
     def report(
-        self, group_id: ids.GroupId, phase: link.Phase, *, generation: int = 1, reason: str = ""
+        self,
+        group_id: ids.GroupId,
+        phase: link.Phase,
+        *,
+        generation: int = 1,
+        reason: str = "",
+        start: tuple[link.StartStep, ...] = (),
     ) -> None:
         wanted = self.wanted.get(group_id)
         report = link.GroupReport(
@@ -72,6 +78,7 @@ class LinkServer:
             phase=phase,
             address=wanted.interface.address if wanted and phase is not link.Phase.GONE else "",
             reason=reason,
+            start=start,
         )
         self._reports[group_id] = report
         for line in self._lines:

@@ -13,7 +13,7 @@ from kci.client import client as clients
 from kci.client import credentials as sources
 from kci.contract import groups as api
 from kci.contract import ids, packages, signing
-from kci.kit import clock, secret, tasks
+from kci.kit import clock, observing, secret, tasks
 from kci.service import instruments
 from kci.service.app import (
     accounts,
@@ -23,6 +23,7 @@ from kci.service.app import (
     networks,
     replays,
     security_groups,
+    starts,
     streams,
     usage,
 )
@@ -131,6 +132,7 @@ async def running(
     table: packages.Table = packages.STANDARD,
     mtu: int = 0,
     measured: instruments.Instruments | None = None,
+    tracer: observing.Tracer = observing.NO_TRACER,
 ):
     measured = measured or instruments.make()
     place = dataclasses.replace(PLACE, table=table, mtu=mtu)
@@ -154,7 +156,15 @@ async def running(
             engine, on_taken=measured.queue_taken, on_worked=measured.queue_worked
         )
         used = replays.Replays(store, wall, window_s=skew_s)
-        service = groups.GroupService(store, place, feed, wall, used, on_work=reconciler.signal)
+        service = groups.GroupService(
+            store,
+            place,
+            feed,
+            wall,
+            used,
+            on_work=reconciler.signal,
+            known_starts=starts.Starts(tracer),
+        )
         application = server.make_application(
             verification.Verifier(known, wall, region=REGION, skew_s=skew_s),
             group_actions.GroupActions(service),
@@ -167,6 +177,7 @@ async def running(
             usage_actions.UsageActions(usage.UsageService(service, engine)),
             version="test",
             on_call=measured.on_call,
+            tracer=tracer,
         )
         _, port = await stack.enter_async_context(
             server.listening(application, "127.0.0.1", 0, before_end=feed.close)

@@ -22,6 +22,15 @@ IMPORT_ALL = """
 import importlib, pkgutil, kci, uvloop
 print(len([importlib.import_module(one.name) for one in pkgutil.walk_packages(kci.__path__, "kci.")]))
 """
+TRACED = """
+import asyncio, os
+from kci.kit import observing, tracing
+async def main():
+    os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
+    async with tracing.opened("virtual-kubelet", "1", os.environ) as tracer:
+        print(tracer is not observing.NO_TRACER)
+asyncio.run(main())
+"""
 AUTHORITIES = "import ssl; print(ssl.create_default_context().cert_store_stats()['x509_ca'])"
 
 
@@ -90,6 +99,10 @@ def test_what_is_wrong_is_said_in_a_sentence_and_not_by_a_missing_module(root):
 
 def test_every_module_of_ours_in_the_image_finds_what_it_imports(root):
     assert int(run(root, "/usr/bin/python3", "-IBc", IMPORT_ALL).stdout) > 50
+
+
+def test_traces_can_be_sent_from_it(root):
+    assert run(root, "/usr/bin/python3", "-IBc", TRACED).stdout.strip() == "True"
 
 
 def test_the_authorities_of_public_servers_are_known(root):

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import time
 
+import collector
 import pytest
 from vnode_fixture import WITHIN_S, free_port, is_ready
 
@@ -55,6 +56,28 @@ async def test_a_bound_pod_becomes_a_group_and_leaves_with_it(line, namespace):
             lambda: line.admin.get(resources.PODS, "web", namespace=namespace), lambda found: found is None
         )
         await line.groups(0)
+
+
+async def test_the_nodes_part_of_a_start_reaches_a_collector_and_its_trace_the_machine(
+    line, namespace, monkeypatch
+):
+    with collector.Collector() as received:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", received.endpoint)
+        async with line.running():
+            pod = await line.bind(namespace)
+            await line.until_running()
+            (wanted,) = line.service.kcilet.wanted.values()
+        # The node stopped before the pod ran, and tells what it has seen all the same.
+        spans = {one.name: one for one in received.spans}
+        root, create, call = (
+            spans[name] for name in ("start pod", "create instance", "CreateContainerGroup")
+        )
+        assert (root.parent, root.attributes["k8s.pod.uid"]) == ("", pod.uid)
+        assert root.attributes["error.type"] == "NodeStopped"
+        assert create.parent == root.id
+        assert spans["read kubeconfig"].parent == call.parent == create.id
+        # The service of this line does not trace: it carries on what the call brought.
+        assert wanted.traceparent.startswith(f"00-{root.trace}-{call.id}-")
 
 
 async def test_what_pods_use_is_told_to_whom_the_api_server_allows(line, namespace):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import kci
-from kci.cli import credentials, doctor, execute, groups, networks, plan, security_groups, serve, stack
+from kci.cli import credentials, doctor, execute, explain, groups, networks, plan, security_groups, serve, stack
 from kci.kit import errors
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ networks.add_commands(app)
 security_groups.add_commands(app)
 plan.add_commands(app)
 doctor.add_commands(app)
+explain.add_commands(app)
 
 
 @app.callback(invoke_without_command=True)

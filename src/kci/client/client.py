@@ -31,7 +31,7 @@ import yarl
 from aiohttp import http_exceptions
 
 from kci.client import answers, credentials, errors, networks, pages
-from kci.contract import capabilities, groups, ids, operations, packages, signing, usage, wire
+from kci.contract import capabilities, groups, ids, operations, packages, signing, starts, usage, wire
 from kci.contract import credentials as temporary
 from kci.contract import errors as catalogue
 from kci.kit import backoff as backoffs
@@ -296,6 +296,11 @@ class KciClient:
         self._offered = capabilities.Capabilities(frozenset(answer.capabilities))
         return self._offered
 
+    async def describe_container_group_start(self, group_id: ids.GroupId) -> starts.GroupStart:
+        """When the group was made and how its start went. Needs capabilities.GROUP_START."""
+        request = starts.DescribeContainerGroupStart(container_group_id=group_id)
+        return await self._read(operations.DESCRIBE_CONTAINER_GROUP_START, request, starts.GroupStart)
+
     async def issue_credentials(self, duration_s: int) -> temporary.IssuedCredentials:
         """Temporary ones with the rights of ours. Needs capabilities.TEMPORARY_CREDENTIALS."""
         request = temporary.IssueCredentials(duration_seconds=duration_s)
@@ -340,7 +345,17 @@ class KciClient:
                     reply = await _reply(answer)
             return answers.read(reply, kind, action=operation.action)
 
-        with observing.told(self._on_call, operation.action):
+        where: observing.Attributes = {
+            "rpc.service": operation.service,
+            "rpc.method": operation.action,
+            "http.request.method": "POST",
+            "server.address": self._url.host or "",
+            "server.port": self._url.port or 0,
+        }
+        with (
+            observing.told(self._on_call, operation.action),
+            observing.step(operation.action, kind=observing.Kind.CLIENT, attributes=where),
+        ):
             return await self._signed(send)
 
     async def _signed(self, send: Callable[[signing.Credentials], Awaitable[T]]) -> T:
@@ -402,6 +417,9 @@ class KciClient:
             service=operation.service,
         )
         headers += [("accept", "application/json"), ("accept-encoding", "identity")]
+        # Not signed, and nothing to a service that does not trace.
+        if traceparent := observing.current().traceparent:
+            headers.append(("traceparent", traceparent))
         async with self._active().post(
             url, data=body, headers=headers, timeout=limits, allow_redirects=False
         ) as answer:

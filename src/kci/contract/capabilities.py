@@ -30,6 +30,8 @@ ORDERED_LIST = "list.ordered"
 TEMPORARY_CREDENTIALS = "credentials.issue"
 # DescribeContainerGroupUsage: what groups and their containers use of CPU, memory and network.
 GROUP_USAGE = "group.usage"
+# DescribeContainerGroupStart: when a group was made, and the steps of its start with their times.
+GROUP_START = "group.start"
 
 ALL = (
     LOG_STREAM,
@@ -44,6 +46,7 @@ ALL = (
     ORDERED_LIST,
     TEMPORARY_CREDENTIALS,
     GROUP_USAGE,
+    GROUP_START,
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from kci.contract import credentials, groups, networks, packages, security_groups, usage
+from kci.contract import credentials, groups, networks, packages, security_groups, starts, usage
 
 SERVICE = "kci"
 VERSION = "2020-07-02"
@@ -44,6 +44,9 @@ STREAM_CONTAINER_LOG = Operation("StreamContainerLog", groups.StreamContainerLog
 WATCH_CONTAINER_GROUPS = Operation("WatchContainerGroups", groups.WatchContainerGroups, extension=True)
 DESCRIBE_CONTAINER_GROUP_USAGE = Operation(
     "DescribeContainerGroupUsage", usage.DescribeContainerGroupUsage, extension=True
+)
+DESCRIBE_CONTAINER_GROUP_START = Operation(
+    "DescribeContainerGroupStart", starts.DescribeContainerGroupStart, extension=True
 )
 ISSUE_CREDENTIALS = Operation("IssueCredentials", credentials.IssueCredentials, extension=True)
 CREATE_VPC = Operation("CreateVpc", networks.CreateVpc, service=VPC_SERVICE)
@@ -87,6 +90,7 @@ ALL: dict[str, Operation] = {
         STREAM_CONTAINER_LOG,
         WATCH_CONTAINER_GROUPS,
         DESCRIBE_CONTAINER_GROUP_USAGE,
+        DESCRIBE_CONTAINER_GROUP_START,
         ISSUE_CREDENTIALS,
         CREATE_VPC,
         DESCRIBE_VPCS,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import sys
 
 import structlog
 
+import kci
 from kci.kcilet import instruments, ports, server, settings
 from kci.kcilet.drivers.cgroups import pods as cgroups
 from kci.kcilet.drivers.logs import folders as logs
@@ -23,7 +25,7 @@ from kci.kcilet.drivers.streams import driver as streams
 from kci.kcilet.drivers.volumes import folders as volumes
 from kci.kcilet.workers import agent, drain, machine, proxy
 from kci.kit import backoff as backoffs
-from kci.kit import clock, crashpoints, environment, errors, tasks
+from kci.kit import clock, crashpoints, environment, errors, tasks, tracing
 from kci.kit import logs as program_logs
 from kci.source import cluster
 
@@ -52,6 +54,9 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
         hirings: list[agent.Agent] = []
         measured = instruments.make(pods=lambda: sum(one.pods for one in hirings))
         _ = await stack.enter_async_context(measured.registry.served(chosen.metrics_address))
+        tracer = await stack.enter_async_context(
+            tracing.opened("kcilet", kci.__version__, environment.read())
+        )
         runtime = await stack.enter_async_context(
             cri.open_runtime(str(chosen.cri_endpoint), on_call=measured.on_cri_call)
         )
@@ -91,7 +96,7 @@ async def run(chosen: settings.Run, stop: asyncio.Event) -> int:
             runtime_name=version.name,
             services=proxy.Settings(chosen.reachable, chosen.service_external_addresses),
             clock=system_clock,
-            observed=measured.machine,
+            observed=dataclasses.replace(measured.machine, tracer=tracer),
         )
         rotated = rotation.Rotation(
             list_written=runtime.list_written_logs,

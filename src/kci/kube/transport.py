@@ -148,7 +148,11 @@ class Transport:
     ) -> bytes:
         """One request; the body of the success answer. Raises KubeError."""
         headers = {"Content-Type": content_type} if body is not None else {}
-        with observing.told(self._on_call, method):
+        where: observing.Attributes = {"http.request.method": method, "url.path": path}
+        with (
+            observing.told(self._on_call, method),
+            observing.step(method, kind=observing.Kind.CLIENT, attributes=where),
+        ):
             async with self._open(what, method, path, query, headers, body, self._timeout) as response:
                 return await _read_whole(what, response)
 

@@ -148,6 +148,8 @@ class WantedGroup(msgspec.Struct, frozen=True, kw_only=True):
     # Bits per second; 0 is no limit.
     ingress_bits: int = 0
     egress_bits: int = 0
+    # The trace that its start belongs to (W3C Trace Context); empty: none, or the service was started anew.
+    traceparent: str = ""
 
 
 class Sync(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +171,15 @@ class Phase(enum.StrEnum):
     GONE = "Gone"
 
 
+class StartStep(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a start, from its first try to its last success. Parts may overlap. Unix milliseconds."""
+
+    # A value of kcilet.plan.starts.Step; who does not know it shows it by its name.
+    phase: str
+    began_ms: int
+    ended_ms: int
+
+
 class GroupReport(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the machine has to say of a group now."""
 
@@ -180,6 +191,8 @@ class GroupReport(msgspec.Struct, frozen=True, kw_only=True):
     pod_uid: str = ""
     reason: str = ""
     message: str = ""
+    # How the pod's start went, once it is over; empty of a pod that ran before the kcilet was started.
+    start: tuple[StartStep, ...] = ()
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

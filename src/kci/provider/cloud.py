@@ -137,11 +137,13 @@ class KingsoftCloud:
         if refusals:
             # The create was decided on when the sizes were not known yet.
             raise provider.RefusedError(refusals[0].reason, refusals[0].message)
+        with observing.step("read kubeconfig"):
+            # Of this moment: the node's identity is renewed from time to time.
+            kubeconfig = await self._find_kubeconfig()
         request = group.to_group(
             pod,
             self._defaults,
-            # Of this moment: the node's identity is renewed from time to time.
-            kubeconfig=await self._find_kubeconfig(),
+            kubeconfig=kubeconfig,
             with_pod_uuid=prepared.capabilities.has(capabilities.LABEL_POD_UUID),
             with_bandwidth=prepared.capabilities.has(capabilities.BANDWIDTH),
             offered=prepared.table,

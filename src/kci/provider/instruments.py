@@ -16,6 +16,9 @@ class Instruments:
     on_kube_call: observing.OnCall
     on_kci_call: observing.OnCall
 
+    def traced_by(self, tracer: observing.Tracer) -> Instruments:
+        return dataclasses.replace(self, node=dataclasses.replace(self.node, tracer=tracer))
+
 
 def make(*, queue_depth: Callable[[], float] = lambda: 0.0) -> Instruments:
     """`queue_depth` says how many pods wait or are worked on now."""

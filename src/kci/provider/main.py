@@ -17,7 +17,7 @@ import structlog
 
 import kci
 from kci.client import client as kci_clients
-from kci.kit import clock, crashpoints, environment, errors, logs, tasks
+from kci.kit import clock, crashpoints, environment, errors, logs, tasks, tracing
 from kci.kube import client as clients
 from kci.kube import config as configs
 from kci.kube import events, models, reasons, reflector, resources
@@ -86,13 +86,14 @@ async def run(settings: settings_module.Settings, config: configs.ClusterConfig,
     measured = instruments.make(queue_depth=lambda: sum(one.queue_depth for one in programs))
     async with (
         measured.registry.served(settings.metrics_address),
+        tracing.opened("virtual-kubelet", kci.__version__, environment.read()) as tracer,
         node_access.opened(
             settings, config, stop, user_agent=USER_AGENT, on_call=measured.on_kube_call
         ) as access,
     ):
         if access is not None:
             with identity.claimed(settings.identity, settings.identity_file) as copy:
-                await _run(settings, access, copy, measured, programs, stop)
+                await _run(settings, access, copy, measured.traced_by(tracer), programs, stop)
     log.info("stopped")
     return 0
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from kci.kit import clock, crashpoints, environment, errors, logs, tasks
+from kci.kit import clock, crashpoints, environment, errors, logs, tasks, tracing
 from kci.service import instruments, settings
 from kci.service.app import (
     accounts,
@@ -19,6 +19,7 @@ from kci.service.app import (
     networks,
     replays,
     security_groups,
+    starts,
     streams,
     usage,
 )
@@ -62,8 +63,10 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
     await _bootstrap(chosen, store, wall)
     reconcilers: list[group_reconciler.GroupReconciler] = []
     measured = instruments.make(queue_depth=lambda: sum(one.depth for one in reconcilers))
+    version = importlib.metadata.version("kci")
     async with (
         measured.registry.served(chosen.metrics_address),
+        tracing.opened("kci-service", version, environment.read()) as tracer,
         local.LocalEngine(str(chosen.kcilet_socket)) as engine,
     ):
         reconciler = group_reconciler.GroupReconciler(
@@ -74,7 +77,15 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
         security_group_service = security_groups.SecurityGroupService(store, wall, on_change=rules.signal)
         network_service = networks.NetworkService(store, chosen.place, wall, on_change=rules.signal)
         used = replays.Replays(store, wall, window_s=chosen.signature_skew_s)
-        service = groups.GroupService(store, chosen.place, feed, wall, used, on_work=reconciler.signal)
+        service = groups.GroupService(
+            store,
+            chosen.place,
+            feed,
+            wall,
+            used,
+            on_work=reconciler.signal,
+            known_starts=starts.Starts(tracer),
+        )
         stream_service = streams.StreamService(service, engine, replays=used)
         application = server.make_application(
             verification.Verifier(
@@ -89,8 +100,9 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
             network_actions.NetworkActions(network_service),
             security_group_actions.SecurityGroupActions(security_group_service),
             usage_actions.UsageActions(usage.UsageService(service, engine)),
-            version=importlib.metadata.version("kci"),
+            version=version,
             on_call=measured.on_call,
+            tracer=tracer,
         )
         reader = reports.ReportReader(
             engine, service, reconciler, security_group_service, on_lost=measured.engine_lost

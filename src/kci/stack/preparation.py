@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import kci
-from kci.kit import crashpoints, files, linkgroups, secret
+from kci.kit import crashpoints, files, linkgroups, secret, tracing
 from kci.kit import errors as kit_errors
 from kci.kube import config
 from kci.stack import (
@@ -80,6 +80,7 @@ class Prepared:
             runtime_handler=self.binaries.runtime if self.binaries else _plain(self.asked.runtime),
             path=self.machine.path,
             crash_points=self.machine.variables.get(crashpoints.ENVIRONMENT, ""),
+            trace_variables=tracing.of(self.machine.variables),
             reserved=self.reserved,
         )
 

@@ -38,6 +38,8 @@ class Plan:
     path: str
     # A folder with one file for each part that is to crash (kit/crashpoints.py); for tests.
     crash_points: str = ""
+    # OpenTelemetry's own variables, for the programs that trace. One may hold a key of the collector's.
+    trace_variables: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     # What no subnet of a user may have (addresses.plan_reserved).
     reserved: tuple[addresses.Network, ...] = ()
 
@@ -209,7 +211,7 @@ def _program(
 ) -> commands.Command:
     return commands.Command(
         argv=(*_python(module), *arguments, *_flags(flags), *switches),
-        env={"PATH": plan.path, **(env or {})},
+        env={"PATH": plan.path, **plan.trace_variables, **(env or {})},
         version=kci.__version__,
         probe=probe,
         listens=listens,

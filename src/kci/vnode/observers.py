@@ -1,4 +1,4 @@
-"""Who is told of what this node does, to measure it: plain callables, which main.py gives."""
+"""Who is told of what this node does, to measure and trace it; main.py gives them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class Observers:
     start_phase: observing.OnTime = observing.no_time
     orphan: observing.OnCount = observing.no_count
     watch_restart: observing.OnCount = observing.no_count
+    # Of pods' starts.
+    tracer: observing.Tracer = observing.NO_TRACER
 
 
 NOBODY = Observers()

@@ -22,7 +22,7 @@ import structlog
 
 from kci.kit import backoff as backoffs
 from kci.kit import clock as clocks
-from kci.kit import tasks, workqueue
+from kci.kit import observing, tasks, workqueue
 from kci.kube import admission, errors, models, reasons, reflector
 from kci.vnode import knowledge, leadership, observers, pod_api, pods, provider, starts
 
@@ -89,7 +89,7 @@ class PodController:
             "pods", self._backoff, on_taken=observed.queue_taken, on_worked=observed.queue_worked
         )
         # What is on a watch may be told outside of the loop.
-        self._starts = starts.Starts(observed.start_phase, now_s=time.monotonic)
+        self._starts = starts.Starts(observed.start_phase, now_s=time.monotonic, tracer=observed.tracer)
         self._on_orphan = observed.orphan
         self._look = asyncio.Event()
         self._sweep_due = asyncio.Event()
@@ -118,11 +118,14 @@ class PodController:
         self._queue.add(uid)
 
     async def run(self) -> None:
-        async with tasks.Tasks() as group:
-            group.run_forever("pod workers", self._queue.run(self._reconcile, workers=self._workers))
-            group.run_forever("instance changes", self._follow_changes())
-            group.run_forever("instance looks", self._look_forever())
-            group.run_forever("instance sweeps", self._sweep_forever())
+        try:
+            async with tasks.Tasks() as group:
+                group.run_forever("pod workers", self._queue.run(self._reconcile, workers=self._workers))
+                group.run_forever("instance changes", self._follow_changes())
+                group.run_forever("instance looks", self._look_forever())
+                group.run_forever("instance sweeps", self._sweep_forever())
+        finally:
+            self._starts.close()
 
     # ---- evidence ------------------------------------------------------------------------------
 
@@ -273,8 +276,10 @@ class PodController:
         # While the call is under way no listing can tell that it did nothing.
         self._knowledge.doubt(pod.uid, math.inf)
         self._starts.reached(pod.uid, starts.Step.CREATED)
+        began_s = self._now_s()
         try:
-            instance_id = await self._provider.create_instance(pod)
+            with self._starts.within(pod.uid), observing.step("create instance"):
+                instance_id = await self._provider.create_instance(pod)
         except leadership.NotLeaderError:
             self._knowledge.settle_not_created(pod.uid)
             raise
@@ -303,7 +308,8 @@ class PodController:
             for notice in self._provider.notices(pod):
                 emit = self._events.warn if notice.is_warning else self._events.tell
                 emit(pod, notice.reason, notice.message)
-            self._events.tell(pod, "InstanceCreated", f"Created instance {instance_id}")
+            told = starts.created_message(instance_id, self._now_s() - began_s, self._starts.since_s(pod.uid))
+            self._events.tell(pod, "InstanceCreated", told)
             self._queue.add(pod.uid)
 
     async def _failed(self, pod: models.Pod, reason: reasons.Reason, error: provider.ProviderError) -> None:

@@ -10,6 +10,7 @@ import tomllib
 import pytest
 import yaml
 
+from kci.kit import tracing
 from kci.stack import (
     addresses,
     commands,
@@ -291,6 +292,22 @@ def test_each_of_our_programs_is_told_its_own_file_of_crash_points_and_only_if_a
         ]
         told = {one["KCI_CRASH_POINTS"] for one in env if "KCI_CRASH_POINTS" in one}
         assert told == {f"/points/{part}" for part in expected}
+
+
+def test_our_programs_are_told_where_traces_go_as_the_user_said_it():
+    told = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_EXPORTER_OTLP_HEADERS": "key=canary-secret"}
+    assert tracing.of({**told, "HOME": "/root"}) == told
+    traced = dataclasses.replace(program_plan(), trace_variables=told)
+    assert "canary-secret" not in repr(traced)
+    for plan, expected in ((traced, told), (program_plan(), {})):
+        for command in (
+            programs.service(plan),
+            programs.kcilet(plan, cluster_server=""),
+            programs.virtual_kubelet(
+                plan, cluster_server="https://10.88.0.1:6443", node_kubeconfig=pathlib.Path("/k")
+            ),
+        ):
+            assert {key: text for key, text in command.env.items() if key.startswith("OTEL_")} == expected
 
 
 def test_the_audit_log_is_off_unless_asked_for_and_never_holds_secrets_by_kind():

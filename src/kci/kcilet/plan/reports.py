@@ -21,6 +21,7 @@ def to_report(
     history: histories.History,
     seen: ports.SeenPod,
     status: models.PodStatus | None,
+    start: tuple[link.StartStep, ...] = (),
 ) -> link.GroupReport:
     """Without a status (the pod is not known yet, as after a restart with the API server away) what the
     runtime shows is told.
@@ -37,6 +38,7 @@ def to_report(
         pod_uid=seen.pod_uid,
         reason=reason,
         message=message,
+        start=start,
     )
 
 

@@ -52,7 +52,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Observers:
-    """Who is told of what is done here, to measure it."""
+    """Who is told of what is done here, to measure and trace it."""
 
     # How long after a pod was wanted it came so far.
     start_phase: observing.OnTime = observing.no_time
@@ -60,6 +60,8 @@ class Observers:
     probe: observing.OnCount = observing.no_count
     orphan: observing.OnCount = observing.no_count
     watch_restart: observing.OnCount = observing.no_count
+    # Of pods' starts.
+    tracer: observing.Tracer = observing.NO_TRACER
 
 
 NOBODY = Observers()

@@ -7,6 +7,7 @@ away nothing piles up: what is kept is one status.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -22,10 +23,19 @@ BACKOFF = backoffs.Backoff(initial_s=0.2, cap_s=30.0, jitter=0.3)
 
 
 class Publisher:
-    """`on_settled` is called after each write, and when the pod turns out to be gone."""
+    """`on_settled` is called after each write, and when the pod turns out to be gone. A status is written
+    inside `around` of it.
+    """
 
-    def __init__(self, group: tasks.Tasks, name: str, on_settled: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        group: tasks.Tasks,
+        name: str,
+        on_settled: Callable[[], None],
+        around: Callable[[models.PodStatus], contextlib.AbstractContextManager[None]] | None = None,
+    ) -> None:
         self._group = group
+        self._around = around or (lambda _: contextlib.nullcontext())
         self._name = name
         self._on_settled = on_settled
         self._wanted: models.PodStatus | None = None
@@ -107,7 +117,8 @@ class Publisher:
             assert source is not None
             assert wanted is not None
             try:
-                await source.patch_status(pod, patch)
+                with self._around(wanted):
+                    await source.patch_status(pod, patch)
                 failures = 0
                 self._accepted = told.Accepted(
                     wanted,

@@ -31,7 +31,7 @@ from kci.kcilet.plan import (
     told,
     traffic,
 )
-from kci.kcilet.workers import effects, machine, prober, publisher
+from kci.kcilet.workers import effects, machine, prober, publisher, start
 from kci.kit import backoff as backoffs
 from kci.kit import tasks
 from kci.kube import admission, models, reasons
@@ -91,6 +91,7 @@ class Worker:
         self._ended_at_s: float | None = None
         self._initialized = 0
         self._is_measured = False
+        self._start = start.Start(uid, charge.group, machine.observed.tracer, machine.now_s)
         # A start that goes well is not told before.
         self._quiet_until_s = machine.now_s() + machine.limits.quiet_start_s
         self._log = log.bind(uid=uid, group=charge.group.group_id if charge.group else None)
@@ -126,7 +127,7 @@ class Worker:
         failures = 0
         async with tasks.Tasks() as group:
             self._group = group
-            self._publisher = publisher.Publisher(group, self.uid, self.wake)
+            self._publisher = publisher.Publisher(group, self.uid, self.wake, self._start.telling)
             self._prober = prober.Prober(group, self._machine, on_change=self.wake, tell=self._tell)
             try:
                 while True:
@@ -149,6 +150,7 @@ class Worker:
                         self._has_acted = True
                         self._wake_after(delay_s)
             finally:
+                self._start.give_up()
                 if self._timer is not None:
                     self._timer.cancel()
                     self._timer = None
@@ -167,6 +169,7 @@ class Worker:
             self._has_acted = self._must_look = False
             seen = await self._machine.drivers.runtime.observe_pod(self.uid)
             self.seen = records.with_lost(seen, self._lost)
+            self._start.look(self.seen)
             await self._read_messages()
         self._probe()
         world = self._world()
@@ -223,6 +226,7 @@ class Worker:
         first_look = self.pod is None and view.pod is not None
         if view.pod is not None:
             self.pod = told.over(view.pod, self._publisher.told)
+            self._start.know(self.pod)
         self._is_absent = view.sight is port.Sight.ABSENT
         if first_look:
             # Messages of containers that ended before the pod was known are still to be read.
@@ -342,7 +346,12 @@ class Worker:
                     self._wake_after(wait_s)
         if group is not None:
             report = reports.to_report(
-                group, stage=stage, history=self._history, seen=self.seen, status=status
+                group,
+                stage=stage,
+                history=self._history,
+                seen=self.seen,
+                status=status,
+                start=self._start.told,
             )
             self._on_report(report)
             if report.phase is link.Phase.RUNNING and not self._is_measured:
@@ -434,7 +443,8 @@ class Worker:
             pulling=self._note_pulling,
         )
         try:
-            image = await effects.carry_out(self._machine, action, job)
+            with self._start.acting(action):
+                image = await effects.carry_out(self._machine, action, job)
         except Exception as error:  # noqa: BLE001  (an action's outermost frame: the plan tries again)
             self._note_failure(action, error)
         else:

@@ -17,9 +17,10 @@ import structlog
 
 from kci.contract import errors, ids, packages
 from kci.contract import groups as api
-from kci.kit import clock, crashpoints, secret
+from kci.contract import starts as starts_api
+from kci.kit import clock, crashpoints, observing, secret
 from kci.link import types as link
-from kci.service.app import accounts, changes, replays, views
+from kci.service.app import accounts, changes, replays, starts, views
 from kci.service.domain import addresses, groups, networks, security_groups, sizes, states
 from kci.service.store import addresses as addresses_table
 from kci.service.store import database, sealing
@@ -48,7 +49,9 @@ class GroupService:
         clock: clock.Clock,
         replays: replays.Replays,
         on_work: Callable[[ids.GroupId], None],
+        known_starts: starts.Starts | None = None,
     ) -> None:
+        self.starts = known_starts or starts.Starts()
         self._store = store
         self._place = place
         self._feed = feed
@@ -79,9 +82,11 @@ class GroupService:
             return group
 
         async with self._epoch_counts(tenant_id, request.fence):
-            made = await self._store.run(work)
+            with observing.step("store group"):
+                made = await self._store.run(work)
         if isinstance(made, str):
             return made
+        self.starts.begin(made.group_id, observing.current().traceparent)
         log.info(
             "group created",
             group=made.group_id,
@@ -138,8 +143,13 @@ class GroupService:
         async with self._epoch_counts(caller.tenant_id, fence):
             changed = await self._store.run(work)
         if changed:
-            self._feed.publish(changed)
+            self._publish(changed)
             self._on_work(group_id)
+
+    async def describe_start(self, tenant_id: ids.TenantId, group_id: ids.GroupId) -> starts_api.GroupStart:
+        """When the group was made here, and how its start went as far as it is over and known."""
+        group = await self.require(tenant_id, group_id)
+        return views.to_start(group, self.starts.steps(group_id))
 
     async def require(self, tenant_id: ids.TenantId, group_id: ids.GroupId) -> groups.Group:
         """The tenant's group; ContainerGroupNotFound if it is missing, deleted or another's."""
@@ -221,9 +231,13 @@ class GroupService:
         """Take over what the machine sees. Only a report on what is wanted now counts."""
 
         def see(group: groups.Group) -> groups.Group:
-            return views.apply_report(group, report) if views.counts(group, report) else group
+            if not views.counts(group, report):
+                return group
+            self.starts.note(report)
+            return views.apply_report(group, report)
 
-        await self._record(report.group_id, see)
+        with self.starts.working(report.group_id, "record report"):
+            await self._record(report.group_id, see)
 
     async def record_absent(self, group_id: ids.GroupId) -> None:
         """The engine itself says that it holds nothing of a group that is to be deleted."""
@@ -265,7 +279,9 @@ class GroupService:
         except sealing.SealError as error:
             log.error("kubeconfig is damaged", group=group.group_id, error=str(error))
             kubeconfig = secret.Secret("")
-        return views.to_wanted(group, self._place, kubeconfig)
+        return views.to_wanted(
+            group, self._place, kubeconfig, traceparent=self.starts.traceparent(group.group_id)
+        )
 
     async def _record(self, group_id: ids.GroupId, see: Callable[[groups.Group], groups.Group]) -> None:
         now = self._clock.now()
@@ -290,7 +306,12 @@ class GroupService:
                 gone=changed.gone,
                 reason=changed.reason,
             )
-            self._feed.publish(changed)
+            self._publish(changed)
+
+    def _publish(self, changed: groups.Group) -> None:
+        if changed.lifecycle is states.Lifecycle.DELETED:
+            self.starts.forget(changed.group_id)
+        self._feed.publish(changed)
 
     @contextlib.asynccontextmanager
     async def _epoch_counts(self, tenant_id: ids.TenantId, fence: api.Fence | None) -> AsyncIterator[None]:

@@ -12,6 +12,7 @@ from kci.contract import groups as api
 from kci.contract import networks as networks_api
 from kci.contract import packages
 from kci.contract import security_groups as security_groups_api
+from kci.contract import starts as starts_api
 from kci.kit import secret
 from kci.link import types as link
 from kci.service.domain import addresses, groups, networks, security_groups, states
@@ -51,7 +52,9 @@ def to_change(group: groups.Group, place: groups.Place) -> api.GroupChange:
     return api.GroupChange(group_id=group.group_id, group=to_answer(group, place))
 
 
-def to_wanted(group: groups.Group, place: groups.Place, kubeconfig: secret.Secret) -> link.WantedGroup:
+def to_wanted(
+    group: groups.Group, place: groups.Place, kubeconfig: secret.Secret, *, traceparent: str = ""
+) -> link.WantedGroup:
     request = group.request
     machine = request.machine_dns_config or api.MachineDnsConfig()
     return link.WantedGroup(
@@ -87,6 +90,7 @@ def to_wanted(group: groups.Group, place: groups.Place, kubeconfig: secret.Secre
         security_group_ids=request.security_group_id,
         ingress_bits=request.bandwidth.ingress if request.bandwidth else 0,
         egress_bits=request.bandwidth.egress if request.bandwidth else 0,
+        traceparent=traceparent,
     )
 
 
@@ -134,6 +138,17 @@ def apply_report(group: groups.Group, report: link.GroupReport) -> groups.Group:
         gone=gone,
         reason=report.reason[:_MAX_REASON],
         message=report.message[:_MAX_MESSAGE],
+    )
+
+
+def to_start(group: groups.Group, steps: Iterable[link.StartStep]) -> starts_api.GroupStart:
+    return starts_api.GroupStart(
+        container_group_id=group.group_id,
+        stored_at_ms=round(1000 * group.created_at.timestamp()),
+        steps=tuple(
+            starts_api.StartStep(phase=one.phase, began_at_ms=one.began_ms, ended_at_ms=one.ended_ms)
+            for one in steps
+        ),
     )
 
 

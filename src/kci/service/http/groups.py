@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from kci.contract import groups as api
-from kci.contract import packages
+from kci.contract import packages, starts
 from kci.service.app import changes, groups
 from kci.service.http import answers, verification
 
@@ -34,6 +34,12 @@ class GroupActions:
         group_id = api.check_group_id(request.container_group_id)
         await self._service.delete(caller.identity, group_id, fence=request.fence)
         return api.Done()
+
+    async def describe_start(
+        self, caller: verification.Verified, request: starts.DescribeContainerGroupStart
+    ) -> starts.GroupStart:
+        group_id = api.check_group_id(request.container_group_id)
+        return await self._service.describe_start(caller.identity.tenant_id, group_id)
 
     async def describe_packages(
         self, _caller: verification.Verified, _request: packages.DescribeKciPackages

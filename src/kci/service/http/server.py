@@ -47,6 +47,7 @@ def make_application(
     *,
     version: str,
     on_call: observing.OnCall = observing.no_call,
+    tracer: observing.Tracer = observing.NO_TRACER,
 ) -> web.Application:
     """Everything that this service answers."""
     application = web.Application(
@@ -61,6 +62,7 @@ def make_application(
         usage_edge,
         version,
         on_call,
+        tracer,
     ).dispatch
     application.router.add_get("/", dispatch, allow_head=False)
     application.router.add_post("/", dispatch)
@@ -150,9 +152,11 @@ class _Dispatcher:
         usage_edge: usage_actions.UsageActions,
         version: str,
         on_call: observing.OnCall,
+        tracer: observing.Tracer,
     ) -> None:
         self._version = version
         self._on_call = on_call
+        self._tracer = tracer
         self._actions: dict[operations.Operation, Action] = {
             operations.CREATE_CONTAINER_GROUP: group_edge.create,
             operations.DESCRIBE_CONTAINER_GROUP: group_edge.describe,
@@ -163,6 +167,7 @@ class _Dispatcher:
             operations.ATTACH_CONTAINER: stream_edge.attach,
             operations.PORT_FORWARD_CONTAINER_GROUP: stream_edge.forward_port,
             operations.DESCRIBE_CONTAINER_GROUP_USAGE: usage_edge.describe,
+            operations.DESCRIBE_CONTAINER_GROUP_START: group_edge.describe_start,
             operations.ISSUE_CREDENTIALS: credential_edge.issue,
             operations.DESCRIBE_CAPABILITIES: self._describe_capabilities,
             operations.CREATE_VPC: network_edge.create_vpc,
@@ -191,9 +196,31 @@ class _Dispatcher:
         asked = wire.read(call.tree, call.operation.parameters)
         if stream := self._streams.get(call.operation):
             return await stream(request, verified, asked)
-        with observing.told(self._on_call, call.operation.action, code_of=_code_of):
+        with (
+            observing.told(self._on_call, call.operation.action, code_of=_code_of),
+            self._traced(request, call.operation),
+        ):
             value = await self._actions[call.operation](verified, asked)
         return answers.answer(request, call.operation.action, value)
+
+    def _traced(
+        self, request: web.Request, operation: operations.Operation
+    ) -> contextlib.AbstractContextManager[None]:
+        """A trace of the caller's goes on, and a create begins one: it is what starts are traced from."""
+        parent = request.headers.get("traceparent", "")
+        if not parent and operation is not operations.CREATE_CONTAINER_GROUP:
+            return contextlib.nullcontext()
+        span = self._tracer.begin(
+            operation.action,
+            parent=parent,
+            kind=observing.Kind.SERVER,
+            attributes={
+                "rpc.service": operation.service,
+                "rpc.method": operation.action,
+                "http.request.method": request.method,
+            },
+        )
+        return observing.spanned(span, code_of=_code_of)
 
     async def _describe_capabilities(
         self, _caller: verification.Verified, _asked: groups.DescribeCapabilities

@@ -60,7 +60,8 @@ class GroupReconciler:
         lifecycle, wanted = await service.look(group_id)
         if wanted is not None:
             crashpoints.reached("service.ensure_group.before")
-            await self._engine.ensure(wanted)
+            with service.starts.working(group_id, "ensure group", kind=observing.Kind.CLIENT):
+                await self._engine.ensure(wanted)
             crashpoints.reached("service.ensure_group.after")
         elif lifecycle is states.Lifecycle.DELETING:
             crashpoints.reached("service.remove_group.before")

@@ -32,7 +32,18 @@ HOME = "var/lib/virtual-kubelet"
 SBOM_PATH = f"usr/share/sbom/{NAME}.spdx.json"
 
 # What the program imports of others; all that these need comes along.
-ROOTS = ("aiohttp", "cryptography", "msgspec", "prometheus-client", "pyyaml", "structlog", "uvloop")
+ROOTS = (
+    "aiohttp",
+    "cryptography",
+    "msgspec",
+    "opentelemetry-api",
+    "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry-sdk",
+    "prometheus-client",
+    "pyyaml",
+    "structlog",
+    "uvloop",
+)
 # Our packages that it imports, by the table of docs/architecture.md.
 OWN_PACKAGES = ("client", "contract", "kit", "kube", "provider", "vnode")
 

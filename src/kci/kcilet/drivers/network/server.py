@@ -19,7 +19,7 @@ import structlog
 from kci.kcilet import ports
 from kci.kcilet.drivers.network import cni, flows, rules, services, tables, wiring
 from kci.kcilet.drivers.network import firewall as firewalls
-from kci.kit import crashpoints, errors, linkgroups, tasks
+from kci.kit import crashpoints, errors, linkgroups, observing, tasks
 from kci.kube import models
 from kci.link import types as link
 
@@ -171,6 +171,8 @@ class PodNetwork:
         self._left: frozenset[tuple[str, str]] = frozenset()
         # With the outlook on Services, empty for none.
         self._expected: dict[models.PodUid, tuple[link.Interface, ports.TrafficLimits, str]] = {}
+        # For whom it is expected: the plugin that comes knows no trace.
+        self._spans: dict[models.PodUid, observing.Span] = {}
 
     def expect(
         self,
@@ -181,6 +183,7 @@ class PodNetwork:
         outlook: str = "",
     ) -> None:
         self._expected[pod_uid] = interface, limits, outlook
+        self._spans[pod_uid] = observing.current()
 
     async def guard(self, firewall: ports.Firewall) -> None:
         try:
@@ -252,6 +255,7 @@ class PodNetwork:
 
     async def remove_network(self, pod_uid: models.PodUid) -> None:
         self._expected.pop(pod_uid, None)
+        self._spans.pop(pod_uid, None)
         try:
             await self._in_thread(lambda: self._wires.remove(cni.to_link_name(pod_uid)))
             await self._in_thread(lambda: self._ways.dismiss(pod_uid))
@@ -302,7 +306,9 @@ class PodNetwork:
         try:
             match request.command:
                 case "ADD":
-                    return cni.Answer(result=await self._add(pod_uid, request))
+                    span = self._spans.pop(pod_uid, observing.NO_SPAN)
+                    with observing.spanned(span.child("CNI ADD")):
+                        return cni.Answer(result=await self._add(pod_uid, request))
                 case "DEL":
                     name, owner = cni.to_link_name(pod_uid), request.container_id
                     await self._in_thread(lambda: self._wires.remove(name, alias_ends_with=owner))

@@ -73,7 +73,13 @@ class Connection:
     async def ask(self, call: Callable[..., Any], request: Any, *, what: str, timeout_s: float) -> Any:
         """One answer. Raises DriverError or one of its kinds: "cannot <what>: …"."""
         # The call's own name: each has a request type of its own.
-        with observing.told(self._on_call, type(request).__name__.removesuffix("Request")):
+        name = type(request).__name__.removesuffix("Request")
+        with (
+            observing.told(self._on_call, name),
+            observing.step(
+                name, kind=observing.Kind.CLIENT, attributes={"rpc.system": "grpc", "rpc.method": name}
+            ),
+        ):
             try:
                 return await call(request, timeout=timeout_s)
             except grpc.aio.AioRpcError as error:
