@@ -29,7 +29,7 @@ def line():
     stack = lines.new_line()
     before = leftovers.machine()
     try:
-        stack.kci("up", "--detach", "--netns", stack.netns, *guard_module.UP)
+        stack.kci("up", "--detach", "--netns", stack.netns, "--metrics-server", *guard_module.UP)
         yield stack
     finally:
         stack.kci("down", "--purge", check=False)
