@@ -23,6 +23,8 @@ HELD_MIB, MIB = 48, 1 << 20
 SHARE = {"resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "300m"}}}
 GONE = ("delete", "--wait=true", "--ignore-not-found", "--now")
 BUSY = "touch /tmp/busy; (while [ -e /tmp/busy ]; do :; done) >/dev/null 2>&1 &"
+# Else an autoscaler waits for five minutes before it goes down.
+AT_ONCE = {"spec": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}}
 # metrics-server looks each 15 s, and an autoscaler too; a busy machine may be late.
 PATIENCE_S = 90
 
@@ -34,22 +36,6 @@ def web():
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     container.update(SHARE, imagePullPolicy="IfNotPresent")
     return deployment
-
-
-def autoscaler():
-    cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}
-    return {
-        "apiVersion": "autoscaling/v2",
-        "kind": "HorizontalPodAutoscaler",
-        "metadata": {"name": WEB},
-        "spec": {
-            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": WEB},
-            "minReplicas": 1,
-            "maxReplicas": 2,
-            "metrics": [{"type": "Resource", "resource": cpu}],
-            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
-        },
-    }
 
 
 class Kernel:
@@ -188,7 +174,8 @@ def test_top_says_what_the_kernel_counts_within_a_tenth(pods, kernel, what):
 
 
 def test_an_autoscaler_follows_what_pods_use_up_and_down(pods):
-    pods.apply(autoscaler())
+    pods.kubectl("autoscale", "deployment", WEB, "--cpu=50%", "--min=1", "--max=2")
+    pods.kubectl("patch", "horizontalpodautoscaler", WEB, "--type=merge", "-p", json.dumps(AT_ONCE))
     both = pods.wait_pods_ready("app=nginx", 2, timeout_s=PATIENCE_S)
     assert {one["spec"]["nodeName"] for one in both.values()} == {"virtual-kubelet"}
     (current,) = pods.get("horizontalpodautoscaler", WEB)["status"]["currentMetrics"]

@@ -52,5 +52,5 @@ def command(plan: Plan) -> commands.Command:
         version=plan.version,
         # Not /readyz: that waits for a pod whose figures were read twice.
         probe=commands.HttpProbe(f"https://{address}:{port}/livez", ca=authority),
-        listens=((address, port, ""),),
+        listens=((address, port, "do without it: leave --metrics-server out"),),
     )
