@@ -86,6 +86,9 @@ CERTIFICATE_SIGNING_REQUESTS = Resource(
     namespaced=False,
 )
 DEPLOYMENTS = Resource[Raw]("apps", "v1", "deployments", "Deployment", Raw)
+API_SERVICES = Resource[Raw](
+    "apiregistration.k8s.io", "v1", "apiservices", "APIService", Raw, namespaced=False
+)
 CLUSTER_ROLES = Resource[Raw](
     "rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", Raw, namespaced=False
 )

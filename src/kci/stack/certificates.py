@@ -55,6 +55,8 @@ FRONT_PROXY_CA = Authority("front-proxy-ca", "kci front proxy")
 ETCD_CA = Authority("etcd-ca", "kci etcd")
 AUTHORITIES = (CLUSTER_CA, FRONT_PROXY_CA, ETCD_CA)
 SERVICE_ACCOUNT = "service-account"
+# As whom the API server speaks for others to aggregated API servers.
+FRONT_PROXY_CLIENT = "front-proxy-client"
 # For who reads them here.
 key_pem, load_key, is_issued_by, server_names = pki.key_pem, pki.load_key, pki.is_issued_by, pki.server_names
 
@@ -83,7 +85,15 @@ def plan_leaves(*, gateway: str, first_service_address: str, cluster_domain: str
         Leaf("coredns", "ca", "system:coredns", client=True),
         # The health ports of controller-manager and scheduler, on loopback.
         Leaf("loopback", "ca", "localhost", server_names=loopback),
-        Leaf("front-proxy-client", "front-proxy-ca", "front-proxy-client", client=True),
+        # For who asks it, and for itself at the API server and at nodes.
+        Leaf(
+            "metrics-server",
+            "ca",
+            "system:metrics-server",
+            server_names=("metrics-server.kube-system.svc", gateway),
+            client=True,
+        ),
+        Leaf(FRONT_PROXY_CLIENT, "front-proxy-ca", FRONT_PROXY_CLIENT, client=True),
         Leaf("etcd", "etcd-ca", "etcd", server_names=loopback, client=True),
         Leaf("apiserver-etcd-client", "etcd-ca", "kube-apiserver", client=True),
     )

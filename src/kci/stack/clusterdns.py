@@ -14,26 +14,23 @@ import structlog
 from kci.kube import client as kube
 from kci.kube import config, resources
 from kci.kube import errors as kube_errors
-from kci.stack import addresses, coredns, errors
+from kci.stack import addresses, clusterobjects, coredns, errors
 
 log = structlog.get_logger(__name__)
 # Who CoreDNS is to the cluster; kubeadm's name for what it may do.
 USER = ROLE = "system:coredns"
 NAMESPACE, SERVICE = "kube-system", "kube-dns"
 SLICE = "kube-dns-kci"
-MANAGER = "kci-stack"
-MANAGED_BY = "app.kubernetes.io/managed-by"
 # Which of the service range's addresses is the DNS': kubeadm's.
 NUMBER = 10
 TIMEOUT_S = 30.0
-INTERVAL_S = 0.05
 
 
 def role() -> dict[str, Any]:
     """Reading what names are made of, as kubeadm grants it."""
     verbs = ["list", "watch"]
     return {
-        "metadata": {"name": ROLE, "labels": {MANAGED_BY: MANAGER}},
+        "metadata": {"name": ROLE, "labels": clusterobjects.OURS},
         "rules": [
             {"apiGroups": [""], "resources": ["services", "pods", "namespaces"], "verbs": verbs},
             {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": verbs},
@@ -42,17 +39,12 @@ def role() -> dict[str, Any]:
 
 
 def binding() -> dict[str, Any]:
-    group = "rbac.authorization.k8s.io"
-    return {
-        "metadata": {"name": ROLE, "labels": {MANAGED_BY: MANAGER}},
-        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": ROLE},
-        "subjects": [{"apiGroup": group, "kind": "User", "name": USER}],
-    }
+    return clusterobjects.bind(ROLE, USER)
 
 
 def service(services: addresses.Network) -> dict[str, Any]:
     labels = {
-        MANAGED_BY: MANAGER,
+        **clusterobjects.OURS,
         "k8s-app": "kube-dns",
         "kubernetes.io/cluster-service": "true",
         "kubernetes.io/name": "CoreDNS",
@@ -67,19 +59,7 @@ def service(services: addresses.Network) -> dict[str, Any]:
 
 
 def endpoint_slice(gateway: str) -> dict[str, Any]:
-    return {
-        "metadata": {
-            "name": SLICE,
-            "labels": {
-                "kubernetes.io/service-name": SERVICE,
-                # Not the controllers': they leave it alone.
-                "endpointslice.kubernetes.io/managed-by": MANAGER,
-            },
-        },
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [gateway], "conditions": {"ready": True}}],
-        "ports": _ports(),
-    }
+    return clusterobjects.endpoint_slice(SLICE, service=SERVICE, address=gateway, ports=_ports())
 
 
 def _ports() -> list[dict[str, Any]]:
@@ -92,17 +72,25 @@ def _ports() -> list[dict[str, Any]]:
 async def ensure(administrator: config.ClusterConfig, *, services: addresses.Network, gateway: str) -> None:
     """Have all of it in the cluster. A Service of that name that somebody else made is left as it is."""
     async with asyncio.timeout(TIMEOUT_S), kube.Client(administrator, user_agent="kci-stack") as client:
-        await _apply(client, resources.CLUSTER_ROLES, role())
-        await _apply(client, resources.CLUSTER_ROLE_BINDINGS, binding())
+        await clusterobjects.apply(client, resources.CLUSTER_ROLES, role())
+        await clusterobjects.apply(client, resources.CLUSTER_ROLE_BINDINGS, binding())
         try:
             found = await client.get(resources.SERVICES, SERVICE, namespace=NAMESPACE)
         except kube_errors.NotFoundError:
             found = None
-        if found is not None and found.metadata.labels.get(MANAGED_BY) != MANAGER:
+        if found is not None and not clusterobjects.is_ours(found.metadata.labels):
             log.warning("the cluster has a DNS service of its own, left as it is", service=SERVICE)
             return
-        await _apply_once_namespaced(client, resources.SERVICES, service(services))
-        await _apply_once_namespaced(client, resources.ENDPOINT_SLICES, endpoint_slice(gateway))
+        try:
+            await clusterobjects.apply(client, resources.SERVICES, service(services), namespace=NAMESPACE)
+        except kube_errors.InvalidError as error:
+            raise errors.StackError(
+                f"cannot make the Service {NAMESPACE}/{SERVICE}: {error}; "
+                "if another Service has its address, give that one another"
+            ) from error
+        await clusterobjects.apply(
+            client, resources.ENDPOINT_SLICES, endpoint_slice(gateway), namespace=NAMESPACE
+        )
 
 
 async def find(administrator: config.ClusterConfig) -> str:
@@ -113,33 +101,3 @@ async def find(administrator: config.ClusterConfig) -> str:
     except kube_errors.NotFoundError:
         return ""
     return "" if found.spec.cluster_ip == "None" else found.spec.cluster_ip
-
-
-async def _apply_once_namespaced(
-    client: kube.Client, resource: resources.Resource[Any], body: dict[str, Any]
-) -> None:
-    """The API server makes its own namespaces a moment after it is ready."""
-    while True:
-        try:
-            return await _apply(client, resource, body, namespace=NAMESPACE)
-        except kube_errors.NotFoundError:
-            await asyncio.sleep(INTERVAL_S)
-        except kube_errors.InvalidError as error:
-            raise errors.StackError(
-                f"cannot make the Service {NAMESPACE}/{SERVICE}: {error}; "
-                "if another Service has its address, give that one another"
-            ) from error
-
-
-async def _apply(
-    client: kube.Client, resource: resources.Resource[Any], body: dict[str, Any], *, namespace: str = ""
-) -> None:
-    _ = await client.patch(
-        resource,
-        body["metadata"]["name"],
-        {"apiVersion": resource.api_version, "kind": resource.kind, **body},
-        namespace=namespace,
-        patch_type=kube.PatchType.APPLY,
-        field_manager=MANAGER,
-        force=True,
-    )

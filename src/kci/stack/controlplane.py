@@ -147,12 +147,14 @@ def api_server(plan: Plan) -> commands.Command:
         "kubelet-client-key": plan.key("apiserver-kubelet-client"),
         "kubelet-preferred-address-types": "InternalIP",
         "requestheader-client-ca-file": plan.certificate("front-proxy-ca"),
-        "requestheader-allowed-names": "front-proxy-client",
+        "requestheader-allowed-names": certificates.FRONT_PROXY_CLIENT,
         "requestheader-extra-headers-prefix": "X-Remote-Extra-",
         "requestheader-group-headers": "X-Remote-Group",
         "requestheader-username-headers": "X-Remote-User",
-        "proxy-client-cert-file": plan.certificate("front-proxy-client"),
-        "proxy-client-key-file": plan.key("front-proxy-client"),
+        "proxy-client-cert-file": plan.certificate(certificates.FRONT_PROXY_CLIENT),
+        "proxy-client-key-file": plan.key(certificates.FRONT_PROXY_CLIENT),
+        # Only pods reach ClusterIPs; an aggregated API server is asked at its endpoints.
+        "enable-aggregator-routing": "true",
         "profiling": "false",
         **(_audit_flags(plan.where) if plan.audit else {}),
     }

@@ -2,7 +2,7 @@
 
 The cache's key is everything the binary comes from: module files, the program's sources and the
 flags. A change of the CNI plugin so never rebuilds the control plane (minutes when Go's own cache is cold);
-CoreDNS has a module of its own for the same reason (decision 0023).
+CoreDNS and metrics-server have modules of their own for the same reason (decisions 0023 and 0031).
 `python -m kci.stack.goprograms` builds them all, for set-up scripts.
 """
 
@@ -30,11 +30,19 @@ from kci.stack import errors, settings
 CONTROL_PLANE = "controlplane"
 CNI = "cni"
 COREDNS = "coredns"
-PROGRAMS = (CONTROL_PLANE, CNI, COREDNS)
+METRICS_SERVER = "metrics-server"
+PROGRAMS = (CONTROL_PLANE, CNI, COREDNS, METRICS_SERVER)
 # Folders below this package that hold another Go module than `go`.
-_MODULES = {COREDNS: "go-coredns"}
+_MODULES = {COREDNS: "go-coredns", METRICS_SERVER: "go-metrics-server"}
 _KUBERNETES, _ETCD = "k8s.io/kubernetes", "go.etcd.io/etcd/server/v3"
-_VERSIONED_BY = {COREDNS: "github.com/coredns/coredns"}
+_VERSIONED_BY = {COREDNS: "github.com/coredns/coredns", METRICS_SERVER: "sigs.k8s.io/metrics-server"}
+# What is built as it is, without sources of ours.
+_PACKAGES = {METRICS_SERVER: "sigs.k8s.io/metrics-server/cmd/metrics-server"}
+# Where Kubernetes' programs know their version from.
+_VERSION_PACKAGES = {
+    CONTROL_PLANE: "k8s.io/component-base/version",
+    METRICS_SERVER: "k8s.io/client-go/pkg/version",
+}
 # Cold, the control plane takes five minutes on two cores; a slow proxy may double that.
 BUILD_TIMEOUT_S = 3600.0
 LOCK_INTERVAL_S = 0.5
@@ -81,9 +89,9 @@ def read_module(folder: pathlib.Path | None = None, *, program: str = CONTROL_PL
 def plan_flags(program: str, version: str) -> tuple[str, ...]:
     """The build flags. What is Kubernetes' own must know its version, or clients take it for v0.0.0."""
     linker = "-s -w"
-    if program not in (CNI, COREDNS):
+    if program in _VERSION_PACKAGES:
         major, minor, _ = version.removeprefix("v").split(".")
-        package = "k8s.io/component-base/version"
+        package = _VERSION_PACKAGES[program]
         linker += (
             f" -X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
         )
@@ -139,7 +147,8 @@ async def _build(
         progress(f"building {program}, once: {packages} steps, {line[-60:]}")
 
     # -v names each package as it is compiled: the one sign of progress that `go build` gives.
-    argv = [str(go), "build", "-v", *flags, "-o", str(temporary), f"./{program}"]
+    package = _PACKAGES.get(program, f"./{program}")
+    argv = [str(go), "build", "-v", *flags, "-o", str(temporary), package]
     code, tail = await _run(argv, module.folder, variables, on_line)
     if code != 0:
         raise errors.PartFailedError(

@@ -2,13 +2,14 @@
 
     programs ─► etcd ─► kube-apiserver ─► kube-controller-manager ─► identity ─┐
     link ──┬──► registry           ├────► kube-scheduler                       ├─► virtual-kubelet ─► node
-           │                       └────► cluster-dns ─► coredns               │
+           │                       ├────► cluster-dns ─► coredns               │
+           │                       └────► metrics-api ─► metrics-server        │
            ├──► containerd ─► kcilet ──────────────────────────────────────────┤
            └──► kci-service ───────────────────────────────────────────────────┘
     images ────────────────────────────────────────────────────────────────────────► node
 
-`programs`, `link`, `images`, `identity`, `cluster-dns` and `node` are steps that end; the others are
-processes.
+`programs`, `link`, `images`, `identity`, `cluster-dns`, `metrics-api` and `node` are steps that end; the
+others are processes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Part(enum.StrEnum):
     SCHEDULER = "kube-scheduler"
     CLUSTER_DNS = "cluster-dns"
     COREDNS = "coredns"
+    METRICS_API = "metrics-api"
+    METRICS_SERVER = "metrics-server"
     CONTAINERD = "containerd"
     SERVICE = "kci-service"
     KCILET = "kcilet"
@@ -47,6 +50,8 @@ _NEEDS: Mapping[Part, tuple[Part, ...]] = {
     Part.SCHEDULER: (Part.API_SERVER,),
     Part.CLUSTER_DNS: (Part.API_SERVER,),
     Part.COREDNS: (Part.CLUSTER_DNS,),
+    Part.METRICS_API: (Part.API_SERVER,),
+    Part.METRICS_SERVER: (Part.METRICS_API,),
     Part.CONTAINERD: (Part.LINK, Part.PROGRAMS),
     Part.SERVICE: (Part.LINK,),
     Part.KCILET: (Part.LINK, Part.CONTAINERD),
@@ -56,19 +61,38 @@ _NEEDS: Mapping[Part, tuple[Part, ...]] = {
     Part.NODE: (Part.VIRTUAL_KUBELET, Part.SCHEDULER, Part.COREDNS, Part.REGISTRY, Part.IMAGES),
 }
 CONTROL_PLANE = (Part.ETCD, Part.API_SERVER, Part.CONTROLLER_MANAGER, Part.SCHEDULER)
-STEPS = (Part.PROGRAMS, Part.LINK, Part.IMAGES, Part.IDENTITY, Part.CLUSTER_DNS, Part.NODE)
+STEPS = (
+    Part.PROGRAMS,
+    Part.LINK,
+    Part.IMAGES,
+    Part.IDENTITY,
+    Part.CLUSTER_DNS,
+    Part.METRICS_API,
+    Part.NODE,
+)
 # Between the two halves the pods are stopped: nobody reports their end, somebody still can end them.
 STOP_BEFORE_DRAIN = (Part.VIRTUAL_KUBELET, Part.SERVICE, Part.KCILET)
-STOP_AFTER_DRAIN = (Part.CONTAINERD, Part.COREDNS, Part.REGISTRY, *reversed(CONTROL_PLANE))
+STOP_AFTER_DRAIN = (
+    Part.CONTAINERD,
+    Part.METRICS_SERVER,
+    Part.COREDNS,
+    Part.REGISTRY,
+    *reversed(CONTROL_PLANE),
+)
 
 
-def plan(*, own_control_plane: bool, own_containerd: bool, own_dns: bool) -> tuple[Part, ...]:
+def plan(
+    *, own_control_plane: bool, own_containerd: bool, own_dns: bool, metrics_server: bool
+) -> tuple[Part, ...]:
     """The parts of this stack, each after all that it needs."""
     left_out: set[Part] = set()
     if not own_control_plane:
-        left_out.update(CONTROL_PLANE)
+        # The step stays where its process does not: it takes away what an earlier start has made.
+        left_out.update((*CONTROL_PLANE, Part.METRICS_API))
     if not own_dns:
         left_out.update((Part.CLUSTER_DNS, Part.COREDNS))
+    if not metrics_server:
+        left_out.add(Part.METRICS_SERVER)
     if not own_containerd:
         # The local registry is named in the configuration of our containerd alone.
         left_out.update((Part.CONTAINERD, Part.REGISTRY, Part.IMAGES))

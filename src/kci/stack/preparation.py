@@ -28,6 +28,7 @@ from kci.stack import (
     goprograms,
     layout,
     links,
+    metricsserver,
     programs,
     record,
     settings,
@@ -112,6 +113,18 @@ class Prepared:
             resolvers=self.resolvers,
         )
 
+    def metrics_server_plan(self) -> metricsserver.Plan:
+        module = goprograms.read_module(program=goprograms.METRICS_SERVER)
+        return metricsserver.Plan(
+            where=self.where,
+            binary=goprograms.cached_path(
+                goprograms.METRICS_SERVER, module, pathlib.Path(self.machine.cache_dir)
+            ),
+            version=module.version_of(goprograms.METRICS_SERVER),
+            ranges=self.ranges,
+            choices=self.choices,
+        )
+
 
 def read_cluster(where: layout.Layout, asked: settings.Settings) -> config.ClusterConfig | None:
     """The user's cluster; None where the control plane is ours. Blocking."""
@@ -164,6 +177,7 @@ def prepare(
         service_metrics_port=ports[7],
         kcilet_metrics_port=ports[8],
         node_metrics_port=ports[9],
+        metrics_server_port=ports[10],
     )
     record.write(where.choices, choices)
     identity = record.read_or_make_identity(where)
@@ -209,7 +223,7 @@ def _only_ipv4(texts: Iterable[str]) -> Iterator[str]:
 
 
 def choose_ports(
-    kept: Sequence[int], free: Callable[[int], list[int]], is_free: Callable[[int], bool], *, count: int = 10
+    kept: Sequence[int], free: Callable[[int], list[int]], is_free: Callable[[int], bool], *, count: int = 11
 ) -> list[int]:
     """The ports kept from the last start, each replaced if somebody else took it meanwhile."""
     known = [port if port and is_free(port) else 0 for port in kept] or [0] * count
@@ -287,7 +301,7 @@ def _write_control_plane(prepared: Prepared) -> None:
     files.write_atomic(where.etcd_config, controlplane.etcd_config(plan))
     files.write_atomic(where.audit_policy, controlplane.audit_policy())
     files.write_atomic(where.kubeconfig, controlplane.kubeconfig(plan, "admin"))
-    for name in ("controller-manager", "scheduler", "coredns"):
+    for name in ("controller-manager", "scheduler", "coredns", metricsserver.NAME):
         files.write_atomic(where.kubeconfig_of(name), controlplane.kubeconfig(plan, name))
     if prepared.asked.own_dns:
         files.write_atomic(where.corefile, coredns.corefile(prepared.dns_plan()))
@@ -342,6 +356,7 @@ def _kept_ports(kept: record.Choices | None) -> list[int]:
         kept.service_metrics_port,
         kept.kcilet_metrics_port,
         kept.node_metrics_port,
+        kept.metrics_server_port,
     ]
 
 

@@ -43,6 +43,8 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     service_metrics_port: int = 0
     kcilet_metrics_port: int = 0
     node_metrics_port: int = 0
+    # On the gateway address.
+    metrics_server_port: int = 0
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):

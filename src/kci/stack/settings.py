@@ -109,6 +109,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Service kube-system/kube-dns; auto takes our own with a control plane of our own."
         ),
     ] = Dns.AUTO
+    metrics_server: Annotated[
+        bool,
+        _doc(
+            "Run metrics-server with our own control plane, for `kubectl top` and HorizontalPodAutoscalers; "
+            "its first start builds it."
+        ),
+    ] = False
     disable_taint: Annotated[
         bool, _doc("Register the node without its taint, so that any pod may land on it.")
     ] = False
@@ -214,6 +221,10 @@ def _name_problems(settings: Settings) -> list[str]:
     if settings.dns is Dns.OWN and settings.kubeconfig:
         problems.append(
             "--dns own is for a control plane of our own: it needs to read all Services of the cluster"
+        )
+    if settings.metrics_server and settings.kubeconfig:
+        problems.append(
+            "--metrics-server is for a control plane of our own: deploy it in the cluster of --kubeconfig"
         )
     if settings.log_level not in logs.LEVELS:
         problems.append(f"--log-level {settings.log_level!r} is none of {', '.join(logs.LEVELS)}")

@@ -39,6 +39,8 @@ from kci.stack import (
     goprograms,
     layout,
     links,
+    metricsapi,
+    metricsserver,
     namespaces,
     node,
     otherfirewalls,
@@ -71,6 +73,7 @@ class Supervisor:
             own_control_plane=self._asked.own_control_plane,
             own_containerd=self._asked.own_containerd,
             own_dns=self._asked.own_dns,
+            metrics_server=self._asked.metrics_server,
         )
         self._ready = {part: asyncio.Event() for part in self._planned}
         self._runners: list[runner.Runner] = []
@@ -203,6 +206,8 @@ class Supervisor:
                 await self._identify(prepared)
             case parts.Part.CLUSTER_DNS:
                 await self._set_up_dns(prepared)
+            case parts.Part.METRICS_API:
+                await self._set_up_metrics(prepared)
             case parts.Part.NODE:
                 administrator = await tasks.in_thread(preparation.administrator, prepared)
                 await node.wait_ready(
@@ -226,6 +231,8 @@ class Supervisor:
             await goprograms.ensure(goprograms.CONTROL_PLANE, self._scene.machine, progress)
         if self._asked.own_dns:
             await goprograms.ensure(goprograms.COREDNS, self._scene.machine, progress)
+        if self._asked.metrics_server:
+            await goprograms.ensure(goprograms.METRICS_SERVER, self._scene.machine, progress)
         if self._asked.own_containerd:
             plugin = await goprograms.ensure(goprograms.CNI, self._scene.machine, progress)
             await tasks.in_thread(preparation.install_cni, self._where, plugin)
@@ -272,6 +279,14 @@ class Supervisor:
         administrator = await tasks.in_thread(preparation.administrator, prepared)
         await clusterdns.ensure(administrator, services=prepared.ranges.services, gateway=prepared.gateway)
 
+    async def _set_up_metrics(self, prepared: preparation.Prepared) -> None:
+        administrator = await tasks.in_thread(preparation.administrator, prepared)
+        if self._asked.metrics_server:
+            port = prepared.choices.metrics_server_port
+            await metricsapi.ensure(administrator, gateway=prepared.gateway, port=port)
+        else:
+            await metricsapi.remove(administrator)
+
     def _plan_command(self, part: parts.Part, prepared: preparation.Prepared) -> commands.Command:
         plan = prepared.program_plan()
         planners: dict[parts.Part, Callable[[], commands.Command]] = {
@@ -287,6 +302,7 @@ class Supervisor:
                 cluster_dns=self._cluster_dns,
             ),
             parts.Part.COREDNS: lambda: coredns.command(prepared.dns_plan()),
+            parts.Part.METRICS_SERVER: lambda: metricsserver.command(prepared.metrics_server_plan()),
         }
         if prepared.binaries:
             binaries = prepared.binaries

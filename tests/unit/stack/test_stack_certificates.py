@@ -69,7 +69,7 @@ def test_what_nearly_expired_is_renewed_under_the_same_authority(tmp_path):
     assert all(after[f"{leaf.name}.crt"] != before[f"{leaf.name}.crt"] for leaf in LEAVES)
 
 
-def test_a_new_gateway_renews_the_api_servers_certificate_alone(tmp_path):
+def test_a_new_gateway_renews_the_certificates_that_name_it_and_no_other(tmp_path):
     certificates.ensure(tmp_path, LEAVES, NOW)
     before = content(tmp_path)
     moved = certificates.plan_leaves(
@@ -77,7 +77,9 @@ def test_a_new_gateway_renews_the_api_servers_certificate_alone(tmp_path):
     )
     certificates.ensure(tmp_path, moved, NOW)
     after = content(tmp_path)
-    assert {name for name in after if after[name] != before[name]} == {"apiserver.crt", "apiserver.key"}
+    assert {name for name in after if after[name] != before[name]} == {
+        f"{name}.{kind}" for name in ("apiserver", "metrics-server") for kind in ("crt", "key")
+    }
 
 
 def test_a_damaged_key_is_replaced_with_its_certificate(tmp_path):

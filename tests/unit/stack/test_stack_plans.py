@@ -20,6 +20,7 @@ from kci.stack import (
     errors,
     goprograms,
     layout,
+    metricsserver,
     parts,
     preparation,
     programs,
@@ -46,6 +47,7 @@ CHOICES = record.Choices(
     service_metrics_port=4008,
     kcilet_metrics_port=4009,
     node_metrics_port=4010,
+    metrics_server_port=4011,
 )
 IDENTITY = record.Identity(
     access_key="AK", secret_key="canary-secret", cluster_id="c", subnet_id="s", security_group_id="g"
@@ -94,6 +96,9 @@ def all_commands():
     plan, ours = control_plane(), program_plan()
     return [
         coredns.command(dns_plan()),
+        metricsserver.command(
+            metricsserver.Plan(WHERE, pathlib.Path("/cache/metrics-server"), "v0.9.0", RANGES, CHOICES)
+        ),
         controlplane.etcd(plan),
         controlplane.api_server(plan),
         controlplane.controller_manager(plan),
@@ -126,9 +131,10 @@ def test_pods_reach_the_api_server_if_it_is_here_the_clusters_dns_and_the_servic
     assert set(programs.reachable(plan, "https://cluster.example:6443")) == own
 
 
-@pytest.mark.parametrize("own", list(itertools.product([True, False], repeat=3)))
+@pytest.mark.parametrize("own", list(itertools.product([True, False], repeat=4)))
 def test_each_part_comes_after_all_that_it_needs(own):
-    planned = parts.plan(own_control_plane=own[0], own_containerd=own[1], own_dns=own[2])
+    names = ("own_control_plane", "own_containerd", "own_dns", "metrics_server")
+    planned = parts.plan(**dict(zip(names, own, strict=True)))
     for number, part in enumerate(planned):
         assert set(parts.needs(part, planned)) <= set(planned[:number])
 
@@ -141,7 +147,7 @@ def test_every_process_is_stopped_and_the_api_server_outlives_who_talks_to_it():
 
 
 def test_a_cluster_that_is_given_needs_no_control_plane():
-    planned = parts.plan(own_control_plane=False, own_containerd=True, own_dns=False)
+    planned = parts.plan(own_control_plane=False, own_containerd=True, own_dns=False, metrics_server=False)
     assert not {*parts.CONTROL_PLANE, parts.Part.COREDNS, parts.Part.CLUSTER_DNS} & set(planned)
     assert parts.Part.NODE in planned
 
@@ -242,7 +248,7 @@ def test_ports_are_kept_but_for_those_that_somebody_took():
         [1, 2, 3], lambda count: list(range(100, 100 + count)), lambda port: port != 2
     )
     assert chosen == [1, 100, 3]
-    assert len(preparation.choose_ports([], lambda count: list(range(count)), lambda _: True)) == 10
+    assert len(preparation.choose_ports([], lambda count: list(range(count)), lambda _: True)) == 11
 
 
 def test_names_on_the_machine_differ_between_stacks_and_fit_a_link():
@@ -271,7 +277,11 @@ def test_a_change_of_one_program_builds_only_that_one_anew(tmp_path):
         (tmp_path / program / "main.go").write_text("package main\n")
     (tmp_path / "go.mod").write_text("x")
     (tmp_path / "go.sum").write_text("x")
-    required = {"k8s.io/kubernetes": "v1.36.3", "github.com/coredns/coredns": "v1.15.0"}
+    required = {
+        "k8s.io/kubernetes": "v1.36.3",
+        "github.com/coredns/coredns": "v1.15.0",
+        "sigs.k8s.io/metrics-server": "v0.9.0",
+    }
     module = goprograms.Module(tmp_path, required, (1, 26))
     before = {program: goprograms.cache_key(program, module) for program in goprograms.PROGRAMS}
     (tmp_path / "cni" / "main.go").write_text("package main // changed\n")

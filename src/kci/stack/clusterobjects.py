@@ -1,0 +1,71 @@
+"""Objects that a stack makes in a cluster of its own: applied at each start, and marked as its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from kci.kube import client as kube
+from kci.kube import errors, resources
+
+MANAGER = "kci-stack"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+OURS: Mapping[str, str] = {MANAGED_BY: MANAGER}
+RBAC = "rbac.authorization.k8s.io"
+INTERVAL_S = 0.05
+
+
+def is_ours(labels: Mapping[str, str]) -> bool:
+    return labels.get(MANAGED_BY) == MANAGER
+
+
+def bind(role: str, user: str) -> dict[str, Any]:
+    """The binding, under the role's name, of a user to a ClusterRole."""
+    return {
+        "metadata": {"name": role, "labels": OURS},
+        "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": RBAC, "kind": "User", "name": user}],
+    }
+
+
+def endpoint_slice(name: str, *, service: str, address: str, ports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Leads a Service without a selector to an address of the machine's."""
+    return {
+        "metadata": {
+            "name": name,
+            "labels": {
+                "kubernetes.io/service-name": service,
+                # Not the controllers': they leave it alone.
+                "endpointslice.kubernetes.io/managed-by": MANAGER,
+            },
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+        "ports": ports,
+    }
+
+
+async def apply(
+    client: kube.Client, resource: resources.Resource[Any], body: Mapping[str, Any], *, namespace: str = ""
+) -> None:
+    """Have the object as it is here. Waits for the namespace: the API server makes its own ones a moment
+    after it is ready.
+    """
+    while True:
+        try:
+            _ = await client.patch(
+                resource,
+                body["metadata"]["name"],
+                {"apiVersion": resource.api_version, "kind": resource.kind, **body},
+                namespace=namespace,
+                patch_type=kube.PatchType.APPLY,
+                field_manager=MANAGER,
+                force=True,
+            )
+        except errors.NotFoundError:
+            if not namespace:
+                raise
+            await asyncio.sleep(INTERVAL_S)
+        else:
+            return
