@@ -20,7 +20,6 @@ import rights
 import yaml
 from line import IDLE, eventually, pod
 
-from kci.kit import secret
 from kci.kube import config as configs
 from kci.provider import role
 from kci.stack import certificates
@@ -80,12 +79,26 @@ class Deployed:
         ).strip()
 
     def instance_kubeconfig(self):
-        """What an administrator makes for form B, as the file of --provider-config names it."""
+        """What an administrator makes for form B, as docs/how-to/deploy-the-node.md says; the flag that names
+        it.
+        """
         kubeconfig, config = self._folder / "kubeconfig", self._folder / "config.yaml"
-        given = configs.ClusterConfig(
-            server=self._server, ca_pem=self._ca.read_text(), token=secret.Secret(self.token(INSTANCES))
-        )
-        kubeconfig.write_text(configs.render(given))
+        for words in (
+            (
+                "set-cluster",
+                "c",
+                "--server",
+                self._server,
+                "--certificate-authority",
+                self._ca,
+                "--embed-certs",
+            ),
+            ("set-credentials", "u", "--token", self.token(INSTANCES)),
+            ("set-context", "c", "--cluster", "c", "--user", "u"),
+            ("use-context", "c"),
+        ):
+            command = (lines.find_kubectl(), "config", "--kubeconfig", kubeconfig, *words)
+            subprocess.run(command, capture_output=True, timeout=30, check=True)
         config.write_text(json.dumps({"kciletKubeconfigPath": str(kubeconfig)}))
         return f"--provider-config={config}"
 
@@ -180,7 +193,7 @@ def granted(stack, request):
             {
                 "apiVersion": "rbac.authorization.k8s.io/v1",
                 "kind": "RoleBinding",
-                "metadata": {"name": "virtual-kubelet", "namespace": "default"},
+                "metadata": {"name": "virtual-kubelet-contents", "namespace": "default"},
                 "roleRef": {
                     "apiGroup": "rbac.authorization.k8s.io",
                     "kind": "ClusterRole",

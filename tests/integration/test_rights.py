@@ -218,7 +218,7 @@ async def test_instances_get_tokens_and_contents_for_pods_of_their_node_where_th
         with pytest.raises(errors.ForbiddenError):
             await instances.get(resources.SECRETS, "a", namespace=namespace)
         contents = ("--clusterrole=virtual-kubelet-contents", f"--serviceaccount={NAMESPACE}:{INSTANCES}")
-        kubectl("--namespace", namespace, "create", "rolebinding", "virtual-kubelet", *contents)
+        kubectl("--namespace", namespace, "create", "rolebinding", "virtual-kubelet-contents", *contents)
         await refused(
             lambda: instances.create_token(others, service_account="default"), "this virtual node's pods only"
         )
