@@ -173,6 +173,12 @@ class Deployed:
         eventually(lambda: node(self.line, self.name), what=f"the node {self.name} is there")
         self.line.wait_ready(f"node/{self.name}")
 
+    def wait_role(self):
+        eventually(
+            lambda: role.LABELS.items() <= node(self.line, self.name)["metadata"]["labels"].items(),
+            what="the node shows its role",
+        )
+
     def remove(self):
         self.line.kubectl("delete", "node", self.name, "--ignore-not-found")
 
@@ -336,10 +342,7 @@ def test_an_account_that_asks_for_the_nodes_identity_needs_all_it_has(stack, gra
         deployed.approve("serving")
         deployed.wait_ready()
         work(stack, "asks")
-        eventually(
-            lambda: role.LABELS.items() <= node(stack, "asks")["metadata"]["labels"].items(),
-            what="the node shows its role",
-        )
+        deployed.wait_role()
         end(stack, "asks")
     deployed.remove()
     check(stack, account(ACCOUNT), rights.granted(granted, account(ACCOUNT)))
@@ -356,6 +359,7 @@ def test_an_account_that_acts_as_the_node_needs_all_it_has(stack, granted, tmp_p
         deployed.wait_ready()
         deployed.approve("serving")
         work(stack, "acts")
+        deployed.wait_role()
     with deployed.running(kubeconfig):
         # Whoever begins anew looks at what is there.
         stack.wait_back("kcilet", stack.kill("kcilet"))

@@ -99,7 +99,7 @@ def used(audit_log: pathlib.Path) -> list[Use]:
     """Every request for a resource, whoever made it."""
     lines = audit_log.read_text().splitlines(keepends=True)
     events = (json.loads(line) for line in lines if line.endswith("\n"))
-    return [_to_use(event) for event in events if event.get("objectRef", {}).get("resource")]
+    return [_to_use(event) for event in events if (event.get("objectRef") or {}).get("resource")]
 
 
 def _to_use(event: Mapping[str, Any]) -> Use:
