@@ -25,8 +25,8 @@ from kci.kube import errors, models, reflector, resources
 
 log = structlog.get_logger(__name__)
 BACKOFF = backoffs.Backoff(initial_s=1.0, cap_s=60.0, jitter=0.3)
-# A kubelet that does not watch looks as often.
-READ_AGAIN_S = 60.0
+# A kubelet that does not watch looks as often. A pod may wait for what is not there yet.
+READ_AGAIN_S, LOOK_FOR_S = 60.0, 5.0
 # Rights change: who may only read is tried for more.
 LIST_AGAIN_S = 600.0
 
@@ -174,7 +174,7 @@ class Watch:
                 return
             self._failures = 0
             self._take(found)
-            await asyncio.sleep(READ_AGAIN_S)
+            await asyncio.sleep(LOOK_FOR_S if found is None else READ_AGAIN_S)
 
     async def _get(self) -> Content | None:
         key = self._key

@@ -151,7 +151,13 @@ async def test_what_may_be_read_but_not_listed_is_read_by_its_name_each_minute_u
         await api.delete(resources.CONFIG_MAPS, "a", namespace="default")
         await until(lambda: pod.source.content != before, every_s=1)
         assert await pod.read() is None
+        before = pod.source.content
+        await api.put_config_map(k="back")
+        async with asyncio.timeout(objects.LOOK_FOR_S + 2):
+            await until(lambda: pod.source.content != before, every_s=1)
+        assert await pod.read() == {"k": "back"}
         assert ON_A not in api.watching
+        await api.delete(resources.CONFIG_MAPS, "a", namespace="default")
         api.unlisted = set()
         await until(lambda: ON_A in api.watching, every_s=1)
         assert await pod.read() is None
