@@ -29,14 +29,14 @@ AWAY = {
 def open_line():
     """A stack whose node has no taint, as the guide's Deployment has it."""
     stack = lines.new_line()
-    before = leftovers.machine()
+    before = leftovers.machine(stack.state_dir)
     try:
         stack.kci("up", "--detach", "--netns", stack.netns, "--disable-taint", *guard.UP)
         yield stack
     finally:
         stack.kci("down", "--purge", check=False)
         left = leftovers.processes(str(stack.state_dir), stack.netns)
-        after = leftovers.machine()
+        after = leftovers.machine(stack.state_dir)
     assert not left
     assert [what for what, seen in after.items() if seen - before[what]] == []
 
