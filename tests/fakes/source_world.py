@@ -26,6 +26,8 @@ class Client(kube_api.FakeApi):
         self.told = []
         # Raised by the next calls for a token, in order.
         self.token_failures = []
+        # Kinds that may be read by name and not listed.
+        self.unlisted = set()
         # What the server grants at most.
         self.life_s = 3600.0
 
@@ -38,6 +40,11 @@ class Client(kube_api.FakeApi):
     async def get(self, resource, name, *, namespace=""):
         self.reads.append(f"{resource.plural}/{name}")
         return await super().get(resource, name, namespace=namespace)
+
+    async def list_all(self, resource, **selection):
+        if resource.plural in self.unlisted:
+            raise errors.ForbiddenError(f"cannot list {resource.plural}: forbidden", code=403)
+        return await super().list_all(resource, **selection)
 
     async def patch(
         self, resource, name, patch, *, namespace="", subresource="", patch_type=None, field_manager=""
@@ -109,6 +116,7 @@ async def sources_of(api, clock=None, within_s=10):
         yield sources
 
 
-async def until(holds):
+async def until(holds, *, every_s=0.001):
+    """`every_s` is for hours of virtual time."""
     while not holds():  # noqa: ASYNC110  (views tell no one when they change)
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(every_s)

@@ -1,6 +1,7 @@
 """What happened on a line: an append-only history out of three accounts that know nothing of each other.
 
-- the API server's audit log (`kci up --audit`): each write to pods, nodes and Leases, with its answer;
+- the API server's audit log (`kci up --audit`): each write to pods, nodes and Leases, with its answer
+  (what else stands there is rights.py's);
 - the service's store: every group that ever was, also the deleted ones;
 - containerd's own events, which are told whatever our programs do or do not see.
 
@@ -26,6 +27,9 @@ UID_LABEL = "io.kubernetes.pod.uid"
 NAME_LABEL = "io.kubernetes.container.name"
 KIND_LABEL = "io.cri-containerd.kind"
 NAMESPACE = "k8s.io"
+TOLD = frozenset({"pods", "nodes", "leases"})
+READS = frozenset({"get", "list", "watch"})
+STREAMS = frozenset({"exec", "attach", "portforward", "log"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +138,7 @@ class AuditLog:
         whole = whole[: whole.rfind(b"\n") + 1]
         self._read_bytes += len(whole)
         events = (json.loads(line) for line in whole.splitlines())
-        self._writes += [_to_write(event) for event in events if event.get("objectRef")]
+        self._writes += [_to_write(event) for event in events if _is_told(event)]
         self._writes.sort(key=lambda one: one.at_s)
         return self._writes
 
@@ -264,6 +268,14 @@ def spans(history: History, away: str = "away", back: str = "back") -> Iterator[
             yield note.what, begun.pop(note.what), note.at_s
     for what, at_s in begun.items():
         yield what, at_s, float("inf")
+
+
+def _is_told(event: Mapping[str, Any]) -> bool:
+    """The log has more than this history: what nodes read, and what they write of other kinds."""
+    reference = event.get("objectRef") or {}
+    if reference.get("resource") not in TOLD:
+        return False
+    return event["verb"] not in READS or reference.get("subresource", "") in STREAMS
 
 
 def _to_write(event: Mapping[str, Any]) -> Write:

@@ -63,6 +63,7 @@ TITLES = {
     "R46": "replayed calls have no second effect",
     "R48": "an exec address: one use, one minute, one container",
     "R50": "the node's port: every path, method and right",
+    "R52": "rights: what is used is what is granted, in each form",
     "R54": "a pod reaches what it may and nothing else, from before its first process",
     "R55": "Services: nothing forbidden behind a ClusterIP, nothing old for long",
     "R57": "no secret in anything that is written or shown",

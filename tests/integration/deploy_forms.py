@@ -32,7 +32,11 @@ FULL = {
     "kubeProxy": True,
     "clusterServer": "10.0.0.1:6443",
 }
-IDENTITIES = {"guide": "identity/guide", "leastPrivilege": "identity/least-privilege"}
+IDENTITIES = {
+    "guide": "../identity/guide",
+    "leastPrivilege": "../../least-privilege/node-identity",
+    "serviceAccount": "../../least-privilege/service-account",
+}
 
 
 def helm(*arguments, check=True):
@@ -67,8 +71,9 @@ def render_chart(values, folder, *, check=True):
 
 def render_kustomize(values, folder):
     """The example of the repository with its settings replaced, as a user copies it."""
+    for part in ("kustomize", "least-privilege"):
+        shutil.copytree(DEPLOY / part, folder / part, dirs_exist_ok=True)
     root = folder / "kustomize"
-    shutil.copytree(DEPLOY / "kustomize", root, dirs_exist_ok=True)
     settings_path, kustomization_path = (
         root / "example" / f"{name}.yaml" for name in ("settings", "kustomization")
     )
@@ -79,7 +84,7 @@ def render_kustomize(values, folder):
     kustomization = yaml.safe_load(kustomization_path.read_text())
     kustomization["components"] = [
         "../settings",
-        f"../{IDENTITIES[values.get('identity', 'leastPrivilege')]}",
+        IDENTITIES[values.get("identity", "leastPrivilege")],
         *(["../temporary-keys"] if settings["data"]["temporaryConfigMap"] else []),
         *(["../request-internal"] if values.get("requestInternal") else []),
     ]

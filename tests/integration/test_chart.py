@@ -17,6 +17,7 @@ CASES = {
     "least": forms.NEEDED,
     "guide": {**forms.FULL, "identity": "guide"},
     "full": forms.FULL,
+    "account": {**forms.FULL, "identity": "serviceAccount"},
     "temporary keys, internal": {**forms.FULL, **TEMPORARY, "requestInternal": True},
 }
 
@@ -181,6 +182,7 @@ REFUSED = [
     {"verb": "update", **REQUESTS, "subresource": "approval"},
     {"verb": "create", **REQUESTS, "subresource": "nodeclient"},
     *({"verb": verb, **REQUESTS} for verb in ("list", "delete")),
+    {"verb": "list", **CLIENT_CA},
     {"verb": "patch", **KEYS},
     {"verb": "patch", "resource": "nodes", "name": "another"},
     *({"verb": verb, "resource": "nodes"} for verb in ("get", "list", "create", "delete")),

@@ -36,8 +36,9 @@ KINDS = {
     "ClusterRole": resources.CLUSTER_ROLES,
     "ClusterRoleBinding": resources.CLUSTER_ROLE_BINDINGS,
     **{
-        kind: resources.Resource(group, "v1", plural, kind, resources.Raw, namespaced=kind == "RoleBinding")
+        kind: resources.Resource(group, "v1", plural, kind, resources.Raw, namespaced=kind.startswith("Role"))
         for kind, plural, group in (
+            ("Role", "roles", "rbac.authorization.k8s.io"),
             ("RoleBinding", "rolebindings", "rbac.authorization.k8s.io"),
             ("ValidatingAdmissionPolicy", "validatingadmissionpolicies", "admissionregistration.k8s.io"),
             (
@@ -89,7 +90,7 @@ class Deployed:
     async def bind(self, manifest):
         """What this manifest says of the account, under a name of the test's own; returns its token."""
         for document in documents(manifest):
-            text = json.dumps(document)
+            text = filled(json.dumps(document), {"nodename_string": self.line.name})
             for name in (
                 "virtual-kubelet-sa",
                 "virtual-kubelet-rb",
@@ -297,7 +298,7 @@ async def test_its_certificates_are_renewed_without_a_restart(deployed, line, na
 
 @pytest.mark.guide("form deployment")
 async def test_an_account_that_may_only_ask_waits_says_what_to_type_and_goes_on(deployed, line, tmp_path):
-    token = await deployed.bind("least-privilege/account.yaml")
+    token = await deployed.bind("least-privilege/node-identity/rights.yaml")
 
     with deployed.running():
         asked = await deployed.approve_as_told("client-kubelet", "IdentityNotIssued")
@@ -307,8 +308,7 @@ async def test_an_account_that_may_only_ask_waits_says_what_to_type_and_goes_on(
         asked = await deployed.approve_as_told("kubelet-serving", "ServingCertificateNotIssued")
         assert asked.spec.username == f"system:node:{line.name}"
         await line.until(deployed.kubelet_answer, lambda status: status == 200)
-        # Only an administrator may give it one.
-        assert role.missing(await line.node())
+        await line.until(line.node, lambda found: not role.missing(found))
     account = configs.ClusterConfig(
         server=line.config.server, ca_pem=line.config.ca_pem, token=secret.Secret(token)
     )
@@ -323,10 +323,7 @@ async def test_an_account_that_may_only_ask_waits_says_what_to_type_and_goes_on(
 
 @pytest.mark.parametrize("signing", [SHORT_LIFE_S], indirect=True)
 async def test_once_approved_a_node_renews_its_identity_by_itself(deployed, line):
-    await deployed.bind("least-privilege/account.yaml")
-    (binding,) = (one for one in documents("least-privilege/virtual-kubelet.yaml") if "roleRef" in one)
-    text = filled(json.dumps(binding), {"nodename_string": line.name})
-    await deployed.create(json.loads(text))
+    await deployed.bind("least-privilege/node-identity/rights.yaml")
     with deployed.running() as program:
         await deployed.approve_as_told("client-kubelet", "IdentityNotIssued")
         await deployed.node()
@@ -345,7 +342,7 @@ async def test_once_approved_a_node_renews_its_identity_by_itself(deployed, line
 
 
 async def test_while_it_waits_for_its_identity_it_can_be_stopped_and_its_start_limited(deployed, line):
-    await deployed.bind("least-privilege/account.yaml")
+    await deployed.bind("least-privilege/node-identity/rights.yaml")
     with deployed.running() as program:
         await line.until(lambda: deployed.events("IdentityNotIssued"), bool)
     assert program.returncode == 0

@@ -111,7 +111,7 @@ async def opened(
                 )
             yield Access(
                 account=account,
-                has_account=own is not None,
+                has_account=not node_identity.is_given(config, settings.node_name),
                 node=node,
                 lease=lease_client,
                 handed_on=lambda: given or (own.config if own is not None else config),

@@ -3,6 +3,7 @@ that the Node authorizer allows), however many pods need it, from the first to t
 
 The first list of a watch is the first read, and what the watch shows is every later one. An object that is
 not there yet is watched all the same; one that is `immutable` is not watched any more once it was seen.
+Who may read an object by its name and not list it, as a ServiceAccount of few rights, reads it each minute.
 While the API server is away the last state counts. Idea: kubelet pkg/kubelet/util/manager
 (watch_based_manager.go, 1.36), without its idle time: whoever needs an object only once does not hold it.
 """
@@ -24,6 +25,10 @@ from kci.kube import errors, models, reflector, resources
 
 log = structlog.get_logger(__name__)
 BACKOFF = backoffs.Backoff(initial_s=1.0, cap_s=60.0, jitter=0.3)
+# A kubelet that does not watch looks as often. A pod may wait for what is not there yet.
+READ_AGAIN_S, LOOK_FOR_S = 60.0, 5.0
+# Rights change: who may only read is tried for more.
+LIST_AGAIN_S = 600.0
 
 Content: TypeAlias = models.ConfigMap | models.Secret
 Client: TypeAlias = Callable[[], Awaitable[clients.Client]]
@@ -107,13 +112,19 @@ class Watch:
         self._answer: asyncio.Future[errors.KubeError | None] = asyncio.get_running_loop().create_future()
         self._last_error: errors.KubeError | None = None
         self._is_final = False
-        self._reflector = reflector.Reflector[Content](
+        self._on_restart = on_restart
+        self._failures = 0
+        self._reflector = self._new_reflector()
+
+    def _new_reflector(self) -> reflector.Reflector[Content]:
+        key = self._key
+        return reflector.Reflector[Content](
             self,
             key.resource,
             namespace=key.namespace,
             field_selector=f"metadata.name={key.name}",
             on_change=self._on_change,
-            on_restart=on_restart,
+            on_restart=self._on_restart,
         )
 
     async def run(self) -> None:
@@ -123,7 +134,7 @@ class Watch:
         while not self._is_final:
             began_s = loop.time()
             try:
-                await self._reflector.run()
+                await self._follow()
             except _FinalError:
                 log.debug("object is immutable, not watched any more", object=str(self._key))
             except Exception as error:
@@ -138,6 +149,42 @@ class Watch:
                     error=str(error),
                 )
                 await asyncio.sleep(delay_s)
+
+    async def _follow(self) -> None:
+        """Watch it or, while it may not be listed, read it now and then."""
+        while True:
+            try:
+                await self._reflector.run()
+            except _NotListedError:
+                await self._read_by_name()
+                # Lists anew: what an earlier watch knew may be long gone.
+                self._reflector = self._new_reflector()
+
+    async def _read_by_name(self) -> None:
+        """For a while, or until it fails."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + LIST_AGAIN_S
+        while loop.time() < until_s:
+            try:
+                found = await self._get()
+            except errors.KubeError as error:
+                self._note_failed(error)
+                self._failures += 1
+                await asyncio.sleep(reflector.BACKOFF.delay_s(self._failures))
+                return
+            self._failures = 0
+            self._take(found)
+            await asyncio.sleep(LOOK_FOR_S if found is None else READ_AGAIN_S)
+
+    async def _get(self) -> Content | None:
+        key = self._key
+        try:
+            found: Content = await (await self._current()).get(
+                key.resource, key.name, namespace=key.namespace
+            )
+        except errors.NotFoundError:
+            return None
+        return found
 
     async def read(self, *, timeout_s: float) -> Content | None:
         """The object as known now. Before it is known: the outcome of the next list, a KubeError if that
@@ -155,17 +202,22 @@ class Watch:
         return self._object
 
     def _on_change(self, change: reflector.Change[Content]) -> None:
-        is_gone = change.kind is reflector.ChangeKind.DELETED
-        self._object = None if is_gone else change.object
-        self._note_known()
+        self._take(None if change.kind is reflector.ChangeKind.DELETED else change.object)
+
+    def _take(self, found: Content | None) -> None:
+        self._object = found
+        if not self._answer.done():
+            self._answer.set_result(None)
         self._tell()
-        if self._object is not None and self._object.immutable:
+        if found is not None and found.immutable:
             self._is_final = True
             raise _FinalError
 
-    def _note_known(self) -> None:
+    def _note_failed(self, error: errors.KubeError) -> None:
         if not self._answer.done():
-            self._answer.set_result(None)
+            self._last_error = error
+            self._answer.set_result(error)
+            self._answer = asyncio.get_running_loop().create_future()
 
     def _tell(self) -> None:
         for holder in list(self.holders):
@@ -176,20 +228,18 @@ class Watch:
     async def list_all(self, resource: resources.Resource[Any], **selection: Any) -> clients.Listing[Any]:
         try:
             return await (await self._current()).list_all(resource, **selection)
+        except errors.ForbiddenError as error:
+            raise _NotListedError from error
         except errors.KubeError as error:
-            if not self._answer.done():
-                self._last_error = error
-                self._answer.set_result(error)
-                self._answer = asyncio.get_running_loop().create_future()
+            self._note_failed(error)
             raise
 
     async def watch(
         self, resource: resources.Resource[Any], **selection: Any
     ) -> AsyncGenerator[clients.WatchEvent[Any] | clients.Bookmark, None]:
         # A list was taken, or there would be nothing to watch from: if it was empty, nobody was told yet.
-        if not self._answer.done():
-            self._note_known()
-            self._tell()
+        if not self._reflector.objects:
+            self._take(None)
         stream = (await self._current()).watch(resource, **selection)
         async with contextlib.aclosing(stream) as events:
             async for event in events:
@@ -200,6 +250,10 @@ class Watch:
             return await self._client()
         except TimeoutError as error:
             raise errors.UnreachableError(f"cannot reach the cluster of {self._key}") from error
+
+
+class _NotListedError(Exception):
+    """Leaves the reflector: we may not list the object."""
 
 
 class _FinalError(Exception):

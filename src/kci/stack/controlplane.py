@@ -77,8 +77,8 @@ def etcd_config(plan: Plan) -> str:
 
 
 def audit_policy() -> str:
-    """Who changed what of pods, nodes and Leases, with the state that came of it; nothing that holds secrets
-    by its kind.
+    """Who changed what of pods, nodes and Leases, with the state that came of it, and everything that nodes
+    and kube-system's accounts ask for; nothing that holds secrets by its kind.
     """
     told = [
         {
@@ -88,16 +88,22 @@ def audit_policy() -> str:
         {"group": "coordination.k8s.io", "resources": ["leases"]},
     ]
     streams = {"group": "", "resources": ["pods/exec", "pods/attach", "pods/portforward", "pods/log"]}
+    watched = {"userGroups": ["system:nodes", "system:serviceaccounts:kube-system"]}
+    once = {"omitStages": ["ResponseStarted"]}
     return yaml.safe_dump(
         {
             "apiVersion": "audit.k8s.io/v1",
             "kind": "Policy",
-            "omitStages": ["RequestReceived", "ResponseStarted"],
+            "omitStages": ["RequestReceived"],
             "omitManagedFields": True,
             "rules": [
-                {"level": "Metadata", "resources": [streams]},
+                {"level": "Metadata", "resources": [streams], **once},
+                # Told when it begins, too: a watch may outlast the stack.
+                {"level": "Metadata", "verbs": ["watch"], **watched},
+                {"level": "Metadata", "verbs": ["get", "list"], **watched, **once},
                 {"level": "None", "verbs": ["get", "list", "watch"]},
-                {"level": "RequestResponse", "resources": told},
+                {"level": "RequestResponse", "resources": told, **once},
+                {"level": "Metadata", **watched, **once},
                 {"level": "None"},
             ],
         }

@@ -129,8 +129,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     audit: Annotated[
         bool,
         _doc(
-            "Have our own API server tell each write to pods, nodes and Leases, with its answer, "
-            "in logs/audit.jsonl."
+            "Have our own API server tell each write to pods, nodes and Leases, with its answer, and what "
+            "nodes and kube-system's accounts ask for, in logs/audit.jsonl."
         ),
     ] = False
     log_level: Annotated[str, _doc(f"Level of our programs' logs: {', '.join(logs.LEVELS)}.")] = "info"

@@ -235,6 +235,18 @@ def test_the_audit_log_is_read_up_to_its_last_whole_line(tmp_path):
     with log.open("a") as file:
         file.write(json.dumps(event)[40:] + "\n")
     assert audit.read() == [read, read]
+    # What stands there besides.
+    for change in (
+        {"verb": "get"},
+        {"verb": "watch", "objectRef": {"resource": "pods"}},
+        {"verb": "create", "objectRef": {"resource": "serviceaccounts", "subresource": "token"}},
+        {"objectRef": None},
+    ):
+        log.write_text(json.dumps(event | change) + "\n")
+        assert histories.AuditLog(log).read() == []
+    stream = {"verb": "get", "objectRef": {"resource": "pods", "subresource": "log"}}
+    log.write_text(json.dumps(event | stream) + "\n")
+    assert len(histories.AuditLog(log).read()) == 1
     assert histories.AuditLog(tmp_path / "none").read() == []
 
 

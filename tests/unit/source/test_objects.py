@@ -126,9 +126,59 @@ async def test_a_first_list_that_fails_is_told_and_made_up_for():
         joined = sources.join(group((await api.add_pod()).uid), lambda: None)
         await until(lambda: joined.view.pod and ON_PODS in api.watching and joined.host_ip)
         before = joined.content
-        api.failures = [errors.ForbiddenError("cannot list configmaps: no", code=403)]
+        api.failures = [errors.UnreachableError("cannot list configmaps: no")]
         joined.keep({"a"}, ())
         with pytest.raises(source_errors.SourceError, match="cannot read configmaps default/a: cannot list"):
+            await joined.config_map("a")
+        await until(lambda: joined.content != before)
+        assert (await joined.config_map("a")).data == {"k": "1"}
+
+
+@kcilet_world.on_virtual_time
+async def test_what_may_be_read_but_not_listed_is_read_by_its_name_each_minute_until_it_may_be_listed():
+    api = await source_world.new_api()
+    await api.put_config_map(k="1")
+    api.unlisted = {"configmaps"}
+    async with sources_of(api, within_s=3600) as sources:
+        pod = Pod(sources, await api.add_pod())
+        assert await pod.read() == {"k": "1"}
+        before = pod.source.content
+        await api.put_config_map(k="2")
+        async with asyncio.timeout(objects.READ_AGAIN_S + 2):
+            await until(lambda: pod.source.content != before, every_s=1)
+        assert await pod.read() == {"k": "2"}
+        before = pod.source.content
+        await api.delete(resources.CONFIG_MAPS, "a", namespace="default")
+        await until(lambda: pod.source.content != before, every_s=1)
+        assert await pod.read() is None
+        before = pod.source.content
+        await api.put_config_map(k="back")
+        async with asyncio.timeout(objects.LOOK_FOR_S + 2):
+            await until(lambda: pod.source.content != before, every_s=1)
+        assert await pod.read() == {"k": "back"}
+        assert ON_A not in api.watching
+        await api.delete(resources.CONFIG_MAPS, "a", namespace="default")
+        api.unlisted = set()
+        await until(lambda: ON_A in api.watching, every_s=1)
+        assert await pod.read() is None
+        before = pod.source.content
+        await api.put_config_map(k="3")
+        await until(lambda: pod.source.content != before, every_s=1)
+        assert await pod.read() == {"k": "3"}
+
+
+@kcilet_world.on_virtual_time
+async def test_what_may_not_even_be_read_is_told_and_tried_again():
+    api = await source_world.new_api()
+    await api.put_config_map(k="1")
+    api.unlisted = {"configmaps"}
+    async with sources_of(api, within_s=3600) as sources:
+        joined = sources.join(group((await api.add_pod()).uid), lambda: None)
+        await until(lambda: joined.view.pod and ON_PODS in api.watching and joined.host_ip)
+        before = joined.content
+        api.failures = [errors.ForbiddenError("cannot get configmaps: no", code=403)]
+        joined.keep({"a"}, ())
+        with pytest.raises(source_errors.SourceError, match="cannot read configmaps default/a: cannot get"):
             await joined.config_map("a")
         await until(lambda: joined.content != before)
         assert (await joined.config_map("a")).data == {"k": "1"}
@@ -177,7 +227,7 @@ async def test_a_watch_that_was_well_for_long_is_tried_again_at_once():
 
     watch = objects.Watch(objects.Key(resources.CONFIG_MAPS, "default", "a"), client)
     async with tasks.background("watch", watch.run()):
-        await until(lambda: len(asked_at_s) == 11)
+        await until(lambda: len(asked_at_s) == 11, every_s=1)
     delays_s = [after - before for before, after in itertools.pairwise(asked_at_s)]
     assert delays_s[8] > objects.BACKOFF.cap_s / 2
     assert delays_s[9] - 3600 <= objects.BACKOFF.initial_s
