@@ -1,5 +1,5 @@
-"""The whole guide, as docs/guide.md says it: a stack whose first node has no taint runs the guide's Deployment
-as a pod, which is a second node and has pods of its own.
+"""The whole guide, as docs/guide.md says it: a stack whose first node has no taint runs the guide's
+Deployment as a pod, which is a second node and has pods of its own.
 
 The page is run as far as a test needs it; what it leaves to be seen is looked at in between. The tests stand
 in the page's order.

@@ -96,8 +96,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kci_port: Annotated[
         int,
         _doc(
-            "Port of the KCI service on the gateway address; 80 has our own cluster DNS answer KCI's internal "
-            "name, internal.api.ksyun.com, with that address."
+            "Port of the KCI service on the gateway address; 80 has our own cluster DNS answer KCI's "
+            "internal name, internal.api.ksyun.com, with that address."
         ),
     ] = 8180
     runtime: Annotated[
