@@ -170,8 +170,9 @@ def test_the_guides_deployment_runs_on_the_first_node_and_is_the_second(second):
 
 def the_program(line):
     """The pod of the Deployment; while there is another, it is not looked at."""
-    (found,) = line.pods(OF_THE_NODE, namespace=SYSTEM).values()
-    return found
+    found = list(line.pods(OF_THE_NODE, namespace=SYSTEM).values())
+    assert len(found) == 1, found
+    return found[0]
 
 
 @pytest.mark.guide("form deployment")
@@ -196,11 +197,15 @@ def test_its_program_never_runs_on_the_node_that_it_serves(second):
     samples.check_refused(
         line, body, "OwnNode", "spec.containers[0]", "keep the pod off that node by a nodeAffinity"
     )
-    kept_off = line.pods("app=kept-off", namespace=SYSTEM)["kept-off"]
-    assert "nodeName" not in kept_off["spec"]
-    (condition,) = kept_off["status"]["conditions"]
-    assert (condition["type"], condition["reason"]) == ("PodScheduled", "Unschedulable")
+    eventually(
+        lambda: "PodScheduled Unschedulable" in conditions(line, "kept-off"), what="the scheduler has looked"
+    )
     line.kubectl("delete", "pod", "--namespace", SYSTEM, "kept-off", "refused")
+
+
+def conditions(line, name):
+    seen = line.get("pod", "--namespace", SYSTEM, name)["status"].get("conditions", [])
+    return [f"{one['type']} {one.get('reason', '')}" for one in seen]
 
 
 @pytest.mark.guide("flag --disable-taint", "form tolerations")
