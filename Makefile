@@ -5,7 +5,7 @@ CODE := src tests bench scripts
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate
 
-.PHONY: help install up down test check faults faults-release fix bench docs lock image
+.PHONY: help install up down test check faults faults-release fix bench docs site lock image
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -55,6 +55,9 @@ image: install ## write the virtual node as an OCI archive, with its bill of mat
 docs: install ## make docs/reference from the code, docs/guide-coverage.md from the tests
 	$(BIN)/python scripts/reference.py
 	$(BIN)/python scripts/guide_coverage.py
+
+site: install ## make the docs site in dist/site, without anything from elsewhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lock: ## choose versions anew and write the lock files, with hashes and without host names
 	$(BIN)/python -m pip install --quiet uv

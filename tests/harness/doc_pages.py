@@ -7,14 +7,44 @@ import contextlib
 import os
 import pathlib
 import selectors
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import doc_blocks
 
+from kci.kit import environment as kit_environment
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+BIN = pathlib.Path(sys.executable).parent
+KUBECTL = BIN / "kubectl" if (BIN / "kubectl").exists() else shutil.which("kubectl")
+# What a page's reader types is meant for their own machine and the default state folder.
+_SHIM = """\
+#!/usr/bin/env bash
+inside=(); [ -e /run/netns/{netns} ] && inside=(nsenter --net=/run/netns/{netns})
+state=(--state-dir {state_dir}) netns={netns} bin={bin} kubectl={kubectl}
+"""
+_SHIMS = {
+    "kubectl": 'exec "${inside[@]}" "$kubectl" "$@"\n',
+    "python": 'exec "${inside[@]}" "$bin/python" "$@"\n',
+    "kci": """\
+case "${1:-}" in
+    up) exec "$bin/kci" "$@" "${state[@]}" --netns "$netns" ;;
+    down | status | kubeconfig) exec "$bin/kci" "$@" "${state[@]}" ;;
+    plan | "" | -*) exec "$bin/kci" "$@" ;;
+esac
+words=()
+for word in "$@"; do
+    # Options end where a command to be run begins.
+    [ "$word" = -- ] && words+=("${state[@]}") && state=()
+    words+=("$word")
+done
+exec "${inside[@]}" "$bin/kci" "${words[@]}" "${state[@]}"
+""",
+}
 # One block, from its first command to its last; a page that needs more says `repeat`.
 BLOCK_S = 180
 _BESIDE_S = 60
@@ -34,6 +64,34 @@ def run_by(test_file: str) -> list[str]:
         for path in pages()
         if doc_blocks.run_by((REPOSITORY / path).read_text()).partition("::")[0] == here
     ]
+
+
+def lay_out(folder: pathlib.Path, *, netns: str, state_dir: pathlib.Path) -> None:
+    """Make the folder look like the repository to a page's reader, but its commands reach the stack of
+    this network namespace and state folder, whether it runs already or is started by the page.
+    """
+    for path in REPOSITORY.iterdir():
+        if path.name == "deploy":
+            # Pages edit manifests.
+            shutil.copytree(path, folder / path.name)
+        elif path.name not in {".venv", ".git", "dist"}:
+            (folder / path.name).symlink_to(path)
+    programs = folder / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs.parent / "installed").symlink_to(REPOSITORY / ".venv" / "installed")
+    for path in BIN.iterdir():
+        if path.name not in _SHIMS:
+            (programs / path.name).symlink_to(path)
+    for name, text in _SHIMS.items():
+        shim = programs / name
+        shim.write_text(_SHIM.format(bin=BIN, netns=netns, state_dir=state_dir, kubectl=KUBECTL) + text)
+        shim.chmod(0o755)
+
+
+def environment(folder: pathlib.Path, **more: str) -> dict[str, str]:
+    """The variables of who has that folder's programs before the machine's."""
+    own = kit_environment.read()
+    return {**own, **more, "PATH": f"{folder}/.venv/bin:{own.get('PATH', '')}"}
 
 
 def run(

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import NamedTuple, NewType, Protocol, TypeAlias
 
 from kci.kit import secret
-from kci.kube import models
+from kci.kube import models, reasons
 from kci.link import types as link
 
 SandboxId = NewType("SandboxId", str)
@@ -38,7 +38,7 @@ class ImagePullError(DriverError):
     ErrImagePull, ErrImageNeverPull, InvalidImageName.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: reasons.OfAttempt, message: str) -> None:
         self.reason = reason
         super().__init__(message)
 
@@ -48,7 +48,7 @@ class ContainerError(DriverError):
     CreateContainerConfigError, CreateContainerError, RunContainerError.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: reasons.OfAttempt, message: str) -> None:
         self.reason = reason
         super().__init__(message)
 

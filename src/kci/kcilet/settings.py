@@ -86,7 +86,7 @@ def to_logs_dir(state_dir: pathlib.Path) -> pathlib.Path:
 
 def parse(arguments: Sequence[str]) -> Run | Drain:
     """Raises SettingsError with everything that is wrong."""
-    found = _parser().parse_args(arguments)
+    found = make_parser().parse_args(arguments)
     problems = [*_socket_problems(found), *_other_problems(found)]
     if problems:
         raise errors.SettingsError(problems)
@@ -156,7 +156,7 @@ def _to_drain(found: argparse.Namespace) -> Drain:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kcilet", description="Runs the pods of container groups on this machine."
     )
@@ -164,13 +164,35 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the wanted groups until told to stop; containers go on")
     drain = commands.add_parser("drain", help="stop all containers of ours, and keep their records")
     for command in (run, drain):
-        command.add_argument("--cri-endpoint", type=_socket, required=True, metavar="PATH")
-        command.add_argument("--state-dir", type=pathlib.Path, required=True, metavar="DIR")
-        command.add_argument("--cgroup-parent", default="kci", metavar="NAME")
-        command.add_argument("--log-level", default="info", choices=logs.LEVELS)
-    run.add_argument("--socket", type=_socket, required=True, metavar="PATH")
-    run.add_argument("--cni-socket", type=_socket, required=True, metavar="PATH")
-    run.add_argument("--bridge", required=True, metavar="NAME")
+        command.add_argument(
+            "--cri-endpoint", type=_socket, required=True, metavar="PATH", help="containerd's socket"
+        )
+        command.add_argument(
+            "--state-dir",
+            type=pathlib.Path,
+            required=True,
+            metavar="DIR",
+            help="folder of pods' volumes and logs, and of what is remembered",
+        )
+        command.add_argument(
+            "--cgroup-parent",
+            default="kci",
+            metavar="NAME",
+            help="the cgroup that pods' cgroups lie in (default: %(default)s)",
+        )
+        command.add_argument(
+            "--log-level",
+            default="info",
+            choices=logs.LEVELS,
+            help="what is logged at least (default: %(default)s)",
+        )
+    run.add_argument(
+        "--socket", type=_socket, required=True, metavar="PATH", help="where the KCI service connects"
+    )
+    run.add_argument(
+        "--cni-socket", type=_socket, required=True, metavar="PATH", help="where the CNI plugin connects"
+    )
+    run.add_argument("--bridge", required=True, metavar="NAME", help="the link that holds the pods' gateways")
     run.add_argument(
         "--reachable",
         type=_reachable,
@@ -187,7 +209,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="connections that a pod has at most at once (default: %(default)s)",
     )
-    run.add_argument("--runtime-handler", default="", metavar="NAME")
+    run.add_argument(
+        "--runtime-handler",
+        default="",
+        metavar="NAME",
+        help="containerd's runtime for pods (default: containerd's own)",
+    )
     run.add_argument(
         "--concurrent-starts",
         dest="starts",
@@ -222,7 +249,13 @@ def _parser() -> argparse.ArgumentParser:
         help="where the program's own metrics are served (HTTP, at /metrics, to everybody who can connect);"
         " default: nowhere",
     )
-    drain.add_argument("--grace-s", type=int, default=30, metavar="N")
+    drain.add_argument(
+        "--grace-s",
+        type=int,
+        default=30,
+        metavar="N",
+        help="seconds that containers have at most to end (default: %(default)s)",
+    )
     return parser
 
 

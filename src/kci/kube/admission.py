@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from kci.kube import models
+from kci.kube import models, reasons
 
 # Ported from Kubernetes v1.36.3 pkg/kubelet/sysctl/safe_sysctls.go: all are the pod's own.
 SAFE_SYSCTLS = frozenset(
@@ -39,7 +39,7 @@ class Refusal:
     """One field that cannot be granted; `message` names it and the remedy."""
 
     field: str
-    reason: str
+    reason: reasons.OfRefusal
     message: str
 
 
@@ -65,7 +65,7 @@ def refusals(pod: models.Pod) -> list[Refusal]:
     return found
 
 
-def _refuse(field: str, reason: str, why: str, remedy: str) -> Refusal:
+def _refuse(field: str, reason: reasons.OfRefusal, why: str, remedy: str) -> Refusal:
     return Refusal(field, reason, f"{field}: {why}; {remedy}")
 
 
@@ -85,7 +85,7 @@ class _Rule:
     """Refuses a pod whose spec sets a field."""
 
     field: str
-    reason: str
+    reason: reasons.OfRefusal
     is_set: Callable[[models.PodSpec], object]
     why: str = "it is not supported yet"
     remedy: str = "remove it"
@@ -186,7 +186,7 @@ def _of_volume(number: int, volume: models.Volume) -> Iterator[Refusal]:
 
 
 def _of_container(path: str, container: models.Container, *, restart_policy: str | None) -> Iterator[Refusal]:
-    features = {
+    features: dict[str, tuple[reasons.OfRefusal, object]] = {
         "lifecycle": ("LifecycleHooksNotSupported", container.lifecycle),
         "volumeDevices": ("BlockVolumesNotSupported", container.volume_devices),
         "restartPolicy": ("ContainerRestartPolicyNotSupported", restart_policy),

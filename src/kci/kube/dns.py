@@ -11,7 +11,7 @@ import dataclasses
 import ipaddress
 from collections.abc import Iterable, Sequence
 
-from kci.kube import models
+from kci.kube import models, reasons
 
 MAX_SERVERS = 3
 MAX_SEARCHES = 32
@@ -33,7 +33,7 @@ class Resolver:
 class Note:
     """Something the user should know, worded as the kubelet's event of that reason."""
 
-    reason: str
+    reason: reasons.OfRun
     message: str
 
 

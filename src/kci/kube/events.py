@@ -18,7 +18,7 @@ import structlog
 
 from kci.kit import backoff as backoffs
 from kci.kit import clock as clocks
-from kci.kube import errors, models, resources
+from kci.kube import errors, models, reasons, resources
 
 V = TypeVar("V")
 log = structlog.get_logger(__name__)
@@ -192,7 +192,7 @@ class EventRecorder:
         self._wake = asyncio.Event()
         self._dropped = 0
 
-    def record(self, reference: Reference, *, type: str, reason: str, message: str) -> None:  # noqa: A002
+    def record(self, reference: Reference, *, type: str, reason: reasons.Reason, message: str) -> None:  # noqa: A002
         """Tell something; never waits and never fails. Beyond 5000 that wait, more is dropped and counted."""
         pending = self._aggregator.take(
             reference, type=type, reason=reason, message=message[:_LONGEST_MESSAGE], now=self._clock.now()

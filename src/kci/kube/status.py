@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from kci.kube import models, quantity
+from kci.kube import models, quantity, reasons
 
 TERMINAL_PHASES = frozenset({"Succeeded", "Failed"})
 KUBELET_CONDITIONS = (
@@ -23,6 +23,8 @@ KUBELET_CONDITIONS = (
     "ContainersReady",
     "PodScheduled",
 )
+# Status, reason, message.
+_Told = tuple[str, reasons.OfCondition, str]
 Statuses = Mapping[str, models.ContainerStatus]
 
 
@@ -83,7 +85,7 @@ def conditions(
     known = {status.name: status for status in statuses}
     containers_ready = _containers_ready(pod.spec, phase, known)
     ready = containers_ready if containers_ready[0] != "True" else _gates(pod)
-    made = {
+    made: dict[str, _Told] = {
         "PodReadyToStartContainers": ("True" if has_sandbox else "False", "", ""),
         "Initialized": _initialized(pod.spec, phase, known),
         "Ready": ready,
@@ -194,7 +196,7 @@ def _phase_when_all_stopped(
     return "Succeeded" if succeeded else "Failed"
 
 
-def _containers_ready(spec: models.PodSpec, phase: str, known: Statuses) -> tuple[str, str, str]:
+def _containers_ready(spec: models.PodSpec, phase: str, known: Statuses) -> _Told:
     if not known:
         return "False", "UnknownContainerStatuses", ""
     names = [container.name for container in (*_sidecars(spec), *spec.containers)]
@@ -208,7 +210,7 @@ def _containers_ready(spec: models.PodSpec, phase: str, known: Statuses) -> tupl
     return ("False", "ContainersNotReady", message) if message else ("True", "", "")
 
 
-def _gates(pod: models.Pod) -> tuple[str, str, str]:
+def _gates(pod: models.Pod) -> _Told:
     found = {condition.type: condition.status for condition in pod.status.conditions}
     messages = []
     for gate in pod.spec.readiness_gates:
@@ -220,7 +222,7 @@ def _gates(pod: models.Pod) -> tuple[str, str, str]:
     return ("False", "ReadinessGatesNotReady", ", ".join(messages)) if messages else ("True", "", "")
 
 
-def _initialized(spec: models.PodSpec, phase: str, known: Statuses) -> tuple[str, str, str]:
+def _initialized(spec: models.PodSpec, phase: str, known: Statuses) -> _Told:
     if spec.init_containers and not known:
         return "False", "UnknownContainerStatuses", ""
     unknown = [container.name for container in spec.init_containers if container.name not in known]

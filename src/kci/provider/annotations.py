@@ -10,7 +10,7 @@ import difflib
 import ipaddress
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -28,19 +28,74 @@ HOST_ALIASES = f"{PREFIX}kci-host-aliases"
 # Ours, for a parameter of the API that has no annotation of Kingsoft's.
 RETAIN_IP = f"{PREFIX}kci-retain-ip"
 RETAIN_IP_HOURS = f"{PREFIX}kci-retain-ip-hours"
-# What a user sets, and what is written back.
-ASKED = (CPU, MEMORY, SECURITY_GROUPS, SUBNET, KUBE_PROXY, HOST_ALIASES, RETAIN_IP, RETAIN_IP_HOURS)
-TOLD = (f"{PREFIX}kci-instance-id", f"{PREFIX}kci-instance-spec")
-
-REASON = "InvalidAnnotation"
-UNKNOWN = "UnknownAnnotation"
 # The API's own limits.
 MAX_CORES = 256.0
 MAX_MEMORY_GB = 512.0
 MAX_SECURITY_GROUPS = 3
+MAX_RETAIN_IP_HOURS = 8760
+
+
+class About(NamedTuple):
+    """An annotation: `who` sets it, which values it may have, what it means."""
+
+    name: str
+    who: str
+    values: str
+    means: str
+
+
+ANNOTATIONS = (
+    About(CPU, "user", f"cores, more than 0, at most {MAX_CORES:g}", "with the next: the instance's size"),
+    About(MEMORY, "user", f"GiB, more than 0, at most {MAX_MEMORY_GB:g}", "with the one before: its size"),
+    About(
+        SECURITY_GROUPS,
+        "user",
+        f"1 to {MAX_SECURITY_GROUPS} ids, comma separated",
+        "the security groups that the pod is in",
+    ),
+    About(SUBNET, "user", "one subnet's id", "the subnet that the pod's address is of"),
+    About(KUBE_PROXY, "user", "`true` or `false`", "whether the pod reaches Services by their ClusterIP"),
+    About(
+        HOST_ALIASES,
+        "user",
+        "JSON: a list of `{ip, hostnames}`",
+        "host names for the pod's /etc/hosts, as names of the instance's machine",
+    ),
+    About(
+        RETAIN_IP,
+        "user",
+        "`true` or `false`",
+        "whether the next pod of this name gets this address; not Kingsoft Cloud's",
+    ),
+    About(
+        RETAIN_IP_HOURS,
+        "user",
+        f"hours, 1 to {MAX_RETAIN_IP_HOURS}",
+        "how long it is kept after the pod is gone; not Kingsoft Cloud's",
+    ),
+    About(
+        bandwidth.INGRESS,
+        "user",
+        "bits per second, 1k to 1P",
+        "limit of traffic to the pod; may change while it runs",
+    ),
+    About(
+        bandwidth.EGRESS,
+        "user",
+        "bits per second, 1k to 1P",
+        "limit of traffic from the pod; may change while it runs",
+    ),
+    About(f"{PREFIX}kci-instance-id", "kci", "an id", "the container group that runs the pod"),
+    About(f"{PREFIX}kci-instance-spec", "kci", "CPU-MEMORY, such as `2-4Gi`", "the size that it was granted"),
+)
+# What a user sets, and what is written back.
+ASKED = tuple(one.name for one in ANNOTATIONS if one.who == "user" and one.name.startswith(PREFIX))
+TOLD = tuple(one.name for one in ANNOTATIONS if one.who == "kci")
+
+REASON: Final = "InvalidAnnotation"
+UNKNOWN: Final = "UnknownAnnotation"
 # So alike are words of which one is a misspelt other.
 _NEAR = 0.75
-MAX_RETAIN_IP_HOURS = 8760
 
 _EXAMPLE = '[{"ip": "10.0.0.9", "hostnames": ["registry.local"]}]'
 

@@ -21,7 +21,7 @@ from kci.contract import errors as catalogue
 from kci.kit import backoff as backoffs
 from kci.kit import crashpoints, observing, secret
 from kci.kube import errors as kube_errors
-from kci.kube import models
+from kci.kube import models, reasons
 from kci.provider import annotations as pod_annotations
 from kci.provider import faults, guarded, streams, usages, watcher
 from kci.provider.plan import group
@@ -154,7 +154,7 @@ class KingsoftCloud:
                 group_id = await self._api.create_container_group(request)
         except errors.NotFoundError as error:
             # What the request names is missing: a subnet, a security group.
-            raise provider.RefusedError(error.code or "NotFound", str(error)) from error
+            raise provider.RefusedError(reasons.of_error(error.code or "NotFound"), str(error)) from error
         except errors.KciError as error:
             raise faults.to_provider_error(error) from error
         crashpoints.reached("provider.create_instance.after")

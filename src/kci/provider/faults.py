@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from kci.client import errors
 from kci.contract import errors as catalogue
+from kci.kube import reasons
 from kci.vnode import provider
 
 
@@ -20,7 +21,8 @@ def translated() -> Iterator[None]:
 
 
 def to_provider_error(error: errors.KciError) -> provider.ProviderError:
-    reason, message = error.code or type(error).__name__.removesuffix("Error"), str(error)
+    reason = reasons.of_error(error.code or type(error).__name__.removesuffix("Error"))
+    message = str(error)
     match error:
         case errors.NotFoundError():
             return provider.NotFoundError(message)

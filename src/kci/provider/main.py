@@ -20,7 +20,7 @@ from kci.client import client as kci_clients
 from kci.kit import clock, crashpoints, environment, errors, logs, tasks
 from kci.kube import client as clients
 from kci.kube import config as configs
-from kci.kube import events, models, reflector, resources
+from kci.kube import events, models, reasons, reflector, resources
 from kci.provider import (
     cloud,
     identity,
@@ -277,7 +277,7 @@ class _Term:
             on_trouble=self._tell_of_node,
         )
 
-    def _tell_of_node(self, reason: str, message: str) -> None:
+    def _tell_of_node(self, reason: reasons.OfNode, message: str) -> None:
         about = events.of_node(self._name)
         self._recorder.record(about, type=events.WARNING, reason=reason, message=message)
 

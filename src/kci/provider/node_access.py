@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
 
 import structlog
 
@@ -17,7 +18,7 @@ from kci.kit import errors as kit_errors
 from kci.kit import observing, tasks
 from kci.kube import client as clients
 from kci.kube import config as configs
-from kci.kube import events, signing_requests
+from kci.kube import events, reasons, signing_requests
 from kci.provider import client_authority, kubeconfig, node_certificates, node_identity
 from kci.provider import settings as settings_module
 from kci.vnode import kubelet_tls, lease
@@ -25,9 +26,9 @@ from kci.vnode import kubelet_tls, lease
 log = structlog.get_logger(__name__)
 
 COMPONENT = "virtual-kubelet"
-IDENTITY_REASON = "IdentityNotIssued"
-SERVING_REASON = "ServingCertificateNotIssued"
-CLIENT_CA_REASON = "ClientCANotUsable"
+IDENTITY_REASON: Final = "IdentityNotIssued"
+SERVING_REASON: Final = "ServingCertificateNotIssued"
+CLIENT_CA_REASON: Final = "ClientCANotUsable"
 _SERVING_FILE = "node-serving.pem"
 
 
@@ -154,11 +155,11 @@ def _serving(
 @contextlib.asynccontextmanager
 async def _told_of_node(
     account: clients.Client, node_name: str
-) -> AsyncIterator[Callable[[str], node_certificates.Tell]]:
+) -> AsyncIterator[Callable[[reasons.OfNode], node_certificates.Tell]]:
     """For a reason, what tells of it: in the log and as an Event of the node, once for each text."""
     recorder = events.EventRecorder(account, component=COMPONENT, host=node_name)
 
-    def telling(reason: str) -> node_certificates.Tell:
+    def telling(reason: reasons.OfNode) -> node_certificates.Tell:
         last = ""
 
         def tell(trouble: str) -> None:

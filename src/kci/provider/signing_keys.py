@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Final
 
 from kci.client import credentials as kci_credentials
 from kci.kit import clock, tasks
@@ -12,7 +13,7 @@ from kci.kube import events
 from kci.provider import credentials, key_settings
 
 COMPONENT = "virtual-kubelet"
-REASON = "CredentialsNotUsable"
+REASON: Final = "CredentialsNotUsable"
 
 
 @contextlib.asynccontextmanager

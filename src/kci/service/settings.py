@@ -30,7 +30,7 @@ _MAX_SKEW_S = 900
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What can change the service's behaviour; each option's meaning stands in `_parser`."""
+    """What can change the service's behaviour; each option's meaning stands in `make_parser`."""
 
     host: str
     port: int
@@ -50,7 +50,7 @@ class Settings:
 
 def read(arguments: Sequence[str] | None = None) -> Settings:
     """Raises SettingsError that names everything that is wrong."""
-    given = _parser().parse_args(arguments)
+    given = make_parser().parse_args(arguments)
     problems: list[str] = []
 
     def attempt(read_one: Callable[[], T]) -> T | None:
@@ -101,7 +101,7 @@ def read(arguments: Sequence[str] | None = None) -> Settings:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kci serve", description="The KCI service.", allow_abbrev=False)
     add = parser.add_argument
     add("--listen", default="127.0.0.1:7480", metavar="HOST:PORT", help="where the API answers (HTTP)")

@@ -28,7 +28,7 @@ import structlog
 from kci.kit import backoff as backoffs
 from kci.kit import clock, crashpoints, observing, tasks
 from kci.kit import secret as secrets
-from kci.kube import access, events, models, reflector, resources
+from kci.kube import access, events, models, reasons, reflector, resources
 from kci.kube import client as clients
 from kci.kube import config as configs
 from kci.kube import errors as kube_errors
@@ -370,7 +370,7 @@ class Cluster:
 
         return await self._tokens.get(tokens.Key(pod.metadata.uid, audience, expiration_s), ask)
 
-    def record(self, reference: events.Reference, kind: str, reason: str, message: str) -> None:
+    def record(self, reference: events.Reference, kind: str, reason: reasons.Reason, message: str) -> None:
         if self._recorder is not None:
             self._recorder.record(reference, type=kind, reason=reason, message=message)
 
@@ -512,7 +512,9 @@ class ClusterPod:
             raise
         self._cluster.note(answer)
 
-    def record_event(self, pod: models.Pod, *, container: str, kind: str, reason: str, message: str) -> None:
+    def record_event(
+        self, pod: models.Pod, *, container: str, kind: str, reason: reasons.Reason, message: str
+    ) -> None:
         self._cluster.record(events.of_pod(pod, container=container), kind, reason, message)
 
     def name_service(self, address: str, tell: Callable[[str], None]) -> None:

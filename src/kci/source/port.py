@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from kci.kit import secret as secrets
-from kci.kube import models
+from kci.kube import models, reasons
 from kci.link import types as link
 
 
@@ -136,7 +136,9 @@ class PodSource(Protocol):
         """Patch `pods/status`; the view then shows the answer. GoneError if the pod is gone or another."""
         ...
 
-    def record_event(self, pod: models.Pod, *, container: str, kind: str, reason: str, message: str) -> None:
+    def record_event(
+        self, pod: models.Pod, *, container: str, kind: str, reason: reasons.Reason, message: str
+    ) -> None:
         """Tell an event, some time soon; never waits and never fails."""
         ...
 

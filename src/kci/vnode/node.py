@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kci.kit import clock
-from kci.kube import models, tolerations
+from kci.kube import models, reasons, tolerations
 
 TYPE_LABEL = "type"
 TYPE = "virtual-kubelet"
@@ -31,7 +31,7 @@ DEFAULT_CAPACITY: Mapping[str, str] = {
 DECLARED_FEATURES = ("ExtendWebSocketsToKubelet",)
 
 # type, reason, message of the kubelet's conditions; Ready is the last, as there.
-_HEALTHY = (
+_HEALTHY: tuple[tuple[str, str, reasons.OfCondition, str], ...] = (
     ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
     ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
     ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import msgspec
 import structlog
@@ -19,7 +20,7 @@ from kci.kit import clock as clocks
 from kci.kit import crashpoints, tasks
 from kci.kit import errors as kit_errors
 from kci.kube import client as clients
-from kci.kube import errors, models, reflector, resources
+from kci.kube import errors, models, reasons, reflector, resources
 from kci.vnode import leadership, node
 
 log = structlog.get_logger(__name__)
@@ -28,7 +29,7 @@ FIELD_MANAGER = "virtual-kubelet"
 # The kubelet's nodeStatusReportFrequency: between them the Lease is the heartbeat.
 STATUS_INTERVAL_S = 290.0
 MIN_INTERVAL_S = 1.0
-TAINTS_DIFFER = "TaintsDiffer"
+TAINTS_DIFFER: Final = "TaintsDiffer"
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -48,7 +49,7 @@ class NodeController:
         right: leadership.Right,
         status_interval_s: float = STATUS_INTERVAL_S,
         on_registered: Callable[[models.Node], None],
-        on_trouble: Callable[[str, str], None],
+        on_trouble: Callable[[reasons.OfNode, str], None],
     ) -> None:
         self._client = client
         self._settings = settings

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from kci.kit import crashpoints
 from kci.kube import client as clients
-from kci.kube import events, models, resources
+from kci.kube import events, models, reasons, resources
 from kci.vnode import leadership
 
 FIELD_MANAGER = "virtual-kubelet"
@@ -31,9 +31,9 @@ class PodApi(Protocol):
 class EventSink(Protocol):
     """Takes events and never blocks."""
 
-    def warn(self, pod: models.Pod, reason: str, message: str) -> None: ...
+    def warn(self, pod: models.Pod, reason: reasons.Reason, message: str) -> None: ...
 
-    def tell(self, pod: models.Pod, reason: str, message: str) -> None: ...
+    def tell(self, pod: models.Pod, reason: reasons.Reason, message: str) -> None: ...
 
 
 class ClusterPodApi:
@@ -82,10 +82,10 @@ class RecordedEvents:
     def __init__(self, recorder: events.EventRecorder) -> None:
         self._recorder = recorder
 
-    def warn(self, pod: models.Pod, reason: str, message: str) -> None:
+    def warn(self, pod: models.Pod, reason: reasons.Reason, message: str) -> None:
         self._recorder.record(events.of_pod(pod), type=events.WARNING, reason=reason, message=message)
 
-    def tell(self, pod: models.Pod, reason: str, message: str) -> None:
+    def tell(self, pod: models.Pod, reason: reasons.Reason, message: str) -> None:
         self._recorder.record(events.of_pod(pod), type=events.NORMAL, reason=reason, message=message)
 
 

@@ -23,7 +23,7 @@ import structlog
 from kci.kit import backoff as backoffs
 from kci.kit import clock as clocks
 from kci.kit import tasks, workqueue
-from kci.kube import admission, errors, models, reflector
+from kci.kube import admission, errors, models, reasons, reflector
 from kci.vnode import knowledge, leadership, observers, pod_api, pods, provider, starts
 
 log = structlog.get_logger(__name__)
@@ -306,7 +306,7 @@ class PodController:
             self._events.tell(pod, "InstanceCreated", f"Created instance {instance_id}")
             self._queue.add(pod.uid)
 
-    async def _failed(self, pod: models.Pod, reason: str, error: provider.ProviderError) -> None:
+    async def _failed(self, pod: models.Pod, reason: reasons.Reason, error: provider.ProviderError) -> None:
         """Come back later, for ever; say so on the pod once it is no blip any more."""
         history = self._history.setdefault(pod.uid, _History())
         history.failures += 1

@@ -11,7 +11,7 @@ import enum
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import NewType, Protocol
 
-from kci.kube import models
+from kci.kube import models, reasons
 
 InstanceId = NewType("InstanceId", str)
 
@@ -25,7 +25,7 @@ class RefusedError(ProviderError):
     lacked may have come to be.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: reasons.Reason, message: str) -> None:
         self.reason = reason
         super().__init__(message)
 
@@ -33,7 +33,7 @@ class RefusedError(ProviderError):
 class TryLaterError(ProviderError):
     """Nothing was done; the same request may succeed later."""
 
-    def __init__(self, reason: str, message: str, *, retry_after_s: float = 0.0) -> None:
+    def __init__(self, reason: reasons.Reason, message: str, *, retry_after_s: float = 0.0) -> None:
         self.reason = reason
         self.retry_after_s = retry_after_s
         super().__init__(message)
@@ -103,7 +103,7 @@ Change = Listing | Seen | Gone
 class Refusal:
     """Why a pod cannot run as asked: the message names the field, and what to do about it."""
 
-    reason: str
+    reason: reasons.Reason
     message: str
     # Where it is in the pod, or what of the node; empty if it is no single one.
     field: str = ""
@@ -113,7 +113,7 @@ class Refusal:
 class Notice:
     """What its owner should know of a pod that runs: how large it is, what was changed."""
 
-    reason: str
+    reason: reasons.Reason
     message: str
     is_warning: bool = False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from kci.kcilet import ports
 
@@ -98,7 +98,7 @@ Action: TypeAlias = (
 
 
 # What a pod refers to is missing or makes no sense: the kubelet's reason.
-CONFIG_ERROR = "CreateContainerConfigError"
+CONFIG_ERROR: Final = "CreateContainerConfigError"
 
 
 def content(action: Action) -> str:

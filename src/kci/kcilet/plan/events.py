@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from kci.kcilet.plan import actions
-from kci.kube import models
+from kci.kube import models, reasons
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,16 +13,16 @@ class Event:
     """An event about the pod, or about one of its containers."""
 
     type: str
-    reason: str
+    reason: reasons.OfRun
     message: str
     container: str = ""
 
 
-def normal(reason: str, message: str, container: str = "") -> Event:
+def normal(reason: reasons.OfRun, message: str, container: str = "") -> Event:
     return Event(type="Normal", reason=reason, message=message, container=container)
 
 
-def warning(reason: str, message: str, container: str = "") -> Event:
+def warning(reason: reasons.OfRun, message: str, container: str = "") -> Event:
     return Event(type="Warning", reason=reason, message=message, container=container)
 
 
@@ -118,7 +118,7 @@ def deadline_exceeded(message: str) -> Event:
     return normal("DeadlineExceeded", message)
 
 
-def default_reason(action: actions.Action) -> str:
+def default_reason(action: actions.Action) -> reasons.OfAttempt:
     """What a failure is called that has no reason of its own."""
     match action:
         case actions.EnsureImage():
@@ -131,7 +131,7 @@ def default_reason(action: actions.Action) -> str:
             return "Failed"
 
 
-def of_failure(action: actions.Action, reason: str, message: str) -> tuple[Event, ...]:
+def of_failure(action: actions.Action, reason: reasons.OfAttempt, message: str) -> tuple[Event, ...]:
     """What to tell when an action failed."""
     match action:
         case actions.PrepareVolumes():

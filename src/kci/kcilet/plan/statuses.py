@@ -11,6 +11,7 @@ pkg/kubelet/status/status_manager.go (TerminatePod), Kubernetes 1.36; phase and 
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
 import msgspec
 
@@ -24,7 +25,7 @@ INITIALIZED = "Nothing is left of this init container, and the containers after 
 NOT_LOCATED = "The container could not be located when the pod was terminated"
 LOST = "The container could not be located when the pod was deleted.  The container used to be Running"
 UNKNOWN_EXIT_CODE = 137
-REFUSED = "CannotRunAsAsked"
+REFUSED: Final = "CannotRunAsAsked"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from kci.kcilet.plan import firewall, histories, records
 from kci.kcilet.workers import guard, machine, report_log, worker
 from kci.kit import backoff as backoffs
 from kci.kit import tasks
-from kci.kube import models
+from kci.kube import models, reasons
 from kci.link import types as link
 from kci.source import errors as source_errors
 from kci.source import port
@@ -438,7 +438,9 @@ class Agent:
             self._resolve(group)
 
 
-def _report(group: Group, phase: link.Phase, reason: str = "", message: str = "") -> link.GroupReport:
+def _report(
+    group: Group, phase: link.Phase, reason: reasons.OfGroup = "", message: str = ""
+) -> link.GroupReport:
     wanted = group.wanted
     return link.GroupReport(
         group_id=wanted.group_id,

@@ -34,7 +34,7 @@ from kci.kcilet.plan import (
 from kci.kcilet.workers import effects, machine, prober, publisher
 from kci.kit import backoff as backoffs
 from kci.kit import tasks
-from kci.kube import admission, models
+from kci.kube import admission, models, reasons
 from kci.link import types as link
 from kci.source import errors as source_errors
 from kci.source import port
@@ -454,7 +454,7 @@ class Worker:
         self.wake()
 
     def _note_failure(self, action: actions.Action, error: Exception) -> None:
-        reason = getattr(error, "reason", "") or events.default_reason(action)
+        reason: reasons.OfAttempt = getattr(error, "reason", None) or events.default_reason(action)
         message = "no answer in time" if isinstance(error, TimeoutError) else str(error)
         now_s = self._machine.now_s()
         is_told = not isinstance(error, ports.UnavailableError) or histories.is_away_long(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from kci.contract import groups, packages
 from kci.kit import secret
@@ -12,10 +13,10 @@ from kci.provider import annotations as pod_annotations
 from kci.provider.plan import names, own_pod, size
 from kci.vnode import provider
 
-ACCEPTED = "Accepted"
-SIZE_ROUNDED = "InstanceSizeRounded"
-LIMIT_CLAMPED = "LimitAboveInstance"
-MANY_CONTAINERS = "MoreContainersThanDocumented"
+ACCEPTED: Final = "Accepted"
+SIZE_ROUNDED: Final = "InstanceSizeRounded"
+LIMIT_CLAMPED: Final = "LimitAboveInstance"
+MANY_CONTAINERS: Final = "MoreContainersThanDocumented"
 # Of Kingsoft Cloud; our own service runs any number.
 _DOCUMENTED_CONTAINERS = 5
 _RESOURCES = "spec.containers[*].resources"

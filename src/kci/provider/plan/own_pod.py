@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Final
 
 from kci.kube import models
 from kci.vnode import provider
@@ -15,7 +16,7 @@ from kci.vnode import provider
 # What every such program is told, and nothing else is.
 _MARK = "VKUBELET_POD_IP"
 _FLAG, _VARIABLE, _DEFAULT = "--nodename", "DEFAULT_NODE_NAME", "virtual-kubelet"
-REASON = "OwnNode"
+REASON: Final = "OwnNode"
 
 
 def refusal(pod: models.Pod, node_name: str) -> provider.Refusal | None:
