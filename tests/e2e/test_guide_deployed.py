@@ -9,7 +9,6 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import subprocess
 
 import doc_pages
 import guard as guards
@@ -20,9 +19,8 @@ import line as lines
 import pytest
 import yaml
 from guide_samples import NODE
-from line import IDLE, REPOSITORY, eventually, pod
+from line import IDLE, eventually, pod
 
-from kci.kit import environment
 from kci.stack import settings
 from kci.stack.images import catalogue, virtualkubelet
 
@@ -71,9 +69,16 @@ def guided(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     line = lines.new_line()
     before = leftovers.machine()
+    doc_pages.lay_out(folder, netns=line.netns, state_dir=line.state_dir)
+    values = {
+        "kci up ": f"kci up {' '.join(guards.UP)} ",
+        "/var/lib/kci": str(line.state_dir),
+        **ANSWERS,
+    }
     try:
-        subprocess.run(["ip", "netns", "add", line.netns], check=True)
-        with reading(line, folder) as page:
+        with doc_pages.reading(
+            PAGE, folder, environment=doc_pages.environment(folder), values=values
+        ) as page:
             page.until("Deploy the virtual node")
             guard = guards.Guard(line)
             guard.start()
@@ -82,35 +87,13 @@ def guided(tmp_path_factory):
             finally:
                 guard.stop()
             page.to_end()
+            assert not line.state_dir.exists()
     finally:
         line.kci("down", "--purge", check=False)
-        subprocess.run(["ip", "netns", "delete", line.netns], check=False)
         left = leftovers.processes(str(line.state_dir), line.netns)
         after = leftovers.machine()
     assert not left
     assert [what for what, seen in after.items() if seen - before[what]] == []
-
-
-def reading(line, folder):
-    """The page, as in the repository's folder and with this stack's state folder for the usual one."""
-    (folder / "deploy").symlink_to(REPOSITORY / "deploy")
-    programs = folder / "bin"
-    programs.mkdir()
-    command = programs / "kci"
-    command.write_text(
-        f'#!/bin/sh\nverb=$1; shift\n[ "$verb" != up ] || set -- {" ".join(guards.UP)} "$@"\n'
-        f'exec {lines.BIN}/kci "$verb" --state-dir {line.state_dir} "$@"\n'
-    )
-    command.chmod(0o755)
-    variables = environment.read()
-    path = f"{programs}:{lines.BIN}:{variables['PATH']}"
-    return doc_pages.reading(
-        PAGE,
-        folder,
-        environment={**variables, "PATH": path},
-        inside=line.inside,
-        values={"/var/lib/kci": str(line.state_dir), **ANSWERS},
-    )
 
 
 @pytest.fixture(scope="module")

@@ -20,15 +20,17 @@ from kci.kit import environment as kit_environment
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(sys.executable).parent
+CURL = shutil.which("curl")
 KUBECTL = BIN / "kubectl" if (BIN / "kubectl").exists() else shutil.which("kubectl")
 # What a page's reader types is meant for their own machine and the default state folder.
 _SHIM = """\
 #!/usr/bin/env bash
 inside=(); [ -e /run/netns/{netns} ] && inside=(nsenter --net=/run/netns/{netns})
-state=(--state-dir {state_dir}) netns={netns} bin={bin} kubectl={kubectl}
+state=(--state-dir {state_dir}) netns={netns} bin={bin} kubectl={kubectl} curl={curl}
 """
 _SHIMS = {
     "kubectl": 'exec "${inside[@]}" "$kubectl" "$@"\n',
+    "curl": 'exec "${inside[@]}" "$curl" "$@"\n',
     "python": 'exec "${inside[@]}" "$bin/python" "$@"\n',
     "kci": """\
 case "${1:-}" in
@@ -84,7 +86,8 @@ def lay_out(folder: pathlib.Path, *, netns: str, state_dir: pathlib.Path) -> Non
             (programs / path.name).symlink_to(path)
     for name, text in _SHIMS.items():
         shim = programs / name
-        shim.write_text(_SHIM.format(bin=BIN, netns=netns, state_dir=state_dir, kubectl=KUBECTL) + text)
+        head = _SHIM.format(bin=BIN, netns=netns, state_dir=state_dir, kubectl=KUBECTL, curl=CURL)
+        shim.write_text(head + text)
         shim.chmod(0o755)
 
 
