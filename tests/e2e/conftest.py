@@ -27,14 +27,14 @@ def _machine_can_run_the_line():
 def line():
     """One running stack for all tests that do not stop it; at the end nothing of it may be left."""
     stack = lines.new_line()
-    before = leftovers.machine()
+    before = leftovers.machine(stack.state_dir)
     try:
         stack.kci("up", "--detach", "--netns", stack.netns, *guard_module.UP)
         yield stack
     finally:
         stack.kci("down", "--purge", check=False)
         left = leftovers.processes(str(stack.state_dir), stack.netns)
-        after = leftovers.machine()
+        after = leftovers.machine(stack.state_dir)
     assert not left
     for what, seen in after.items():
         assert seen - before[what] == frozenset(), f"left behind: {what}"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pathlib
 import subprocess
+import tempfile
+
+from kci.stack import layout
 
 
 def _lines(*argv: str) -> frozenset[str]:
@@ -37,9 +40,13 @@ def cgroups() -> frozenset[str]:
     )
 
 
-def machine() -> dict[str, frozenset[str]]:
-    """Everything but processes, as seen from the machine's own namespaces."""
-    return {
+def machine(own: pathlib.Path) -> dict[str, frozenset[str]]:
+    """Everything but processes, as seen from the machine's own namespaces, for the stack of this state folder:
+    other stacks of tests that are there just now come and go as they like.
+    """
+    others = [one for one in pathlib.Path(tempfile.gettempdir()).glob("kci-*") if one != own]
+    marks = [mark for one in others for mark in (one.name, layout.Layout(one).tag)]
+    found = {
         "mounts": frozenset(pathlib.Path("/proc/self/mountinfo").read_text().splitlines()),
         "network namespaces": frozenset(path.name for path in pathlib.Path("/run/netns").glob("*")),
         "links": frozenset(path.name for path in pathlib.Path("/sys/class/net").iterdir()),
@@ -47,4 +54,8 @@ def machine() -> dict[str, frozenset[str]]:
         | _lines("ip", "-6", "route", "show", "table", "all"),
         "nft tables": _lines("nft", "list", "tables"),
         "cgroups": cgroups(),
+    }
+    return {
+        what: frozenset(one for one in seen if not any(mark in one for mark in marks))
+        for what, seen in found.items()
     }

@@ -95,7 +95,7 @@ def test_an_existing_cluster_gets_a_second_node_and_loses_it_again(line):
 
 def test_after_down_nothing_is_left_and_up_brings_the_cluster_and_its_pods_back():
     stack = new_line()
-    before = leftovers.machine()
+    before = leftovers.machine(stack.state_dir)
     try:
         stack.kci("up", "--detach", "--netns", stack.netns)
         stack.apply(pod("stays", "echo hello; " + IDLE), pod("done", "exit 0", restartPolicy="Never"))
@@ -107,7 +107,7 @@ def test_after_down_nothing_is_left_and_up_brings_the_cluster_and_its_pods_back(
 
         stack.kci("down")
         assert leftovers.processes(str(stack.state_dir), stack.netns) == frozenset()
-        now = leftovers.machine()
+        now = leftovers.machine(stack.state_dir)
         assert {what: seen - before[what] for what, seen in now.items()} == {
             what: frozenset() for what in now
         }
