@@ -1,152 +1,27 @@
-"""The guide's node, limits and manifests on the whole line: on a node with its taint, and on one without."""
+"""The guide's node, limits and manifests on the whole line, on a node with its taint. On one without it, and
+as the guide deploys it: test_guide_deployed.py.
+"""
 
 import subprocess
 
-import guard
-import leftovers
-import line as lines
 import pytest
 import yaml
+from guide_samples import (
+    BY_AFFINITY,
+    BY_TOLERATION,
+    NODE,
+    check_daemon_set,
+    check_refused,
+    check_row,
+    deployment,
+    refused,
+    remove,
+)
 from line import IDLE, REPOSITORY, eventually, pod
 
 pytestmark = pytest.mark.e2e
 
-NODE = "virtual-kubelet"
 POLICY = REPOSITORY / "deploy" / "toleration-policy.yaml"
-BY_AFFINITY, BY_TOLERATION = "by-affinity", "by-toleration"
-AWAY = {
-    "nodeAffinity": {
-        "requiredDuringSchedulingIgnoredDuringExecution": {
-            "nodeSelectorTerms": [
-                {"matchExpressions": [{"key": "type", "operator": "NotIn", "values": [NODE]}]}
-            ]
-        }
-    }
-}
-
-
-@pytest.fixture(scope="module")
-def open_line():
-    """A stack whose node has no taint, as the guide's Deployment has it."""
-    stack = lines.new_line()
-    before = leftovers.machine(stack.state_dir)
-    try:
-        stack.kci("up", "--detach", "--netns", stack.netns, "--disable-taint", *guard.UP)
-        yield stack
-    finally:
-        stack.kci("down", "--purge", check=False)
-        left = leftovers.processes(str(stack.state_dir), stack.netns)
-        after = leftovers.machine(stack.state_dir)
-    assert not left
-    assert [what for what, seen in after.items() if seen - before[what]] == []
-
-
-def deployment(name):
-    """The guide's two: one comes by node affinity and tolerates the older key, one tolerates the key of the
-    guide's text.
-    """
-    spec = {
-        "containers": [{"name": "web", "image": "nginx:latest", "imagePullPolicy": "IfNotPresent"}],
-        "terminationGracePeriodSeconds": 1,
-    }
-    if name == BY_AFFINITY:
-        terms = [{"matchExpressions": [{"key": "type", "operator": "In", "values": [NODE]}]}]
-        required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
-        spec |= {
-            "affinity": {"nodeAffinity": required},
-            "tolerations": [
-                {"key": "rbkci-virtual-kubelet.io/provider", "value": "kingsoftcloud", "effect": "NoSchedule"}
-            ],
-        }
-    else:
-        spec["tolerations"] = [
-            {
-                "key": "virtual-kubelet.io/provider",
-                "operator": "Equal",
-                "value": "kingsoftcloud",
-                "effect": "NoSchedule",
-            }
-        ]
-    size = {"k8s.ksyun.com/kci-instance-cpu": "4", "k8s.ksyun.com/kci-instance-memory": "8"}
-    labels = {"app": name}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name, "labels": labels},
-        "spec": {
-            "replicas": 3,
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels, "annotations": size}, "spec": spec},
-        },
-    }
-
-
-def daemon_set(name, **spec):
-    labels = {"app": name}
-    container = {"name": "main", "image": "busybox:latest", "command": ["/bin/sh", "-c", IDLE]}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": {"name": name},
-        "spec": {
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    "containers": [container],
-                    "terminationGracePeriodSeconds": 1,
-                    "tolerations": [{"operator": "Exists"}],
-                    **spec,
-                },
-            },
-        },
-    }
-
-
-def remove(line, kind, name):
-    line.kubectl("delete", kind, name, "--wait=false")
-    eventually(lambda: not line.pods(f"app={name}"), what=f"the pods of {name} are gone")
-
-
-def events_of(line, uid, reason):
-    selector = f"involvedObject.uid={uid},reason={reason}"
-    return line.get("events", "--field-selector", selector)["items"]
-
-
-def refused(line, selector):
-    """The one pod, once it says why it is refused."""
-    found = list(line.pods(selector).values())
-    assert len(found) == 1, found
-    return found[0] if found[0]["status"].get("reason") else None
-
-
-def check_refused(line, body, reason, field, remedy):
-    """Pending with reason, condition and message; one Event; and nothing made."""
-    status, uid = body["status"], body["metadata"]["uid"]
-    assert (status["phase"], status["reason"]) == ("Pending", reason)
-    assert field in status["message"]
-    assert remedy in status["message"]
-    (condition,) = [
-        one for one in status["conditions"] if one["type"] == "virtual-kubelet.io/InstanceCreated"
-    ]
-    assert (condition["status"], condition["reason"], condition["message"]) == (
-        "False",
-        reason,
-        status["message"],
-    )
-    told = eventually(lambda: events_of(line, uid, reason), what="an Event says so")
-    assert [(one["type"], one["message"], one.get("count", 1)) for one in told] == [
-        ("Warning", status["message"], 1)
-    ]
-    assert "containerStatuses" not in status
-    assert uid not in {instance.uid for instance in line.instances()}
-    assert uid not in groups(line)
-
-
-def groups(line):
-    """All container groups with their labels, as the console shows them."""
-    command = line.inside(str(lines.BIN / "kci"), "groups", "-o", "json", "--state-dir", str(line.state_dir))
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def limited(name, **spec):
@@ -198,46 +73,9 @@ def test_what_needs_a_machine_is_refused_before_anything_is_made(line, name, spe
     line.kubectl("delete", "pod", label, timeout_s=20)
 
 
-def test_a_daemon_set_makes_one_refused_pod_and_affinity_keeps_it_away(open_line):
-    daemon_set_makes_one_refused_pod(open_line, "agent")
-
-
 @pytest.mark.guide("limit DaemonSet")
 def test_a_daemon_set_that_tolerates_everything_makes_one_refused_pod(line):
-    daemon_set_makes_one_refused_pod(line, "agent")
-
-
-def daemon_set_makes_one_refused_pod(line, name):
-    with lines.Watch(line, "/api/v1/namespaces/default/pods?labelSelector=app%3Dagent") as watch:
-        line.apply(daemon_set(name))
-        body = eventually(lambda: refused(line, f"app={name}") if line.pods(f"app={name}") else None)
-        check_refused(
-            line, body, "DaemonSetNotSupported", "metadata.ownerReferences[0]", "type NotIn [virtual-kubelet]"
-        )
-        # What a DaemonSet does with a failed pod it does within seconds; a later change shows that its
-        # controller has looked since.
-        line.kubectl("annotate", "daemonset", name, "looked=again")
-        line.apply(pod("bystander", IDLE))
-        line.wait_ready("pod/bystander")
-        line.kubectl("delete", "pod", "bystander")
-        assert list(watch.objects()) == [body["metadata"]["uid"]]
-        assert line.get("daemonset", name)["status"]["currentNumberScheduled"] == 1
-        line.apply(daemon_set(name, affinity=AWAY))
-        eventually(lambda: not line.pods(f"app={name}"), what="the DaemonSet leaves the node alone")
-        status = line.get("daemonset", name)["status"]
-        assert (status["desiredNumberScheduled"], status["numberMisscheduled"]) == (0, 0)
-        assert list(watch.objects()) == [body["metadata"]["uid"]]
-    line.kubectl("delete", "daemonset", name)
-
-
-@pytest.mark.guide("flag --disable-taint", "form tolerations")
-def test_without_the_taint_both_of_the_guides_deployments_run_as_written(open_line):
-    assert "taints" not in open_line.get("node", NODE)["spec"]
-    for name in (BY_AFFINITY, BY_TOLERATION):
-        open_line.apply(deployment(name))
-        pods = open_line.wait_pods_ready(f"app={name}", 3)
-        assert {body["spec"]["nodeName"] for body in pods.values()} == {NODE}
-        remove(open_line, "deployment", name)
+    check_daemon_set(line, "agent")
 
 
 @pytest.mark.guide("form tolerations")
@@ -324,9 +162,5 @@ def endpoints(line, name):
 
 
 @pytest.mark.guide("form node", "form taint")
-def test_the_nodes_row_is_the_guides(line, open_line):
-    for one in (line, open_line):
-        name, status, roles, _, version = one.kubectl("get", "node", NODE, "--no-headers").split()
-        assert (name, status, roles) == (NODE, "Ready", "agent")
-        assert version.startswith("v1.")
-        assert "-vk-v" in version
+def test_the_nodes_row_is_the_guides(line):
+    check_row(line, NODE)

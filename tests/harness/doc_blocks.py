@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -101,6 +102,16 @@ def extract(page: str, source: str) -> list[Block]:
         elif not token.type.endswith("_open"):
             marks = []
     return blocks
+
+
+def line_of(page: str, source: str, heading: str) -> int:
+    """Of a heading, from 1; BlockError if the page has none of that text."""
+    tokens = markdown_it.MarkdownIt().parse(source)
+    for token, text in itertools.pairwise(tokens):
+        if token.type == "heading_open" and text.content == heading:
+            assert token.map is not None
+            return token.map[0] + 1
+    raise BlockError(f"{page}: no heading {heading!r}, up to which its test runs it")
 
 
 def run_by(source: str) -> str:

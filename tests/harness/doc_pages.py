@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import pathlib
@@ -19,15 +20,17 @@ from kci.kit import environment as kit_environment
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(sys.executable).parent
+CURL = shutil.which("curl")
 KUBECTL = BIN / "kubectl" if (BIN / "kubectl").exists() else shutil.which("kubectl")
 # What a page's reader types is meant for their own machine and the default state folder.
 _SHIM = """\
 #!/usr/bin/env bash
 inside=(); [ -e /run/netns/{netns} ] && inside=(nsenter --net=/run/netns/{netns})
-state=(--state-dir {state_dir}) netns={netns} bin={bin} kubectl={kubectl}
+state=(--state-dir {state_dir}) netns={netns} bin={bin} kubectl={kubectl} curl={curl}
 """
 _SHIMS = {
     "kubectl": 'exec "${inside[@]}" "$kubectl" "$@"\n',
+    "curl": 'exec "${inside[@]}" "$curl" "$@"\n',
     "python": 'exec "${inside[@]}" "$bin/python" "$@"\n',
     "kci": """\
 case "${1:-}" in
@@ -83,7 +86,8 @@ def lay_out(folder: pathlib.Path, *, netns: str, state_dir: pathlib.Path) -> Non
             (programs / path.name).symlink_to(path)
     for name, text in _SHIMS.items():
         shim = programs / name
-        shim.write_text(_SHIM.format(bin=BIN, netns=netns, state_dir=state_dir, kubectl=KUBECTL) + text)
+        head = _SHIM.format(bin=BIN, netns=netns, state_dir=state_dir, kubectl=KUBECTL, curl=CURL)
+        shim.write_text(head + text)
         shim.chmod(0o755)
 
 
@@ -106,12 +110,54 @@ def run(
     as in a network namespace; `values` are put in place of words that the page leaves to its reader.
     AssertionError names page, line, commands and what they printed.
     """
+    with reading(
+        page, folder, environment=environment, inside=inside, values=values, repository=repository
+    ) as found:
+        found.to_end()
+
+
+@contextlib.contextmanager
+def reading(
+    page: str,
+    folder: pathlib.Path,
+    *,
+    environment: Mapping[str, str],
+    inside: Callable[..., Sequence[str]] = lambda *argv: argv,
+    values: Mapping[str, str] | None = None,
+    repository: pathlib.Path = REPOSITORY,
+) -> Iterator[Reading]:
+    """The same, for who looks at something between two of its sections."""
     source = (repository / page).read_text()
     blocks = list(doc_blocks.to_run(doc_blocks.extract(page, source)))
     assert blocks, f"{page} has nothing to run"
     with _Reader.at(folder, inside("bash", "--noprofile", "--norc"), environment) as reader:
-        for block in blocks:
-            reader.do(block, values or {})
+        yield Reading(page, source, blocks, lambda block: reader.do(block, values or {}))
+
+
+class Reading:
+    """How far a page has been run. A block that failed is not run again."""
+
+    def __init__(
+        self,
+        page: str,
+        source: str,
+        blocks: Sequence[doc_blocks.Block],
+        do: Callable[[doc_blocks.Block], None],
+    ) -> None:
+        self._page = page
+        self._source = source
+        self._left = collections.deque(blocks)
+        self._do = do
+
+    def until(self, heading: str) -> None:
+        """All that stands before this heading and was not run yet."""
+        line = doc_blocks.line_of(self._page, self._source, heading)
+        while self._left and self._left[0].line < line:
+            self._do(self._left.popleft())
+
+    def to_end(self) -> None:
+        while self._left:
+            self._do(self._left.popleft())
 
 
 class _Reader:

@@ -47,6 +47,9 @@ class Write:
     body: Mapping[str, Any]
     # The object as it is after the write; empty for errors and for what answers with a Status.
     answer: Mapping[str, Any]
+    # The program that wrote, and the address that it called from.
+    agent: str = ""
+    source: str = ""
 
     @property
     def uid(self) -> str:
@@ -292,4 +295,6 @@ def _to_write(event: Mapping[str, Any]) -> Write:
         code=event.get("responseStatus", {}).get("code", 0),
         body=event.get("requestObject") or {},
         answer={} if answer.get("kind") == "Status" else answer,
+        agent=event.get("userAgent", ""),
+        source=next(iter(event.get("sourceIPs", [])), ""),
     )

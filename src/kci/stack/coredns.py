@@ -17,6 +17,9 @@ LOOPBACK = "127.0.0.1"
 # A resolv.conf names no port, so there is no other.
 PORT = 53
 REVERSE_ZONES = "in-addr.arpa ip6.arpa"
+# KCI's internal endpoint, and whatever forms of it have a service or region before it: plain HTTP, so a name
+# and this port are all that leads calls to the stack's own service.
+INTERNAL_ZONE, INTERNAL_PORT = "internal.api.ksyun.com", 80
 # CoreDNS takes no more.
 MAX_RESOLVERS = 15
 MAX_CONCURRENT = 1000
@@ -33,6 +36,8 @@ class Plan:
     choices: record.Choices
     cluster_domain: str
     resolvers: tuple[str, ...] = ()
+    # The stack's service listens where KCI's internal endpoint does.
+    answers_internal_name: bool = False
 
     @property
     def address(self) -> str:
@@ -87,6 +92,22 @@ def corefile(plan: Plan) -> str:
         ttl 30
     }}
 {_outside(plan.resolvers)}}}
+{_internal(plan.address) if plan.answers_internal_name else ""}"""
+
+
+def _internal(address: str) -> str:
+    """A zone of its own, so that none of its names is ever asked of somebody else."""
+    return f"""\
+{INTERNAL_ZONE} {{
+    bind {address}
+    errors
+    template IN A {{
+        answer "{{{{ .Name }}}} 30 IN A {address}"
+    }}
+    template ANY ANY {{
+        rcode NOERROR
+    }}
+}}
 """
 
 

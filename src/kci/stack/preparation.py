@@ -67,6 +67,10 @@ class Prepared:
         )
 
     @property
+    def cluster_server(self) -> str:
+        return self.cluster.server if self.cluster else self.control_plane_plan().server
+
+    @property
     def kubeconfig(self) -> str:
         return self.asked.kubeconfig or str(self.where.kubeconfig)
 
@@ -111,6 +115,7 @@ class Prepared:
             choices=self.choices,
             cluster_domain=self.asked.cluster_domain,
             resolvers=self.resolvers,
+            answers_internal_name=self.asked.kci_port == coredns.INTERNAL_PORT,
         )
 
     def metrics_server_plan(self) -> metricsserver.Plan:
@@ -241,7 +246,12 @@ def write_files(prepared: Prepared) -> None:
     if prepared.binaries:
         _write_containerd(prepared, prepared.binaries)
     plan = prepared.program_plan()
-    files.write_atomic(where.env_file, programs.env_file(prepared.identity, plan.kci_endpoint))
+    files.write_atomic(
+        where.env_file,
+        programs.env_file(
+            prepared.identity, kci_endpoint=plan.kci_endpoint, cluster_server=prepared.cluster_server
+        ),
+    )
     if not where.encryption_key.exists():
         # Never replaced: what was encrypted with it could not be read again.
         files.write_atomic(where.encryption_key, base64.b64encode(secrets.token_bytes(32)))

@@ -157,14 +157,12 @@ def virtual_kubelet(
     switches = ("--enable-node-lease", *(("--disable-taint",) if plan.asked.disable_taint else ()))
     env = {
         **operator_environment(plan.identity, plan.kci_endpoint),
+        **cluster_environment(plan.identity, cluster_server),
         **_crash_environment(plan, parts.Part.VIRTUAL_KUBELET),
         "VKUBELET_POD_IP": host,
         "VKUBELET_IDENTITY_FILE": str(plan.where.node_pki / "copy"),
         "KUBELET_PORT": str(plan.asked.kubelet_port),
-        "KCI_CLUSTER_ID": plan.identity.cluster_id,
-        "KCI_SUBNET_ID": plan.identity.subnet_id,
-        "KCI_SECURITY_GROUP_IDS": plan.identity.security_group_id,
-        "KCI_CLUSTER_SERVER": urllib.parse.urlsplit(cluster_server).netloc,
+        "KCI_KUBE_PROXY": str(plan.asked.kube_proxy).lower(),
     }
     return _program(
         plan,
@@ -187,11 +185,20 @@ def operator_environment(identity: record.Identity, kci_endpoint: str) -> dict[s
     }
 
 
-def env_file(identity: record.Identity, kci_endpoint: str) -> str:
-    """The same for a shell to read."""
-    return "".join(
-        f"{name}={value}\n" for name, value in operator_environment(identity, kci_endpoint).items()
-    )
+def cluster_environment(identity: record.Identity, cluster_server: str) -> dict[str, str]:
+    """Whose pods a node's are and where they go, as the guide's variables."""
+    return {
+        "KCI_CLUSTER_ID": identity.cluster_id,
+        "KCI_SUBNET_ID": identity.subnet_id,
+        "KCI_SECURITY_GROUP_IDS": identity.security_group_id,
+        "KCI_CLUSTER_SERVER": urllib.parse.urlsplit(cluster_server).netloc,
+    }
+
+
+def env_file(identity: record.Identity, *, kci_endpoint: str, cluster_server: str) -> str:
+    """Both for a shell to read: what another virtual node of this stack is given. Secret."""
+    variables = operator_environment(identity, kci_endpoint) | cluster_environment(identity, cluster_server)
+    return "".join(f"{name}={value}\n" for name, value in variables.items())
 
 
 def _crash_environment(plan: Plan, part: parts.Part) -> dict[str, str]:

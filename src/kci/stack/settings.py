@@ -93,7 +93,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kubelet_port: Annotated[
         int, _doc("Port of the node's kubelet API on the gateway address; kubelet's default.")
     ] = 10250
-    kci_port: Annotated[int, _doc("Port of the KCI service on the gateway address.")] = 8180
+    kci_port: Annotated[
+        int,
+        _doc(
+            "Port of the KCI service on the gateway address; 80 has our own cluster DNS answer KCI's "
+            "internal name, internal.api.ksyun.com, with that address."
+        ),
+    ] = 8180
     runtime: Annotated[
         Runtime,
         _doc("Low-level runtime; auto takes crun 1.21 or newer, which starts pods faster, or else runc."),
@@ -118,6 +124,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = False
     disable_taint: Annotated[
         bool, _doc("Register the node without its taint, so that any pod may land on it.")
+    ] = False
+    kube_proxy: Annotated[
+        bool,
+        _doc(
+            "The node's pods reach ClusterIP services unless their annotation says otherwise, as with "
+            "KCI_KUBE_PROXY=true."
+        ),
     ] = False
     node_image: Annotated[
         bool,

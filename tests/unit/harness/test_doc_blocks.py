@@ -131,6 +131,24 @@ def test_a_command_may_run_beside_the_others_and_ends_with_the_page(run):
     line.eventually(lambda: processes.observe(pid) is None, what="it has ended with the page")
 
 
+def test_a_page_is_run_section_by_section_for_who_looks_in_between(tmp_path):
+    (tmp_path / "page.md").write_text(
+        "# Page\n\n## First\n\n```sh\nA=one\necho > first\n```\n\n## Then\n\n```sh\necho $A > then\n```\n"
+    )
+    with doc_pages.reading(
+        "page.md", tmp_path, environment=environment.read(), repository=tmp_path
+    ) as reading:
+        reading.until("Then")
+        assert (tmp_path / "first").exists()
+        assert not (tmp_path / "then").exists()
+        with pytest.raises(doc_blocks.BlockError, match="no heading 'Later'"):
+            reading.until("Later")
+        (tmp_path / "first").unlink()
+        reading.to_end()
+    assert (tmp_path / "then").read_text() == "one\n"
+    assert not (tmp_path / "first").exists()
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [

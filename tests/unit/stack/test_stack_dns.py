@@ -42,7 +42,7 @@ options rotate
 """
 
 
-def corefile(*resolvers):
+def corefile(*resolvers, **more):
     return coredns.corefile(
         coredns.Plan(
             where=WHERE,
@@ -52,6 +52,7 @@ def corefile(*resolvers):
             choices=CHOICES,
             cluster_domain="corp.example",
             resolvers=resolvers,
+            **more,
         )
     )
 
@@ -72,6 +73,16 @@ def test_other_names_are_asked_of_the_machines_resolvers_or_denied_at_once():
     assert "rcode NXDOMAIN" not in lines("192.0.2.53")
     assert "rcode NXDOMAIN" in lines()
     assert "forward" not in corefile()
+
+
+def test_kcis_internal_name_is_answered_only_where_the_service_is_behind_it():
+    found = corefile("192.0.2.53", answers_internal_name=True)
+    zone = found.partition("internal.api.ksyun.com {")[2]
+    assert 'answer "{{ .Name }} 30 IN A 10.88.0.1"' in zone
+    # Of its names none is asked of anybody else.
+    assert "forward" not in zone
+    assert found.count("{") == found.count("}")
+    assert "ksyun.com" not in corefile("192.0.2.53")
 
 
 def test_it_never_asks_itself_nor_a_loopback_that_is_not_its_own():

@@ -191,6 +191,31 @@ def test_the_taint_is_left_out_only_when_asked():
     assert "--disable-taint" not in argv()
 
 
+def test_kube_proxy_is_on_for_the_nodes_pods_only_when_asked():
+    def told(**asked):
+        return programs.virtual_kubelet(
+            program_plan(**asked), cluster_server="https://a:1", node_kubeconfig=pathlib.Path("/k")
+        ).env["KCI_KUBE_PROXY"]
+
+    assert (told(kube_proxy=True), told()) == ("true", "false")
+
+
+def test_the_file_for_shells_has_all_that_another_node_of_the_stack_is_given():
+    text = programs.env_file(
+        IDENTITY, kci_endpoint="http://10.88.0.1:8180", cluster_server="https://10.88.0.1:6443"
+    )
+    assert dict(line.split("=", 1) for line in text.splitlines()) == {
+        "KCI_ACCESS_KEY": "AK",
+        "KCI_SECRET_KEY": "canary-secret",
+        "KCI_REGION": "local-1",
+        "KCI_ENDPOINT": "http://10.88.0.1:8180",
+        "KCI_CLUSTER_ID": "c",
+        "KCI_SUBNET_ID": "s",
+        "KCI_SECURITY_GROUP_IDS": "g",
+        "KCI_CLUSTER_SERVER": "10.88.0.1:6443",
+    }
+
+
 def test_containerd_keeps_to_the_state_folder_and_to_our_plugin():
     binaries = containerd.Binaries("/usr/bin/containerd", "1.7.24", "crun", "/usr/bin/crun")
     config = tomllib.loads(containerd.config(WHERE, binaries))

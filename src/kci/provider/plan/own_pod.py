@@ -25,8 +25,8 @@ def refusal(pod: models.Pod, node_name: str) -> provider.Refusal | None:
             return provider.Refusal(
                 REASON,
                 f"spec.containers[{number}] is the virtual node {node_name} itself, which cannot run on the "
-                "node that it makes: keep the pod off virtual nodes by a nodeAffinity (type NotIn "
-                "virtual-kubelet), and delete it",
+                "node that it makes: keep the pod off that node by a nodeAffinity (matchFields "
+                f"metadata.name NotIn {node_name}, or type NotIn virtual-kubelet), and delete it",
                 "spec.affinity.nodeAffinity",
             )
     return None
