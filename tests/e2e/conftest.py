@@ -30,7 +30,15 @@ def line():
     stack = lines.new_line()
     before = leftovers.machine(stack.state_dir)
     try:
-        stack.kci("up", "--detach", "--netns", stack.netns, "--metrics-server", *guard_module.UP, environment=collector.VARIABLES)
+        stack.kci(
+            "up",
+            "--detach",
+            "--netns",
+            stack.netns,
+            "--metrics-server",
+            *guard_module.UP,
+            environment=collector.VARIABLES,
+        )
         # In the state folder, where the guard looks for secrets.
         with collector.beside(stack.inside, stack.state_dir / collector.FILE):
             yield stack

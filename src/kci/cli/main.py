@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 import kci
-from kci.cli import credentials, doctor, execute, explain, groups, networks, plan, security_groups, serve, stack
+from kci.cli import (
+    credentials,
+    doctor,
+    execute,
+    explain,
+    groups,
+    networks,
+    plan,
+    security_groups,
+    serve,
+    stack,
+)
 from kci.kit import errors
 
 app = typer.Typer(
