@@ -11,7 +11,7 @@ pytestmark = pytest.mark.e2e
 @pytest.mark.parametrize("page", doc_pages.run_by(__file__))
 def test_a_newcomer_who_types_the_page_has_pods_and_in_the_end_nothing(page, tmp_path):
     stack = new_line()
-    before = leftovers.machine()
+    before = leftovers.machine(stack.state_dir)
     doc_pages.lay_out(tmp_path, netns=stack.netns, state_dir=stack.state_dir)
     try:
         doc_pages.run(page, tmp_path, environment=doc_pages.environment(tmp_path))
@@ -19,6 +19,6 @@ def test_a_newcomer_who_types_the_page_has_pods_and_in_the_end_nothing(page, tmp
     finally:
         stack.kci("down", "--purge", check=False)
     assert leftovers.processes(str(stack.state_dir), stack.netns) == frozenset()
-    assert {what: seen - before[what] for what, seen in leftovers.machine().items()} == {
+    assert {what: seen - before[what] for what, seen in leftovers.machine(stack.state_dir).items()} == {
         what: frozenset() for what in before
     }
