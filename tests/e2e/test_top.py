@@ -192,15 +192,3 @@ def test_an_autoscaler_follows_what_pods_use_up_and_down(pods):
     )
     conditions = pods.get("horizontalpodautoscaler", WEB)["status"]["conditions"]
     assert {one["type"]: one["status"] for one in conditions}["ScalingActive"] == "True"
-
-
-def test_metrics_server_may_ask_nodes_and_know_pods_and_no_more(pods):
-    def may(verb, resource, subresource=""):
-        asked_for = (verb, resource, f"--subresource={subresource}")
-        answer = pods.run_kubectl("auth", "can-i", *asked_for, "--as", metricsapi.USER, "-A")
-        return answer.stdout.strip() == "yes"
-
-    assert may("get", "nodes", "metrics")
-    assert may("watch", "pods")
-    assert not may("get", "nodes", "proxy")
-    assert not any((may("list", "secrets"), may("get", "configmaps"), may("create", "pods")))
