@@ -81,10 +81,21 @@ def test_the_api_server_asks_it_at_its_endpoint_since_no_cluster_ip_is_reached_f
     assert (port["name"], metricsapi.PORT) == (in_service["name"], in_service["port"])
 
 
-def test_it_writes_nothing_but_questions_whether_a_caller_may_ask():
-    rules = metricsapi.role()["rules"]
-    writes = [rule for rule in rules if not set(rule["verbs"]) <= {"get", "list", "watch"}]
-    assert [(rule["resources"], rule["verbs"]) for rule in writes] == [(["subjectaccessreviews"], ["create"])]
+def test_it_may_ask_nodes_know_pods_and_ask_whether_a_caller_may_ask_and_no_more():
+    rights = {
+        (verb, resource)
+        for rule in metricsapi.role()["rules"]
+        for verb in rule["verbs"]
+        for resource in rule["resources"]
+    }
+    assert rights == {
+        ("get", "nodes/metrics"),
+        ("list", "nodes"),
+        ("watch", "nodes"),
+        ("list", "pods"),
+        ("watch", "pods"),
+        ("create", "subjectaccessreviews"),
+    }
 
 
 @pytest.mark.parametrize("wanted", [True, False])
