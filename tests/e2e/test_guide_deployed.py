@@ -68,7 +68,7 @@ def guided(tmp_path_factory):
     catalogue.ensure_store(tmp_path_factory.mktemp("store"), cache, print, [catalogue.NODE])
     folder = tmp_path_factory.mktemp("reader")
     line = lines.new_line()
-    before = leftovers.machine(stack.state_dir)
+    before = leftovers.machine(line.state_dir)
     doc_pages.lay_out(folder, netns=line.netns, state_dir=line.state_dir)
     values = {
         "kci up ": f"kci up {' '.join(guards.UP)} ",
@@ -91,7 +91,7 @@ def guided(tmp_path_factory):
     finally:
         line.kci("down", "--purge", check=False)
         left = leftovers.processes(str(line.state_dir), line.netns)
-        after = leftovers.machine(stack.state_dir)
+        after = leftovers.machine(line.state_dir)
     assert not left
     assert [what for what, seen in after.items() if seen - before[what]] == []
 
