@@ -158,8 +158,11 @@ async def test_the_node_writes_only_what_is_its_own(form, namespace):
     waiting = await form.make_pod(namespace, "")
     async with form.acting_as(ACCOUNT) as account:
         await refused(
-            lambda: account.create(NODES, {"metadata": {"name": OTHERS}}), "the nodes of its own name only"
+            lambda: account.create(REQUESTS, signing_request(*ANYBODY)),
+            "the certificate of its kubelet API only",
         )
+        with pytest.raises(errors.InvalidError, match="the nodes of its own name only"):
+            await account.create(NODES, {"metadata": {"name": OTHERS}})
         await account.create(NODES, {"metadata": {"name": node}})
         status = {"status": {"nodeInfo": {"kubeletVersion": "v1"}}}
         await account.patch(NODES, node, status, subresource="status")
