@@ -58,9 +58,9 @@ def doctor(
     from kci.doctor import areas  # it and what it asks take long to import
     from kci.doctor.findings import finding
 
+    subject = _find(state_dir, kubeconfig, env_file, flags or [])
     # What is asked would tell of its work on standard output.
     logs.configure("error")
-    subject = _find(state_dir, kubeconfig, env_file, flags or [])
     answers = asyncio.run(areas.examine(subject))
     if form is output.Form.TABLE:
         _show(answers)
