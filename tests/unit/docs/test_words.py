@@ -20,8 +20,6 @@ DEVELOPERS = re.compile(
     r"docs/(decisions|reference)/|docs/how-to/add-|docs/(architecture|upstream|glossary|reliability)\.md"
 )
 PAGES = [page.as_posix() for page in doc_pages.pages() if not DEVELOPERS.match(page.as_posix())]
-# Described on pages already.
-COMING = {"doctor", "explain"}
 # Words of Kubernetes, of the API and of `kci plan` that are written like reasons.
 OTHER_WORDS = {"ClusterFirst", "ClusterFirstWithHostNet", "MachineDnsConfig", "InvalidPod"}
 
@@ -77,7 +75,7 @@ def problem_of(code):
     words = code.split()
     if words[0] not in {"kci", "kcilet", "virtual-kubelet"}:
         return ""
-    if words[1:2] and words[1] in COMING | {"COMMAND"}:
+    if words[1:2] and words[1] in {"COMMAND"}:
         return ""
     names = [" ".join(words[:count]) for count in (3, 2, 1)]
     name = next((name for name in names if name in COMMANDS), "")
