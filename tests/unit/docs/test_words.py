@@ -75,7 +75,7 @@ def problem_of(code):
     words = code.split()
     if words[0] not in {"kci", "kcilet", "virtual-kubelet"}:
         return ""
-    if words[1:2] and words[1] in {"COMMAND"}:
+    if words[1:2] == ["COMMAND"]:
         return ""
     names = [" ".join(words[:count]) for count in (3, 2, 1)]
     name = next((name for name in names if name in COMMANDS), "")
