@@ -90,7 +90,7 @@ def explain(known: facts.Facts) -> Start | None:
         # The second in which it was made began before it: that is not time that it took.
         began_s = first_s
         notes.append(
-            "the wait for the scheduler was under a second, which is as exactly as Kubernetes tells it"
+            "the wait for the scheduler was under a second; Kubernetes does not tell it more exactly"
         )
     elif scheduled_s is not None:
         spells.append(Spell("scheduled", created_s, scheduled_s))
