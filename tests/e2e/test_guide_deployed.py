@@ -219,6 +219,7 @@ def test_a_rolling_update_of_its_program_disturbs_nothing_and_one_copy_acts_at_a
     line = second.line
     second.page.until("Change the virtual node")
     before, old = running(line), the_program(line)
+    assert len(before) == 4
     watched = "/api/v1/namespaces/default/pods?labelSelector=app%3Dnginx"
     with lines.Watch(line, watched) as watch:
         second.page.until("Remove it")
