@@ -104,7 +104,7 @@ class Deployed:
         return f"--provider-config={config}"
 
     @contextlib.contextmanager
-    def running(self, *flags):
+    def running(self, *flags, **variables):
         files = self._folder / "serviceaccount"
         files.mkdir(exist_ok=True)
         (files / "token").write_text(self.token(ACCOUNT))
@@ -124,7 +124,9 @@ class Deployed:
         command = self.line.inside("unshare", "--mount", "sh", "-c", script)
         with (
             self._log.open("ab") as log,
-            subprocess.Popen(command, env=self._environment(), stdout=log, stderr=log) as running,
+            subprocess.Popen(
+                command, env={**self._environment(), **variables}, stdout=log, stderr=log
+            ) as running,
         ):
             try:
                 yield
@@ -358,12 +360,14 @@ def test_an_account_that_acts_as_the_node_needs_all_it_has(stack, granted, tmp_p
     begin = len(rights.used(stack.where.audit_log))
     deployed = Deployed(stack, "acts", tmp_path)
     kubeconfig = deployed.instance_kubeconfig()
-    with deployed.running(kubeconfig):
+    # In a cluster, the kubeconfig's server is not the address that the program's own pod is told.
+    server = {"KCI_CLUSTER_SERVER": urllib.parse.urlsplit(configs.load(stack.kubeconfig).server).netloc}
+    with deployed.running(kubeconfig, **server):
         deployed.wait_ready()
         deployed.approve("serving")
         work(stack, "acts")
         deployed.wait_role()
-    with deployed.running(kubeconfig):
+    with deployed.running(kubeconfig, **server):
         # Whoever begins anew looks at what is there.
         stack.wait_back("kcilet", stack.kill("kcilet"))
         end(stack, "acts")
