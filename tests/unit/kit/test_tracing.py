@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 
 import collector
 import pytest
@@ -10,6 +11,16 @@ import pytest
 from kci.kit import observing, tracing
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_goes_on():
+    """The library's own are daemons, and choose by chance when to try again: other tests would see it."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=30)
+        assert not thread.is_alive(), thread.name
 
 
 @pytest.fixture
@@ -73,6 +84,8 @@ async def test_a_collector_that_is_away_holds_up_no_stop(monkeypatch):
     # Nobody listens there.
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", variables["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    # Longer than a stop waits.
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(tracing.FLUSH_S + 2))
     async with asyncio.timeout(tracing.FLUSH_S + 5), tracing.opened("program", "1", variables) as tracer:
         tracer.begin("lost").end()
 
