@@ -41,8 +41,8 @@ def cgroups() -> frozenset[str]:
 
 
 def machine(own: pathlib.Path) -> dict[str, frozenset[str]]:
-    """Everything but processes, as seen from the machine's own namespaces, for the stack of this state
-    folder: other stacks of tests that are there just now come and go as they like.
+    """Everything but processes, as seen from the machine's own namespaces, for the stack of this folder.
+    Other stacks of tests that are there just now come and go as they like.
     """
     others = [one for one in pathlib.Path(tempfile.gettempdir()).glob("kci-*") if one != own]
     marks = [mark for one in others for mark in (one.name, layout.Layout(one).tag)]
