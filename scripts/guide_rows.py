@@ -118,7 +118,6 @@ FORM = (
     Row(
         "form deployment",
         "the guide's ServiceAccount, ClusterRoleBinding and Deployment as written",
-        "part 3: as a pod of a container, from the image, on a node of kci up",
     ),
     Row("form image", "the virtual node as an image"),
     Row("form chart", "the virtual node as a Helm chart and a Kustomize base"),
