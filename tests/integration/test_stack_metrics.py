@@ -12,14 +12,6 @@ pytestmark = pytest.mark.integration
 
 GATEWAY, PORT = "10.88.0.1", 40443
 WHERE = {"namespace": metricsapi.NAMESPACE}
-MADE = (
-    (resources.API_SERVICES, metricsapi.API_SERVICE, {}),
-    (resources.ENDPOINT_SLICES, metricsapi.SLICE, WHERE),
-    (resources.SERVICES, metricsapi.SERVICE, WHERE),
-    (resources.CLUSTER_ROLE_BINDINGS, metricsapi.ROLE, {}),
-    (resources.CLUSTER_ROLES, metricsapi.ROLE, {}),
-    (resources.CLUSTER_ROLES, metricsapi.READER, {}),
-)
 
 
 @pytest.fixture
@@ -31,10 +23,10 @@ async def clean(api_server):
 
 async def left(admin):
     found = set()
-    for resource, name, where in MADE:
+    for one in metricsapi.OBJECTS:
         try:
-            _ = await admin.get(resource, name, **where)
-            found.add(resource.kind)
+            _ = await admin.get(one.resource, one.name, namespace=one.namespace)
+            found.add(str(one))
         except errors.NotFoundError:
             continue
     return found
@@ -66,7 +58,7 @@ async def test_it_may_read_nodes_and_pods_and_nothing_else(api_server):
 async def test_a_start_without_it_leaves_nothing_of_it(api_server, admin):
     await metricsapi.remove(api_server.admin)
     await metricsapi.ensure(api_server.admin, gateway=GATEWAY, port=PORT)
-    assert await left(admin) == {resource.kind for resource, _, _ in MADE}
+    assert await left(admin) == set(map(str, metricsapi.OBJECTS))
     await metricsapi.remove(api_server.admin)
     assert await left(admin) == set()
 
@@ -89,6 +81,26 @@ async def test_metrics_that_somebody_else_serves_are_left_as_they_are(api_server
         await metricsapi.remove(api_server.admin)
         spec = (await admin.get(resources.API_SERVICES, metricsapi.API_SERVICE))["spec"]
         assert spec["service"]["name"] == "adapter"
-        assert await left(admin) == {"APIService"}
+        assert await left(admin) == {f"APIService {metricsapi.API_SERVICE}"}
     finally:
         await admin.delete(resources.API_SERVICES, metricsapi.API_SERVICE)
+
+
+async def test_what_a_start_came_to_before_it_was_cut_off_goes_too(api_server, admin):
+    await metricsapi.ensure(api_server.admin, gateway=GATEWAY, port=PORT)
+    await admin.delete(resources.API_SERVICES, metricsapi.API_SERVICE)
+    await metricsapi.remove(api_server.admin)
+    assert await left(admin) == set()
+
+
+async def test_a_service_of_that_name_which_somebody_made_is_neither_changed_nor_removed(api_server, admin):
+    theirs = {"metadata": {"name": metricsapi.SERVICE}, "spec": {"ports": [{"port": 4443}]}}
+    _ = await admin.create(resources.SERVICES, theirs, namespace=metricsapi.NAMESPACE)
+    try:
+        await metricsapi.ensure(api_server.admin, gateway=GATEWAY, port=PORT)
+        await metricsapi.remove(api_server.admin)
+        assert await left(admin) == {f"Service {metricsapi.SERVICE}"}
+        found = await admin.get(resources.SERVICES, metricsapi.SERVICE, **WHERE)
+        assert [one.port for one in found.spec.ports] == [4443]
+    finally:
+        await admin.delete(resources.SERVICES, metricsapi.SERVICE, **WHERE)

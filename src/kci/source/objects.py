@@ -27,8 +27,8 @@ log = structlog.get_logger(__name__)
 BACKOFF = backoffs.Backoff(initial_s=1.0, cap_s=60.0, jitter=0.3)
 # A kubelet that does not watch looks as often. A pod may wait for what is not there yet.
 READ_AGAIN_S, LOOK_FOR_S = 60.0, 5.0
-# Rights change: who may only read is tried for more.
-LIST_AGAIN_S = 600.0
+# Rights change: who may only read is tried for more. Soon at first: an API server may learn of a pod late.
+LIST_AGAIN = backoffs.Backoff(initial_s=3.0, cap_s=600.0, jitter=0.0)
 
 Content: TypeAlias = models.ConfigMap | models.Secret
 Client: TypeAlias = Callable[[], Awaitable[clients.Client]]
@@ -152,19 +152,23 @@ class Watch:
 
     async def _follow(self) -> None:
         """Watch it or, while it may not be listed, read it now and then."""
+        loop, refused = asyncio.get_running_loop(), 0
         while True:
+            began_s = loop.time()
             try:
                 await self._reflector.run()
             except _NotListedError:
-                await self._read_by_name()
+                # One that was watched for long begins anew.
+                refused = 1 if loop.time() - began_s > LIST_AGAIN.cap_s else refused + 1
+                await self._read_by_name(LIST_AGAIN.delay_s(refused))
                 # Lists anew: what an earlier watch knew may be long gone.
                 self._reflector = self._new_reflector()
 
-    async def _read_by_name(self) -> None:
+    async def _read_by_name(self, for_s: float) -> None:
         """For a while, or until it fails."""
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + LIST_AGAIN_S
-        while loop.time() < until_s:
+        until_s = loop.time() + for_s
+        while (left_s := until_s - loop.time()) > 0:
             try:
                 found = await self._get()
             except errors.KubeError as error:
@@ -174,7 +178,7 @@ class Watch:
                 return
             self._failures = 0
             self._take(found)
-            await asyncio.sleep(LOOK_FOR_S if found is None else READ_AGAIN_S)
+            await asyncio.sleep(min(left_s, LOOK_FOR_S if found is None else READ_AGAIN_S))
 
     async def _get(self) -> Content | None:
         key = self._key

@@ -20,6 +20,12 @@ def is_ours(labels: Mapping[str, str]) -> bool:
     return labels.get(MANAGED_BY) == MANAGER
 
 
+def labels_of(found: Any) -> Mapping[str, str]:
+    """Of an object of any type that a client gives."""
+    labels = found["metadata"].get("labels") if isinstance(found, dict) else found.metadata.labels
+    return labels or {}
+
+
 def bind(role: str, user: str) -> dict[str, Any]:
     """The binding, under the role's name, of a user to a ClusterRole."""
     return {
@@ -35,6 +41,7 @@ def endpoint_slice(name: str, *, service: str, address: str, ports: list[dict[st
         "metadata": {
             "name": name,
             "labels": {
+                **OURS,
                 "kubernetes.io/service-name": service,
                 # Not the controllers': they leave it alone.
                 "endpointslice.kubernetes.io/managed-by": MANAGER,

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
+import enum
 from typing import Any
 
 import structlog
@@ -85,50 +87,71 @@ def api_service(authority_pem: str) -> dict[str, Any]:
 
 
 async def ensure(administrator: config.ClusterConfig, *, gateway: str, port: int) -> None:
-    """Have all of it in the cluster. Metrics that somebody else serves are left as they are."""
+    """Have all of it in the cluster. If somebody else has made any of it, nothing is touched."""
     async with asyncio.timeout(TIMEOUT_S), kube.Client(administrator, user_agent="kci-stack") as client:
-        found = await _find(client)
-        if found is not None and not _is_ours(found):
-            log.warning("the cluster has metrics of its own, left as they are", api_service=API_SERVICE)
+        if theirs := [str(one) for one in OBJECTS if await one.owner(client) is _Owner.OTHERS]:
+            log.warning("the cluster has metrics of its own, left as they are", objects=theirs)
             return
-        await clusterobjects.apply(client, resources.CLUSTER_ROLES, role())
-        await clusterobjects.apply(client, resources.CLUSTER_ROLE_BINDINGS, clusterobjects.bind(ROLE, USER))
-        await clusterobjects.apply(client, resources.CLUSTER_ROLES, reader())
-        await clusterobjects.apply(client, resources.SERVICES, service(), namespace=NAMESPACE)
-        await clusterobjects.apply(
-            client, resources.ENDPOINT_SLICES, endpoint_slice(gateway, port), namespace=NAMESPACE
+        bodies = (
+            api_service(administrator.ca_pem),
+            service(),
+            endpoint_slice(gateway, port),
+            clusterobjects.bind(ROLE, USER),
+            role(),
+            reader(),
         )
-        await clusterobjects.apply(client, resources.API_SERVICES, api_service(administrator.ca_pem))
+        # The APIService last: it is of use once it leads somewhere.
+        for one, body in reversed(list(zip(OBJECTS, bodies, strict=True))):
+            await clusterobjects.apply(client, one.resource, body, namespace=one.namespace)
 
 
 async def remove(administrator: config.ClusterConfig) -> None:
-    """Take away what an earlier start has made."""
-    async with asyncio.timeout(TIMEOUT_S), kube.Client(administrator, user_agent="kci-stack") as client:
-        found = await _find(client)
-        if found is None or not _is_ours(found):
-            return
-        await _delete(client, resources.ENDPOINT_SLICES, SLICE, namespace=NAMESPACE)
-        await _delete(client, resources.SERVICES, SERVICE, namespace=NAMESPACE)
-        await _delete(client, resources.CLUSTER_ROLES, READER)
-        await _delete(client, resources.CLUSTER_ROLE_BINDINGS, ROLE)
-        await _delete(client, resources.CLUSTER_ROLES, ROLE)
-        # Last: whoever is stopped on the way begins anew by it.
-        await _delete(client, resources.API_SERVICES, API_SERVICE)
-
-
-async def _find(client: kube.Client) -> resources.Raw | None:
+    """Take away what earlier starts have made, or the part of it that they came to. If that fails it is told,
+    no more: nobody asked for metrics.
+    """
     try:
-        return await client.get(resources.API_SERVICES, API_SERVICE)
-    except errors.NotFoundError:
-        return None
+        async with asyncio.timeout(TIMEOUT_S), kube.Client(administrator, user_agent="kci-stack") as client:
+            for one in OBJECTS:
+                if await one.owner(client) is _Owner.US:
+                    await one.delete(client)
+    except (errors.KubeError, TimeoutError) as error:
+        log.warning("what leads to metrics-server is left in the cluster", error=str(error) or repr(error))
 
 
-def _is_ours(found: resources.Raw) -> bool:
-    return clusterobjects.is_ours(found["metadata"].get("labels") or {})
+class _Owner(enum.Enum):
+    NOBODY = "nobody"
+    US = "us"
+    OTHERS = "others"
 
 
-async def _delete(
-    client: kube.Client, resource: resources.Resource[Any], name: str, *, namespace: str = ""
-) -> None:
-    with contextlib.suppress(errors.NotFoundError):
-        await client.delete(resource, name, namespace=namespace)
+@dataclasses.dataclass(frozen=True)
+class _Object:
+    resource: resources.Resource[Any]
+    name: str
+    namespace: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.resource.kind} {self.name}"
+
+    async def owner(self, client: kube.Client) -> _Owner:
+        try:
+            found = await client.get(self.resource, self.name, namespace=self.namespace)
+        except errors.NotFoundError:
+            return _Owner.NOBODY
+        is_ours = clusterobjects.is_ours(clusterobjects.labels_of(found))
+        return _Owner.US if is_ours else _Owner.OTHERS
+
+    async def delete(self, client: kube.Client) -> None:
+        with contextlib.suppress(errors.NotFoundError):
+            await client.delete(self.resource, self.name, namespace=self.namespace)
+
+
+# The APIService first: one that nobody answers is in everybody's way.
+OBJECTS = (
+    _Object(resources.API_SERVICES, API_SERVICE),
+    _Object(resources.SERVICES, SERVICE, NAMESPACE),
+    _Object(resources.ENDPOINT_SLICES, SLICE, NAMESPACE),
+    _Object(resources.CLUSTER_ROLE_BINDINGS, ROLE),
+    _Object(resources.CLUSTER_ROLES, ROLE),
+    _Object(resources.CLUSTER_ROLES, READER),
+)

@@ -168,6 +168,23 @@ async def test_what_may_be_read_but_not_listed_is_read_by_its_name_each_minute_u
 
 
 @kcilet_world.on_virtual_time
+async def test_a_list_that_was_refused_a_moment_too_early_is_a_watch_within_seconds():
+    api = await source_world.new_api()
+    await api.put_config_map(k="1")
+    api.unlisted = {"configmaps"}
+    async with sources_of(api, within_s=60) as sources:
+        pod = Pod(sources, await api.add_pod())
+        assert await pod.read() == {"k": "1"}
+        api.unlisted = set()
+        async with asyncio.timeout(objects.LIST_AGAIN.initial_s + 2):
+            await until(lambda: ON_A in api.watching, every_s=0.5)
+        before = pod.source.content
+        await api.put_config_map(k="2")
+        await until(lambda: pod.source.content != before)
+        assert await pod.read() == {"k": "2"}
+
+
+@kcilet_world.on_virtual_time
 async def test_what_may_not_even_be_read_is_told_and_tried_again():
     api = await source_world.new_api()
     await api.put_config_map(k="1")
