@@ -14,8 +14,8 @@ from kci.kit import observing
 from kci.link import types as link
 
 STEPS = (
-    link.StartStep(phase="sandbox", began_ms=1_700_000_000_100, ended_ms=1_700_000_000_300),
-    link.StartStep(phase="started", began_ms=1_700_000_000_300, ended_ms=1_700_000_000_400),
+    link.StartStep(step="sandbox", began_ms=1_700_000_000_100, ended_ms=1_700_000_000_300),
+    link.StartStep(step="started", began_ms=1_700_000_000_300, ended_ms=1_700_000_000_400),
 )
 
 
@@ -42,8 +42,7 @@ async def test_the_steps_of_a_start_are_told_to_their_tenant_alone(tmp_path):
         world.kcilet.report(group_id, link.Phase.RUNNING, start=STEPS)
         found = await start_of(world, group_id)
         assert found.steps == tuple(
-            api.StartStep(phase=one.phase, began_at_ms=one.began_ms, ended_at_ms=one.ended_ms)
-            for one in STEPS
+            api.StartStep(step=one.step, began_at_ms=one.began_ms, ended_at_ms=one.ended_ms) for one in STEPS
         )
         assert found.stored_at_ms > 1_700_000_000_000
         with pytest.raises(errors.NotFoundError):

@@ -179,6 +179,19 @@ def test_dockers_firewall_is_told_until_pods_are_let_through(netns):
     assert warnings(netns) == []
 
 
+def test_the_guards_of_stacks_are_nobody_elses_firewall(netns):
+    base = "{ type filter hook input priority filter; policy accept; }"
+    for table in ("kci-ca8c54-guard", "kci-ca8c54-guarded"):
+        nft(
+            netns,
+            f"add table inet {table}",
+            f"add chain inet {table} entering {base}",
+            f"add rule inet {table} entering drop",
+        )
+    (told,) = warnings(netns)
+    assert "table inet kci-ca8c54-guarded drops" in told
+
+
 def test_a_chain_that_ends_in_a_drop_for_all_is_told_with_the_rules_that_open_it(netns):
     nft(
         netns,

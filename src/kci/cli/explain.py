@@ -56,16 +56,24 @@ def explain(
 
 def _kubeconfig(given: str, state_dir: pathlib.Path | None) -> pathlib.Path:
     """A stack that is named goes before the variable, which may be of another cluster."""
+    from kci.stack import errors as stack_errors
     from kci.stack import lifecycle
 
     if state_dir is None and given:
         return pathlib.Path(given.partition(os.pathsep)[0])
-    state = lifecycle.read(state_dir or settings.DEFAULT_STATE_DIR)
-    if state is not None and state.kubeconfig:
-        return pathlib.Path(state.kubeconfig)
     users = pathlib.Path.home() / ".kube" / "config"
-    if state_dir is None and users.exists():
-        return users
+    others = users if state_dir is None and users.exists() else None
+    try:
+        state = lifecycle.read(state_dir or settings.DEFAULT_STATE_DIR)
+    except stack_errors.StackError:
+        # Somebody else's stack, which nobody named.
+        if others is None:
+            raise
+        return others
+    if state is not None and state.kubeconfig and (others is None or state.state not in lifecycle.ENDED):
+        return pathlib.Path(state.kubeconfig)
+    if others is not None:
+        return others
     raise errors.UserError(
         f"cannot find the cluster: no stack was started in {state_dir or settings.DEFAULT_STATE_DIR}; give "
         "--kubeconfig or KUBECONFIG, or run `kci up`"

@@ -14,7 +14,7 @@ class DescribeContainerGroupStart(groups.Parameters, frozen=True):
 class StartStep(groups.Answer, frozen=True):
     """A part of the start, from its first try to its last success. Parts may overlap. Unix milliseconds."""
 
-    phase: str
+    step: str
     began_at_ms: int
     ended_at_ms: int
 

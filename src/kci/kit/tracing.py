@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -75,14 +76,32 @@ def _open(program: str, version: str, variables: Mapping[str, str]) -> Any:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
     named = "service.name=" in variables.get("OTEL_RESOURCE_ATTRIBUTES", "").replace(" ", "")
     own = {} if named or variables.get("OTEL_SERVICE_NAME") else {"service.name": program}
     provider = TracerProvider(
         resource=Resource.create({**own, "service.version": version}), shutdown_on_exit=False
     )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+
+    class Exporter(OTLPSpanExporter):
+        """Says once that the collector does not take them, and once that it does again."""
+
+        is_refused = False
+
+        def export(self, spans: Any) -> SpanExportResult:
+            result = super().export(spans)
+            is_refused = result is not SpanExportResult.SUCCESS
+            if is_refused and not self.is_refused:
+                log.warning("the collector takes no traces, what is sent is lost")
+            elif self.is_refused and not is_refused:
+                log.info("the collector takes traces again")
+            self.is_refused = is_refused
+            return result
+
+    # It tells of each try, and not as our programs do.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+    provider.add_span_processor(BatchSpanProcessor(Exporter()))
     return provider
 
 

@@ -189,3 +189,19 @@ def renewal(pair: Pair, *, since: datetime.datetime | None, share: float) -> dat
     if since is not None:
         begin = min(max(begin, since), certificate.not_valid_after_utc)
     return begin + (certificate.not_valid_after_utc - begin) * share
+
+
+def is_of_node(asked: models.CertificateSigningRequest, node_name: str) -> bool:
+    """Whether it asks for a certificate of this node, whoever sent it."""
+    if asked.spec.signer_name not in {CLIENT_SIGNER, SERVING_SIGNER}:
+        return False
+    try:
+        request = x509.load_pem_x509_csr(base64.b64decode(asked.spec.request))
+    except ValueError:
+        return False
+    names = request.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    return [str(name.value) for name in names] == [user_of(node_name)]
+
+
+def is_undecided(asked: models.CertificateSigningRequest) -> bool:
+    return not asked.status.conditions and not asked.status.certificate

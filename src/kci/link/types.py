@@ -175,7 +175,7 @@ class StartStep(msgspec.Struct, frozen=True, kw_only=True):
     """A part of a start, from its first try to its last success. Parts may overlap. Unix milliseconds."""
 
     # A value of kcilet.plan.starts.Step; who does not know it shows it by its name.
-    phase: str
+    step: str
     began_ms: int
     ended_ms: int
 

@@ -41,6 +41,7 @@ def choose_ranges(
     own_control_plane: bool,
     routes: Sequence[Route],
     bridge: str,
+    link_group: int,
     kept: Ranges | None,
 ) -> Ranges:
     """The ranges asked for, else those kept from the first start, else free ones.
@@ -48,7 +49,7 @@ def choose_ranges(
     Raises StackError if one of them overlaps a route that is not this stack's own, or differs from
     what was kept: pods and services have addresses of those already.
     """
-    taken = [route.destination for route in routes if not _is_own(route, bridge, kept)]
+    taken = [route.destination for route in routes if not _is_own(route, bridge, link_group, kept)]
     pod_range = _settle("pod", pods, kept.pods if kept else None, taken, _pod_candidates())
     if not own_control_plane:
         return Ranges(pods=pod_range, services=None)
@@ -78,9 +79,12 @@ def plan_reserved(
     return tuple(ipaddress.collapse_addresses(kept))
 
 
-def _is_own(route: Route, bridge: str, kept: Ranges | None) -> bool:
+def _is_own(route: Route, bridge: str, link_group: int, kept: Ranges | None) -> bool:
     # The default route leads everywhere and takes no range for itself.
     if route.destination.prefixlen == 0 or route.interface == bridge:
+        return True
+    # Pods that outlived their stack's programs.
+    if route.link_group == link_group:
         return True
     return kept is not None and not route.interface and route.destination in {kept.pods, kept.services}
 

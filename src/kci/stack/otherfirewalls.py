@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ PODS, PODS_OF_IPTABLES = "kv*", "kv+"
 HOW_TO = "docs/how-to/beside-other-firewalls.md"
 FIREWALLD, DOCKER_USER = "firewalld", "DOCKER-USER"
 LEGACY_TABLES = pathlib.Path("/proc/thread-self/net/ip_tables_names")
+# Tables of kcilets, of this stack or another (kcilet/drivers/network): each looks at its own pods only.
+_OURS = re.compile(r"kci-[0-9a-f]{6}-(guard|services)")
 _FAMILIES = frozenset({"ip", "inet"})
 _HOOKS = frozenset({"forward", "input"})
 _MATTERS = frozenset({"match", "xt"})
@@ -123,7 +126,10 @@ def _read(kernel: nft.Nft) -> tuple[list[Chain], list[Any]]:
     chains = [
         one
         for one in listed
-        if one["family"] in _FAMILIES and one.get("hook") in _HOOKS and one.get("type") == "filter"
+        if one["family"] in _FAMILIES
+        and one.get("hook") in _HOOKS
+        and one.get("type") == "filter"
+        and not _OURS.fullmatch(one["table"])
     ]
     firewalld = []
     for family in sorted({one["family"] for one in chains if one["table"] == FIREWALLD}):

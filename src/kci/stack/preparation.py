@@ -161,6 +161,7 @@ def prepare(
         own_control_plane=asked.own_control_plane,
         routes=routes,
         bridge=where.bridge,
+        link_group=linkgroups.number_of(where.bridge),
         kept=_kept_ranges(kept),
     )
     ports = choose_ports(

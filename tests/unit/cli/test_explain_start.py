@@ -54,7 +54,7 @@ def pod(*, phase="Running", ready_after_s=2, **changes):
 
 def step(phase, began_s, ended_s):
     return starts.StartStep(
-        phase=phase, began_at_ms=round(1000 * at_s(began_s)), ended_at_ms=round(1000 * at_s(ended_s))
+        step=phase, began_at_ms=round(1000 * at_s(began_s)), ended_at_ms=round(1000 * at_s(ended_s))
     )
 
 

@@ -49,7 +49,7 @@ async def test_a_start_is_told_once_its_status_is_written():
         await it.start(traced())
         await it.until_phase(link.Phase.RUNNING)
         await it.until(lambda: report(it).start)
-        steps = {one.phase: one for one in report(it).start}
+        steps = {one.step: one for one in report(it).start}
         assert steps.keys() == {"known", "volumes", "image", "sandbox", "started", "told"}
         assert 1500 <= steps["sandbox"].ended_ms - steps["sandbox"].began_ms < 3000
         assert steps["known"].began_ms <= steps["sandbox"].began_ms <= steps["started"].ended_ms
@@ -113,4 +113,4 @@ def test_steps_of_init_containers_end_with_them():
     spells = {starts.Step.INIT: (1.0, 2.0)}
     assert starts.with_init_ends(spells, pod, seen) == {starts.Step.INIT: (1.0, 5.0)}
     assert starts.with_init_ends({}, pod, seen) == {}
-    assert [one.phase for one in starts.to_link({starts.Step.TOLD: (1, 2), **spells})] == ["init", "told"]
+    assert [one.step for one in starts.to_link({starts.Step.TOLD: (1, 2), **spells})] == ["init", "told"]

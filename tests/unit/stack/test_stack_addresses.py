@@ -7,6 +7,7 @@ import pytest
 from kci.stack import addresses, errors
 
 BRIDGE = "kci-abcdef"
+LINK_GROUP = 7
 NETWORK = ipaddress.IPv4Network
 
 
@@ -21,6 +22,7 @@ def choose(*routes, pods="", services="", kept=None, own_control_plane=True):
         own_control_plane=own_control_plane,
         routes=routes,
         bridge=BRIDGE,
+        link_group=LINK_GROUP,
         kept=kept,
     )
 
@@ -43,7 +45,8 @@ def test_ranges_of_another_stack_on_the_machine_are_left_alone():
 def test_a_stack_that_was_killed_finds_its_own_routes_and_keeps_its_ranges():
     kept = choose()
     own = [addresses.Route(kept.pods), addresses.Route(kept.services), route(str(kept.pods), BRIDGE)]
-    assert choose(*own, kept=kept) == kept
+    pod = addresses.Route(NETWORK("10.88.0.8/32"), "kv0a1b2c3d4e5", link_group=LINK_GROUP)
+    assert choose(*own, pod, kept=kept) == kept
 
 
 def test_a_kept_range_that_somebody_else_took_is_named_with_the_remedy():
@@ -86,7 +89,7 @@ def test_chosen_ranges_overlap_neither_a_route_nor_each_other(pairs):
 
 def reserve(*routes, hosts=(), own_control_plane=True):
     ranges = choose(own_control_plane=own_control_plane)
-    found = addresses.plan_reserved(ranges, routes, bridge=BRIDGE, link_group=7, hosts=hosts)
+    found = addresses.plan_reserved(ranges, routes, bridge=BRIDGE, link_group=LINK_GROUP, hosts=hosts)
     return [str(one) for one in found]
 
 

@@ -25,7 +25,7 @@ class Facts:
     node: models.Node | None = None
     # All virtual ones, for a pod that is bound to none.
     nodes: tuple[models.Node, ...] = ()
-    # Signing requests of kubelets that nobody has decided on.
+    # Signing requests for certificates of that node that nobody has decided on.
     requests: tuple[models.CertificateSigningRequest, ...] = ()
     # Whether the KCI service was asked for the pod's group.
     is_service_known: bool = False

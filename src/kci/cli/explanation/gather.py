@@ -18,7 +18,7 @@ from kci.kit import errors
 from kci.kube import client as kube
 from kci.kube import config as configs
 from kci.kube import errors as kube_errors
-from kci.kube import models, resources
+from kci.kube import models, resources, signing_requests
 
 T = TypeVar("T")
 INSTANCE_ID = "k8s.ksyun.com/kci-instance-id"
@@ -94,7 +94,11 @@ async def _about(client: kube.Client, pod: models.Pod) -> facts.Facts:
         events=tuple(found),
         node=node,
         nodes=nodes,
-        requests=tuple(one for one in (requests.items if requests else ()) if _waits(one)),
+        requests=tuple(
+            one
+            for one in (requests.items if requests else ())
+            if signing_requests.is_of_node(one, pod.spec.node_name) and signing_requests.is_undecided(one)
+        ),
         logs=await _logs(client, pod),
         unknown=tuple(unknown),
     )
@@ -106,14 +110,6 @@ async def _told(unknown: list[str], what: str, question: Awaitable[T]) -> T | No
     except kube_errors.KubeError as error:
         unknown.append(f"{what} could not be listed: {error}")
         return None
-
-
-def _waits(request: models.CertificateSigningRequest) -> bool:
-    is_kubelets = request.spec.signer_name in {
-        "kubernetes.io/kubelet-serving",
-        "kubernetes.io/kube-apiserver-client-kubelet",
-    }
-    return is_kubelets and not request.status.conditions and not request.status.certificate
 
 
 async def _logs(client: kube.Client, pod: models.Pod) -> Mapping[str, tuple[str, ...]]:

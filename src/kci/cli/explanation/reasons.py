@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from kci.cli.explanation import facts
 from kci.contract import errors as catalogue
-from kci.kube import models
+from kci.kube import models, signing_requests
 
 # The condition that the virtual node writes while it keeps a pod waiting.
 NODE_CONDITION = "virtual-kubelet.io/InstanceCreated"
@@ -168,11 +168,14 @@ def _unready_node(node: models.Node) -> Iterator[Finding]:
 def _waiting_requests(known: facts.Facts) -> Iterator[Finding]:
     for request in known.requests:
         name = request.metadata.name
+        is_identity = request.spec.signer_name == signing_requests.CLIENT_SIGNER
+        lacks = "has no identity" if is_identity else "answers neither kubectl logs nor kubectl exec"
         yield Finding(
             "CertificateWaits",
-            f"The signing request {name} of {request.spec.username} ({request.spec.signer_name}) waits for "
-            "somebody to approve it; until then its node has no identity.",
-            f"look at it (kubectl describe csr {name}), then: kubectl certificate approve {name}",
+            f"The signing request {name} for this node, sent by {request.spec.username} "
+            f"({request.spec.signer_name}), waits for somebody to approve it; until then the node {lacks}.",
+            f"see with kubectl describe csr {name} that the node itself or its account sent it; only then: "
+            f"kubectl certificate approve {name}",
         )
 
 

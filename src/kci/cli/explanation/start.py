@@ -143,7 +143,7 @@ def _of_machine(known: facts.Facts) -> Iterable[Spell]:
     """As our machine tells; else as the events of whatever runs the pod do."""
     steps = known.start.steps if known.start is not None else ()
     if known.start is not None and steps:
-        spells = [Spell(one.phase, one.began_at_ms / 1000, one.ended_at_ms / 1000) for one in steps]
+        spells = [Spell(one.step, one.began_at_ms / 1000, one.ended_at_ms / 1000) for one in steps]
         yield Spell(
             "wanted", known.start.stored_at_ms / 1000, max(spells[0].began_s, known.start.stored_at_ms / 1000)
         )

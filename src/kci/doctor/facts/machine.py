@@ -146,10 +146,9 @@ def ranges(where: layout.Layout, asked: settings.Settings) -> tuple[str, str, st
             pods=asked.pod_cidr,
             services=asked.service_cidr,
             own_control_plane=asked.own_control_plane,
-            routes=[
-                one for one in links.list_routes() if one.link_group != linkgroups.number_of(where.bridge)
-            ],
+            routes=links.list_routes(),
             bridge=where.bridge,
+            link_group=linkgroups.number_of(where.bridge),
             kept=kept_ranges(kept) if kept else None,
         )
     except errors.StackError as error:

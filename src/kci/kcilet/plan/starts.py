@@ -88,7 +88,7 @@ def has_run_before(seen: ports.SeenPod, since_s: float) -> bool:
 def to_link(spells: Mapping[Step, Spell]) -> tuple[link.StartStep, ...]:
     return tuple(
         link.StartStep(
-            phase=step.value, began_ms=round(1000 * spells[step][0]), ended_ms=round(1000 * spells[step][1])
+            step=step.value, began_ms=round(1000 * spells[step][0]), ended_ms=round(1000 * spells[step][1])
         )
         for step in Step
         if step in spells

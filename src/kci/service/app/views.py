@@ -146,7 +146,7 @@ def to_start(group: groups.Group, steps: Iterable[link.StartStep]) -> starts_api
         container_group_id=group.group_id,
         stored_at_ms=round(1000 * group.created_at.timestamp()),
         steps=tuple(
-            starts_api.StartStep(phase=one.phase, began_at_ms=one.began_ms, ended_at_ms=one.ended_ms)
+            starts_api.StartStep(step=one.step, began_at_ms=one.began_ms, ended_at_ms=one.ended_ms)
             for one in steps
         ),
     )
