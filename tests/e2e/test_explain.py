@@ -106,6 +106,12 @@ def test_a_crash_loop_is_told_with_its_last_exit_and_log(pods):
     assert found["log"] == [LAST_WORDS]
 
 
+def test_a_command_in_a_container_that_does_not_run_is_refused_with_a_sentence(pods):
+    done = pods.run_kubectl("exec", NO_IMAGE, "--", "true")
+    assert done.returncode != 0
+    assert "cannot find a running container" in done.stderr
+
+
 def test_a_pod_that_fits_no_node_is_told_what_to_change(pods):
     found = reason(pods, NOWHERE, "Unschedulable")
     assert "type=virtual-kubelet" in found["remedy"]

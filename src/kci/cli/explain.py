@@ -23,6 +23,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def explain(
+    context: typer.Context,
     pod: Annotated[str, typer.Argument(metavar="POD", help="The pod's name, or NAMESPACE/NAME.")],
     *,
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="The pod's namespace.")] = "default",
@@ -39,6 +40,9 @@ def explain(
     # What speaks HTTP takes long to import.
     from kci.cli.explanation import gather, reasons, start, text
 
+    source = context.get_parameter_source("kubeconfig")
+    if source is not None and source.name == "COMMANDLINE" and state_dir is not None:
+        raise errors.UserError("cannot ask two clusters: give --kubeconfig or --state-dir, not both")
     before, slash, name = pod.rpartition("/")
     known = gather.facts_of(
         before if slash else namespace,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import Annotated
 
@@ -22,6 +24,7 @@ from kci.cli import (
 )
 from kci.kit import errors
 
+_NO_OUTPUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 app = typer.Typer(
     name="kci",
     help="Kingsoft Cloud Container Instance on your own machine: a virtual node and the service behind it.",
@@ -55,6 +58,13 @@ def main() -> None:
         app()
     except errors.UserError as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _NO_OUTPUT:
+            raise
+        # What is still to be written would fail again when the program ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        typer.secho(f"cannot write the output: {error.strerror}", fg=typer.colors.RED, err=True)
         sys.exit(1)
 
 

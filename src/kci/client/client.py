@@ -276,7 +276,7 @@ class KciClient:
                 )
             except aiohttp.WSServerHandshakeError as error:
                 # The error's own text has the address in it, which is a credential.
-                raise _handshake_error(error.status) from None
+                raise _handshake_error(error.status, channels.refusal_of(error.headers)) from None
             sockets.keep_alive(stream.get_extra_info("socket"))
             sockets.reset_when_closed(stream.get_extra_info("socket"))
             return stream
@@ -509,8 +509,8 @@ def _read_change(line: bytes) -> groups.GroupChange:
     return groups.GroupChange(group_id=group.container_group_id, group=group)
 
 
-def _handshake_error(status: int) -> errors.KciError:
-    text = f"cannot open a stream: HTTP {status}"
+def _handshake_error(status: int, because: str) -> errors.KciError:
+    text = f"cannot open a stream: {because or f'HTTP {status}'}"
     if status in {401, 403}:
         return errors.RefusedError(text)
     if status == 404:

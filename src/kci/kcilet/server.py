@@ -290,4 +290,5 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def _error(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"error": {"code": code, "message": message}}, status=status)
+    body = {"error": {"code": code, "message": message}}
+    return web.json_response(body, status=status, headers=channels.refusal_header(message))

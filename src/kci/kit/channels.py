@@ -10,11 +10,26 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import urllib.parse
+from collections.abc import Mapping
 
 import msgspec
 
 V5 = "v5.channel.k8s.io"
 V4 = "v4.channel.k8s.io"
+# Why a stream was not opened, in our own programs' answers: of a refused handshake clients see no body.
+_REFUSAL = "Kci-Refusal"
+_MAX_REFUSAL = 1024
+
+
+def refusal_header(text: str) -> dict[str, str]:
+    return {_REFUSAL: urllib.parse.quote(text[:_MAX_REFUSAL])}
+
+
+def refusal_of(headers: Mapping[str, str] | None) -> str:
+    """Empty if the other side said nothing of it."""
+    text = urllib.parse.unquote((headers or {}).get(_REFUSAL, ""))
+    return "".join(one for one in text if one.isprintable())[:_MAX_REFUSAL]
 
 
 class Channel(enum.IntEnum):

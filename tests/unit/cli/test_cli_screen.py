@@ -1,4 +1,5 @@
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -117,3 +118,15 @@ def test_help_loads_neither_the_service_nor_the_cluster_client():
     code = "import sys, kci.cli.main; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"sqlalchemy", "aiohttp", "kci.service", "kci.kube.client"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("command", [["--version"], ["plan", "-f", "-"], ["plan", "-f", "-", "-o", "json"]])
+def test_output_that_cannot_be_written_is_one_sentence(command):
+    pod = '{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": []}}'
+    with pathlib.Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "kci.cli.main", *command],
+            input=pod, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "cannot write the output: No space left on device\n"

@@ -58,3 +58,12 @@ def test_frames_carry_channel_data_and_half_close():
 def test_a_bad_stream_message_is_an_error(message):
     with pytest.raises(ValueError):
         channels.parse(message)
+
+
+@pytest.mark.parametrize("text", ["", "cannot find a running container 'main' in pod a/b", "größe\n\r100 %"])
+def test_why_a_stream_was_not_opened_comes_through_a_header(text):
+    (value,) = channels.refusal_header(text).values()
+    assert value.isascii()
+    assert value.isprintable() or not value
+    assert channels.refusal_of(channels.refusal_header(text)) == text.replace("\n\r", "")
+    assert channels.refusal_of(None) == ""

@@ -140,7 +140,8 @@ class LocalEngine:
                         timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
                     )
             except aiohttp.WSServerHandshakeError as error:
-                raise _error_of(error.status, f"the kcilet answered {error.status}") from error
+                because = channels.refusal_of(error.headers) or f"the kcilet answered {error.status}"
+                raise _error_of(error.status, because) from error
         try:
             yield _Stream(socket)
         finally:

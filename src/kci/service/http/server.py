@@ -12,8 +12,8 @@ import structlog
 from aiohttp import web
 
 from kci.contract import capabilities, errors, groups, operations, wire
+from kci.kit import channels, observing
 from kci.kit import errors as kit_errors
-from kci.kit import observing
 from kci.service.http import answers, parameters, verification
 from kci.service.http import credentials as credential_actions
 from kci.service.http import groups as group_actions
@@ -121,6 +121,8 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
             else:
                 log.info("request refused", code=error.entry.code, message=str(error), path=request.path)
             response = answers.failure(request, error)
+            if "Upgrade" in request.headers:
+                response.headers.update(channels.refusal_header(str(error)))
         else:
             took_ms = round(1000 * (time.perf_counter() - began), 1)
             log.debug("request served", path=request.path, took_ms=took_ms)
