@@ -229,16 +229,29 @@ async def test_instances_get_tokens_and_contents_for_pods_of_their_node_where_th
             # The policy knows pods by a watch of its own.
             while not await token_of(instances, own):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
-        path = resources.SERVICE_ACCOUNTS.object_path("default", namespace, "token")
-        unbound = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-        with pytest.raises(errors.InvalidError, match="this virtual node's pods only"):
-            await instances.request("POST", path, body=unbound)
+        reference = {"apiVersion": "v1", "kind": "Pod", "name": own.metadata.name}
+        for spec in (
+            {},
+            {"boundObjectRef": reference},
+            # As of a pod that had this name before.
+            {"boundObjectRef": {**reference, "uid": others.metadata.uid}},
+            # What the policy has not seen, it cannot compare.
+            {"boundObjectRef": {**reference, "name": "unseen"}},
+        ):
+            with pytest.raises(errors.InvalidError, match="this virtual node's pods only"):
+                await ask_for_token(instances, namespace, spec)
         await instances.get(resources.SECRETS, "a", namespace=namespace)
         with pytest.raises(errors.ForbiddenError):
             await instances.list_all(resources.SECRETS, namespace=namespace)
         await set_phase(instances, own)
         with pytest.raises(errors.InvalidError, match="its own pods only"):
             await set_phase(instances, others)
+
+
+async def ask_for_token(client, namespace, spec):
+    path = resources.SERVICE_ACCOUNTS.object_path("default", namespace, "token")
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+    await client.request("POST", path, body=body)
 
 
 async def token_of(instances, pod):
