@@ -36,7 +36,7 @@ IN_FORCE_WITHIN_S = 30
 def kubectl(tmp_path, api_server):
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(configs.render(api_server.admin))
-    return lambda *arguments, text=None: forms.kubectl("--kubeconfig", str(kubeconfig), *arguments, text=text)
+    return lambda *arguments, **options: forms.kubectl("--kubeconfig", str(kubeconfig), *arguments, **options)
 
 
 class Form:
@@ -107,8 +107,8 @@ async def refused(call, told):
             await asyncio.sleep(0.2)
 
 
-def signing_request(signer, usage):
-    request = signing_requests.Request("r", signer, ("digital signature", usage), "system:node:x")
+def signing_request(signer, usage, subject="x"):
+    request = signing_requests.Request("r", signer, ("digital signature", usage), f"system:node:{subject}")
     pem = signing_requests.request_pem(signing_requests.new_key(), request)
     return signing_requests.to_object(f"vn-{secrets.token_hex(4)}", request, pem)
 
@@ -149,6 +149,38 @@ async def test_the_account_asks_for_a_nodes_identity_and_shows_its_role_and_no_m
                 await account.patch(NODES, node, change)
         with pytest.raises(errors.ForbiddenError):
             await account.patch(NODES, OTHERS, role)
+
+
+@account_form
+async def test_whose_identity_is_asked_for_no_policy_sees(form):
+    """Which is why docs/how-to/approve-the-node.md has an administrator look at the subject."""
+    async with form.acting_as(ACCOUNT) as account:
+        await refused(
+            lambda: account.create(REQUESTS, signing_request(*SERVING)), "the identity of a node only"
+        )
+        for subject in (form.node_name, OTHERS):
+            await account.create(REQUESTS, signing_request(*IDENTITY, subject=subject))
+    of_somebody = await form.admin.create(REQUESTS, signing_request(*ANYBODY))
+    async with form.acting_as(ACCOUNT) as account:
+        await account.get(REQUESTS, of_somebody.metadata.name)
+
+
+def test_from_the_guides_account_to_few_rights_the_old_binding_goes_first(kubectl):
+    few = yaml.safe_dump_all(rights.documents(rights.NODE_IDENTITY, "vn-once-guide"))
+    kubectl("apply", "-f", str(forms.DEPLOY / "guide/vk-sa-rb.yaml"))
+    try:
+        assert "cannot change roleRef" in kubectl("apply", "-f", "-", text=few, check=False).stderr
+        assert bound_role(kubectl) == "cluster-admin"
+        kubectl("delete", "clusterrolebinding", "virtual-kubelet-rb")
+        kubectl("apply", "-f", "-", text=few)
+        assert bound_role(kubectl) == "virtual-kubelet"
+    finally:
+        kubectl("delete", "--ignore-not-found", "-f", "-", text=few)
+
+
+def bound_role(kubectl):
+    where = ("clusterrolebinding", "virtual-kubelet-rb", "-o", "jsonpath={.roleRef.name}")
+    return kubectl("get", *where).stdout
 
 
 @service_account_form
