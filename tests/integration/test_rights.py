@@ -191,7 +191,7 @@ async def test_the_node_writes_only_what_is_its_own(form, namespace):
     async with form.acting_as(ACCOUNT) as account:
         await refused(
             lambda: account.create(REQUESTS, signing_request(*ANYBODY)),
-            "the certificate of its kubelet API only",
+            "the certificate of a kubelet API only",
         )
         with pytest.raises(errors.InvalidError, match="the nodes of its own name only"):
             await account.create(NODES, {"metadata": {"name": OTHERS}})
@@ -212,7 +212,7 @@ async def test_the_node_writes_only_what_is_its_own(form, namespace):
         await set_phase(account, own)
         await account.delete(PODS, own.metadata.name, namespace=namespace, grace_period_s=0)
         for signer in (IDENTITY, ANYBODY):
-            with pytest.raises(errors.InvalidError, match="the certificate of its kubelet API only"):
+            with pytest.raises(errors.InvalidError, match="the certificate of a kubelet API only"):
                 await account.create(REQUESTS, signing_request(*signer))
         asked = await account.create(REQUESTS, signing_request(*SERVING))
         others_request = await form.admin.create(REQUESTS, signing_request(*SERVING))
