@@ -105,6 +105,26 @@ def test_the_names_are_the_guides(values, tmp_path):
     assert role == ("cluster-admin" if values.get("identity") == "guide" else "virtual-kubelet")
 
 
+@pytest.mark.parametrize("identity", forms.IDENTITIES)
+def test_a_second_release_has_nothing_of_the_first(identity, tmp_path):
+    first = {**forms.FULL, "identity": identity}
+    of_first = forms.objects(chart(first, tmp_path))
+    second = chart({**first, "name": "vn2", "nodename": "burst-2"}, tmp_path)
+    assert not of_first.keys() & forms.objects(second).keys()
+    for word in ("burst-1", "virtual-kubelet-sa", "virtual-kubelet-instances", "virtual-kubelet-config"):
+        assert word not in second
+
+
+@pytest.mark.parametrize(
+    ("change", "found"), [({}, "vn2-instances"), ({"instanceKubeconfigSecret": "a"}, "a")]
+)
+def test_instances_have_the_kubeconfig_of_their_own_release(change, found, tmp_path):
+    values = {**forms.FULL, "identity": "serviceAccount", "name": "vn2", **change}
+    deployment = forms.objects(chart(values, tmp_path))["Deployment", "kube-system", "vn2"]
+    (volume,) = (one for one in deployment["spec"]["template"]["spec"]["volumes"] if one["name"] == "config")
+    assert volume["projected"]["sources"][1] == {"secret": {"name": found}}
+
+
 def test_the_pod_is_without_rights_on_its_machine_and_never_on_a_virtual_node(values, tmp_path):
     found = forms.objects(chart(values, tmp_path))
     spec = found["Deployment", "kube-system", "virtual-kubelet"]["spec"]["template"]["spec"]

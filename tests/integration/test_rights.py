@@ -36,7 +36,7 @@ IN_FORCE_WITHIN_S = 30
 def kubectl(tmp_path, api_server):
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(configs.render(api_server.admin))
-    return lambda *arguments, text=None: forms.kubectl("--kubeconfig", str(kubeconfig), *arguments, text=text)
+    return lambda *arguments, **options: forms.kubectl("--kubeconfig", str(kubeconfig), *arguments, **options)
 
 
 class Form:
@@ -107,8 +107,8 @@ async def refused(call, told):
             await asyncio.sleep(0.2)
 
 
-def signing_request(signer, usage):
-    request = signing_requests.Request("r", signer, ("digital signature", usage), "system:node:x")
+def signing_request(signer, usage, subject="x"):
+    request = signing_requests.Request("r", signer, ("digital signature", usage), f"system:node:{subject}")
     pem = signing_requests.request_pem(signing_requests.new_key(), request)
     return signing_requests.to_object(f"vn-{secrets.token_hex(4)}", request, pem)
 
@@ -151,6 +151,38 @@ async def test_the_account_asks_for_a_nodes_identity_and_shows_its_role_and_no_m
             await account.patch(NODES, OTHERS, role)
 
 
+@account_form
+async def test_whose_identity_is_asked_for_no_policy_sees(form):
+    """Which is why docs/how-to/approve-the-node.md has an administrator look at the subject."""
+    async with form.acting_as(ACCOUNT) as account:
+        await refused(
+            lambda: account.create(REQUESTS, signing_request(*SERVING)), "the identity of a node only"
+        )
+        for subject in (form.node_name, OTHERS):
+            await account.create(REQUESTS, signing_request(*IDENTITY, subject=subject))
+    of_somebody = await form.admin.create(REQUESTS, signing_request(*ANYBODY))
+    async with form.acting_as(ACCOUNT) as account:
+        await account.get(REQUESTS, of_somebody.metadata.name)
+
+
+def test_from_the_guides_account_to_few_rights_the_old_binding_goes_first(kubectl):
+    few = yaml.safe_dump_all(rights.documents(rights.NODE_IDENTITY, "vn-once-guide"))
+    kubectl("apply", "-f", str(forms.DEPLOY / "guide/vk-sa-rb.yaml"))
+    try:
+        assert "cannot change roleRef" in kubectl("apply", "-f", "-", text=few, check=False).stderr
+        assert bound_role(kubectl) == "cluster-admin"
+        kubectl("delete", "clusterrolebinding", "virtual-kubelet-rb")
+        kubectl("apply", "-f", "-", text=few)
+        assert bound_role(kubectl) == "virtual-kubelet"
+    finally:
+        kubectl("delete", "--ignore-not-found", "-f", "-", text=few)
+
+
+def bound_role(kubectl):
+    where = ("clusterrolebinding", "virtual-kubelet-rb", "-o", "jsonpath={.roleRef.name}")
+    return kubectl("get", *where).stdout
+
+
 @service_account_form
 async def test_the_node_writes_only_what_is_its_own(form, namespace):
     node = form.node_name
@@ -159,7 +191,7 @@ async def test_the_node_writes_only_what_is_its_own(form, namespace):
     async with form.acting_as(ACCOUNT) as account:
         await refused(
             lambda: account.create(REQUESTS, signing_request(*ANYBODY)),
-            "the certificate of its kubelet API only",
+            "the certificate of a kubelet API only",
         )
         with pytest.raises(errors.InvalidError, match="the nodes of its own name only"):
             await account.create(NODES, {"metadata": {"name": OTHERS}})
@@ -180,7 +212,7 @@ async def test_the_node_writes_only_what_is_its_own(form, namespace):
         await set_phase(account, own)
         await account.delete(PODS, own.metadata.name, namespace=namespace, grace_period_s=0)
         for signer in (IDENTITY, ANYBODY):
-            with pytest.raises(errors.InvalidError, match="the certificate of its kubelet API only"):
+            with pytest.raises(errors.InvalidError, match="the certificate of a kubelet API only"):
                 await account.create(REQUESTS, signing_request(*signer))
         asked = await account.create(REQUESTS, signing_request(*SERVING))
         others_request = await form.admin.create(REQUESTS, signing_request(*SERVING))
@@ -229,16 +261,29 @@ async def test_instances_get_tokens_and_contents_for_pods_of_their_node_where_th
             # The policy knows pods by a watch of its own.
             while not await token_of(instances, own):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
-        path = resources.SERVICE_ACCOUNTS.object_path("default", namespace, "token")
-        unbound = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-        with pytest.raises(errors.InvalidError, match="this virtual node's pods only"):
-            await instances.request("POST", path, body=unbound)
+        reference = {"apiVersion": "v1", "kind": "Pod", "name": own.metadata.name}
+        for spec in (
+            {},
+            {"boundObjectRef": reference},
+            # As of a pod that had this name before.
+            {"boundObjectRef": {**reference, "uid": others.metadata.uid}},
+            # What the policy has not seen, it cannot compare.
+            {"boundObjectRef": {**reference, "name": "unseen"}},
+        ):
+            with pytest.raises(errors.InvalidError, match="this virtual node's pods only"):
+                await ask_for_token(instances, namespace, spec)
         await instances.get(resources.SECRETS, "a", namespace=namespace)
         with pytest.raises(errors.ForbiddenError):
             await instances.list_all(resources.SECRETS, namespace=namespace)
         await set_phase(instances, own)
         with pytest.raises(errors.InvalidError, match="its own pods only"):
             await set_phase(instances, others)
+
+
+async def ask_for_token(client, namespace, spec):
+    path = resources.SERVICE_ACCOUNTS.object_path("default", namespace, "token")
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+    await client.request("POST", path, body=body)
 
 
 async def token_of(instances, pod):

@@ -1,6 +1,9 @@
 {{- define "keys-secret" -}}
 {{- .Values.credentials.existingSecret | default (printf "%s-keys" .Values.name) -}}
 {{- end -}}
+{{- define "instances-secret" -}}
+{{- .Values.instanceKubeconfigSecret | default (printf "%s-instances" .Values.name) -}}
+{{- end -}}
 {{- define "subjects" -}}
 - kind: ServiceAccount
   name: {{ .Values.name }}-sa
