@@ -69,8 +69,8 @@ def _deleted(known: facts.Facts) -> Finding:
     finalizers = "the node has confirmed that nothing of it runs any more"
     return Finding(
         "Deleted",
-        f"The pod is being deleted: its containers have until {pod.metadata.deletion_timestamp} to end, and it "
-        f"goes once {finalizers}.",
+        f"The pod is being deleted: its containers have until {pod.metadata.deletion_timestamp} to end, and "
+        f"it goes once {finalizers}.",
         "wait; if its node is gone for good: "
         f"kubectl delete pod {pod.metadata.name} -n {pod.metadata.namespace} --force",
     )
