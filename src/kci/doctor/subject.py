@@ -11,9 +11,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from kci.doctor.facts import machine, stack
+from kci.doctor.findings import cluster as cluster_findings
 from kci.doctor.findings import stack as findings
 from kci.kit import errors
 from kci.kube import config as configs
+from kci.provider import flags as node_flags
 from kci.provider import settings as node_settings
 from kci.stack import layout, namespaces, parts, preparation, programs, record
 from kci.stack import settings as stack_settings
@@ -58,12 +60,28 @@ class Node:
     problems: tuple[str, ...] = ()
     # Nothing was said of it: then its settings are defaults, of which only the node's name is of use.
     is_told: bool = True
-    # It was told no kubeconfig: it runs as a pod, with a ServiceAccount.
-    is_pod: bool = False
+    # It was told no kubeconfig: it runs as a pod, with this ServiceAccount.
+    service_account: cluster_findings.ServiceAccount | None = None
+    # The file of --provider-config, if it is not here.
+    unread_config: str = ""
     # Where it runs its address is filled in; elsewhere nobody may know it.
     knows_address: bool = True
     # How one sees what the program says.
     log: str = ""
+
+    @property
+    def why_not_itself(self) -> str:
+        """Why system:node:<name> may be nobody: the virtual node then acts as its account. Empty if it is not
+        so.
+        """
+        if self.unread_config:
+            return (
+                "the node may act as its ServiceAccount (form B of docs/how-to/deploy-the-node.md): "
+                f"--provider-config={self.unread_config} is not here"
+            )
+        if self.settings.instance_kubeconfig is not None:
+            return "the node acts as its ServiceAccount (form B of docs/how-to/deploy-the-node.md)"
+        return ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,11 +124,19 @@ def of_stack(state_dir: pathlib.Path) -> Subject:
     return Subject(stack=found, cluster=administrator, node=node, is_here=True)
 
 
-def of_cluster(kubeconfig: pathlib.Path, variables: Mapping[str, str], flags: Sequence[str]) -> Subject:
+def of_cluster(
+    kubeconfig: pathlib.Path,
+    variables: Mapping[str, str],
+    flags: Sequence[str],
+    service_account: cluster_findings.ServiceAccount = cluster_findings.SERVICE_ACCOUNT,
+) -> Subject:
     """UserError if the kubeconfig cannot be used. Another one of the node's is among its flags."""
     cluster = configs.load(kubeconfig)
     told = {ADDRESS: _UNKNOWN, **variables, "KUBECONFIG": str(kubeconfig)}
     settings, problems = node_settings.read(flags, told)
+    unread = _unread_config(flags)
+    # Where the node runs they may be there.
+    absent = (f"--provider-config={unread}: ",) if unread else ()
     own = settings.kubeconfig if settings.kubeconfig != kubeconfig else None
     # Of one that is not here its flag's line tells.
     config = configs.load(own) if own is not None and own.is_file() else cluster
@@ -118,15 +144,24 @@ def of_cluster(kubeconfig: pathlib.Path, variables: Mapping[str, str], flags: Se
     node = Node(
         settings=settings,
         config=config,
-        problems=tuple(problems),
+        problems=tuple(one for one in problems if not one.startswith(absent)),
         is_told=is_told,
-        is_pod=own is None,
+        service_account=service_account if own is None else None,
+        unread_config=unread,
         knows_address=ADDRESS in variables,
         log="kubectl -n kube-system logs -l k8s-app=virtual-kubelet",
     )
     here = "--kubeconfig names a cluster, not the machine of a kci up"
     why_not = Why(machine=here, stack=here, kci="" if is_told else NOT_TOLD)
     return Subject(cluster=cluster, node=node, why_not=why_not)
+
+
+def read_service_account(text: str) -> cluster_findings.ServiceAccount:
+    """NAMESPACE/NAME, else UserError."""
+    namespace, _, name = text.partition("/")
+    if not namespace or not name or "/" in name:
+        raise errors.UserError(f"--service-account is {text!r}: write NAMESPACE/NAME")
+    return cluster_findings.ServiceAccount(namespace, name)
 
 
 def read_env_file(file: pathlib.Path) -> dict[str, str]:
@@ -139,6 +174,11 @@ def read_env_file(file: pathlib.Path) -> dict[str, str]:
         ) from error
     rows = (line.strip().partition("=") for line in lines if not line.lstrip().startswith("#"))
     return {name.strip(): value.strip().strip("'\"") for name, sign, value in rows if sign}
+
+
+def _unread_config(flags: Sequence[str]) -> str:
+    given = node_flags.read(flags, [], [])["provider-config"]
+    return given[-1] if given and not pathlib.Path(given[-1]).is_file() else ""
 
 
 def _without_cluster(found: Stack, why: str) -> Subject:
