@@ -55,7 +55,7 @@ def doctor(
         typer.Option(
             "--service-account",
             metavar="NAMESPACE/NAME",
-            help="With --kubeconfig: the ServiceAccount of the virtual node's pod.",
+            help="With --kubeconfig: the ServiceAccount of the virtual node's pod, NAMESPACE/NAME.",
         ),
     ] = "kube-system/virtual-kubelet-sa",
     state_dir: Annotated[

@@ -24,6 +24,8 @@ from kci.stack import settings as stack_settings
 _MARKS = ("KCI_", "VKUBELET_", "TEMP_AKSK_", "AKSK_", "DEFAULT_NODE_NAME")
 ADDRESS, _UNKNOWN = "VKUBELET_POD_IP", "0.0.0.0"
 NOT_TOLD = "what the virtual node is told was not given: --env-file FILE, or its KCI_* variables"
+_NO_KUBECONFIG = ": kciletKubeconfigPath names "
+_FORM_B = "form B, deploy/least-privilege/service-account"
 # `python -P -m MODULE` before a program's flags.
 _PYTHON_WORDS = 4
 
@@ -76,11 +78,11 @@ class Node:
         """
         if self.unread_config:
             return (
-                "the node may act as its ServiceAccount (form B of docs/how-to/deploy-the-node.md): "
+                f"the node may act as its ServiceAccount ({_FORM_B}): "
                 f"--provider-config={self.unread_config} is not here"
             )
         if self.settings.instance_kubeconfig is not None:
-            return "the node acts as its ServiceAccount (form B of docs/how-to/deploy-the-node.md)"
+            return f"the node acts as its ServiceAccount ({_FORM_B})"
         return ""
 
 
@@ -134,9 +136,10 @@ def of_cluster(
     cluster = configs.load(kubeconfig)
     told = {ADDRESS: _UNKNOWN, **variables, "KUBECONFIG": str(kubeconfig)}
     settings, problems = node_settings.read(flags, told)
-    unread = _unread_config(flags)
-    # Where the node runs they may be there.
-    absent = (f"--provider-config={unread}: ",) if unread else ()
+    given = node_flags.read(flags, [], [])["provider-config"]
+    unread = given[-1] if given and not pathlib.Path(given[-1]).is_file() else ""
+    # These files are where the node runs.
+    absent = f"--provider-config={unread}: " if unread else _NO_KUBECONFIG
     own = settings.kubeconfig if settings.kubeconfig != kubeconfig else None
     # Of one that is not here its flag's line tells.
     config = configs.load(own) if own is not None and own.is_file() else cluster
@@ -144,7 +147,7 @@ def of_cluster(
     node = Node(
         settings=settings,
         config=config,
-        problems=tuple(one for one in problems if not one.startswith(absent)),
+        problems=tuple(one for one in problems if absent not in one),
         is_told=is_told,
         service_account=service_account if own is None else None,
         unread_config=unread,
@@ -174,11 +177,6 @@ def read_env_file(file: pathlib.Path) -> dict[str, str]:
         ) from error
     rows = (line.strip().partition("=") for line in lines if not line.lstrip().startswith("#"))
     return {name.strip(): value.strip().strip("'\"") for name, sign, value in rows if sign}
-
-
-def _unread_config(flags: Sequence[str]) -> str:
-    given = node_flags.read(flags, [], [])["provider-config"]
-    return given[-1] if given and not pathlib.Path(given[-1]).is_file() else ""
 
 
 def _without_cluster(found: Stack, why: str) -> Subject:

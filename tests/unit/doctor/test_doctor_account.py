@@ -20,7 +20,7 @@ TOLD = {
     "KCI_REGION": "r-1",
     "KCI_CLUSTER_ID": "c",
 }
-FORM_B = "form B of docs/how-to/deploy-the-node.md"
+FORM_B = "form B, deploy/least-privilege/service-account"
 OF_FORM = ("rights of the node", "rights of the account", "right to Services")
 
 
@@ -173,10 +173,12 @@ async def test_a_node_that_may_be_its_service_account_is_not_judged_as_system_no
 
 @pytest.mark.parametrize("is_form_b", [False, True])
 async def test_a_config_that_is_here_tells_as_whom_the_node_acts(asked, tmp_path, is_form_b):
-    instances, file = tmp_path / "instances", tmp_path / "config.yaml"
-    instances.touch()
-    file.write_text(f"kciletKubeconfigPath: {instances}\n" if is_form_b else "customLabels: {a: b}\n")
-    seen = await ask_cluster(*await asked(f"--provider-config={file}"), *OF_FORM)
+    file = tmp_path / "config.yaml"
+    path = "/etc/virtual-kubelet/none-here"
+    file.write_text(f"kciletKubeconfigPath: {path}\n" if is_form_b else "customLabels: {a: b}\n")
+    found, reached = await asked(f"--provider-config={file}")
+    assert found.node.problems == ()
+    seen = await ask_cluster(found, reached, *OF_FORM)
     expected = finding.Level.UNSEEN if is_form_b else finding.Level.WELL
     assert {one(each).level for each in seen.values()} == {expected}
 
