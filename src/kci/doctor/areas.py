@@ -16,7 +16,9 @@ async def examine(subject: subjects.Subject) -> list[finding.Answer]:
         told, reached, service = subject.node, None, None
         if told is not None and subject.cluster is not None:
             reached = await opened.enter_async_context(
-                cluster_facts.Cluster(subject.cluster, told.config, told.service_account)
+                cluster_facts.Cluster(
+                    subject.cluster, told.config, told.service_account, told.unread_identity
+                )
             )
         if told is not None and told.is_told:
             service = await opened.enter_async_context(kci_facts.Service(told.settings, reached))

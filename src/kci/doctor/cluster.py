@@ -91,7 +91,7 @@ class Questions:
         rights = findings.rights_of_account(
             self.name,
             reads_client_ca=settings.client_ca_file is None,
-            finds_server=account is not None and not settings.cluster_server,
+            finds_server=self.node.server_of_instances is None,
         )
         denied = await self.cluster.denied_to_account(rights)
         if denied and account is not None and await self._is_absent(account):

@@ -108,16 +108,9 @@ class Questions:
         """The API server's address that instances are given, and its certificate."""
         settings = self.node.settings
         config = self.cluster.node_config
-        own_host = urllib.parse.urlsplit(config.server).hostname or ""
-        # In its pod the API server is a ClusterIP, whatever our own kubeconfig calls it.
-        service_host = own_host if self.node.service_account is not None else settings.service_host
-        server = kubeconfig.choose_server(
-            config.server, cluster_server=settings.cluster_server, service_host=service_host
-        )
         if not settings.cluster_server and self.node.why_not_itself:
             raise finding.NotAtHandError(f"{self.node.why_not_itself}, and its instances as another one")
-        if server is None:
-            server = await self._find_server(service_host)
+        server = self.node.server_of_instances or await self._find_server()
         seen = await threads.in_thread(
             connections.try_url, server, self.cluster.tls_context(), config.tls_server_name
         )
@@ -163,7 +156,7 @@ class Questions:
             raise finding.NotAtHandError(f"the node {self.name} has told no address")
         return known["InternalIP"], settings.kubelet_port
 
-    async def _find_server(self, service_host: str) -> str:
+    async def _find_server(self) -> str:
         """By the endpoints of default/kubernetes, as the node does. Raises UserError. Whether a Deployment's
         account may read them is the question of its rights.
         """
@@ -171,13 +164,14 @@ class Questions:
             await self.cluster.as_node(),
             lambda: self.cluster.node_config,
             cluster_server=self.node.settings.cluster_server,
-            service_host=service_host,
+            # That it has to be found out is decided.
+            service_host=urllib.parse.urlsplit(self.cluster.node_config.server).hostname or "",
         )
         try:
             return configs.parse((await handed.find()).reveal()).server
         except kit_errors.UserError as error:
-            is_ours = self.node.service_account is not None
-            if is_ours and isinstance(error.__cause__, errors.ForbiddenError):
+            is_asked_by_us = self.node.service_account is not None or self.node.unread_identity
+            if is_asked_by_us and isinstance(error.__cause__, errors.ForbiddenError):
                 raise self.cluster.may_not("list endpointslices in default") from error
             raise
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import urllib.parse
 from collections.abc import Mapping, Sequence
 
 from kci.doctor.facts import machine, stack
@@ -16,6 +17,7 @@ from kci.doctor.findings import stack as findings
 from kci.kit import errors
 from kci.kube import config as configs
 from kci.provider import flags as node_flags
+from kci.provider import kubeconfig as handed
 from kci.provider import settings as node_settings
 from kci.stack import layout, namespaces, parts, preparation, programs, record
 from kci.stack import settings as stack_settings
@@ -64,7 +66,8 @@ class Node:
     is_told: bool = True
     # It was told no kubeconfig: it runs as a pod, with this ServiceAccount.
     service_account: cluster_findings.ServiceAccount | None = None
-    # The file of --provider-config, if it is not here.
+    # The files of --kubeconfig and --provider-config, if they are not here.
+    unread_identity: str = ""
     unread_config: str = ""
     # Where it runs its address is filled in; elsewhere nobody may know it.
     knows_address: bool = True
@@ -84,6 +87,16 @@ class Node:
         if self.settings.instance_kubeconfig is not None:
             return f"the node acts as its ServiceAccount ({_FORM_B})"
         return ""
+
+    @property
+    def server_of_instances(self) -> str | None:
+        """Where instances reach the API server; None if the node has to find it out."""
+        own_host = urllib.parse.urlsplit(self.config.server).hostname or ""
+        # In its pod the API server is a ClusterIP, whatever our own kubeconfig calls it.
+        service_host = own_host if self.service_account is not None else self.settings.service_host
+        return handed.choose_server(
+            self.config.server, cluster_server=self.settings.cluster_server, service_host=service_host
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,20 +149,22 @@ def of_cluster(
     cluster = configs.load(kubeconfig)
     told = {ADDRESS: _UNKNOWN, **variables, "KUBECONFIG": str(kubeconfig)}
     settings, problems = node_settings.read(flags, told)
-    given = node_flags.read(flags, [], [])["provider-config"]
-    unread = given[-1] if given and not pathlib.Path(given[-1]).is_file() else ""
+    given = node_flags.read(flags, [], [])
+    unread = _absent(given["provider-config"])
     # These files are where the node runs.
-    absent = f"--provider-config={unread}: " if unread else _NO_KUBECONFIG
-    own = settings.kubeconfig if settings.kubeconfig != kubeconfig else None
+    passed_over = f"--provider-config={unread}: " if unread else _NO_KUBECONFIG
+    own = settings.kubeconfig if given["kubeconfig"] else None
+    unread_identity = _absent(given["kubeconfig"])
     # Of one that is not here its flag's line tells.
-    config = configs.load(own) if own is not None and own.is_file() else cluster
+    config = configs.load(own) if own is not None and not unread_identity else cluster
     is_told = bool(flags) or any(name.startswith(_MARKS) for name in variables)
     node = Node(
         settings=settings,
         config=config,
-        problems=tuple(one for one in problems if absent not in one),
+        problems=tuple(one for one in problems if passed_over not in one),
         is_told=is_told,
         service_account=service_account if own is None else None,
+        unread_identity=unread_identity,
         unread_config=unread,
         knows_address=ADDRESS in variables,
         log="kubectl -n kube-system logs -l k8s-app=virtual-kubelet",
@@ -177,6 +192,11 @@ def read_env_file(file: pathlib.Path) -> dict[str, str]:
         ) from error
     rows = (line.strip().partition("=") for line in lines if not line.lstrip().startswith("#"))
     return {name.strip(): value.strip().strip("'\"") for name, sign, value in rows if sign}
+
+
+def _absent(files: Sequence[str]) -> str:
+    """The one that counts, if it is not here."""
+    return files[-1] if files and not pathlib.Path(files[-1]).is_file() else ""
 
 
 def _without_cluster(found: Stack, why: str) -> Subject:

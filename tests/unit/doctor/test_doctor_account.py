@@ -63,7 +63,7 @@ class Cluster(facts.Cluster):
     """Over that API server."""
 
     def __init__(self, told, api):
-        super().__init__(told.config, told.config, told.service_account)
+        super().__init__(told.config, told.config, told.service_account, told.unread_identity)
         self.api = api
 
     async def _open(self, _config):
@@ -154,6 +154,23 @@ async def test_an_identity_that_the_node_was_given_is_who_it_is(asked, tmp_path,
     found, reached = await asked(f"--kubeconfig={own}")
     assert found.node.service_account is None
     assert await reached.account() == ADMINISTRATOR
+
+
+async def test_an_identity_that_is_not_here_is_not_taken_for_that_of_who_asks(asked):
+    found, reached = await asked("--kubeconfig=/etc/virtual-kubelet/none-here")
+    unseen = one(await rights(found, reached))
+    assert unseen.level is finding.Level.UNSEEN
+    assert "--kubeconfig=/etc/virtual-kubelet/none-here is not here" in unseen.text
+    assert reached.api.reviewed == {}
+
+
+async def test_an_account_reads_endpoints_only_where_nobody_told_the_server(asked):
+    denied = [(ACCOUNT.name, "list", "endpointslices")]
+    objects = {("serviceaccounts", "virtual-kubelet-sa"): {}}
+    missing = one(await rights(*await asked(denied=denied, objects=objects)))
+    assert "may not list endpointslices in default" in missing.text
+    told = await asked(denied=denied, objects=objects, KCI_CLUSTER_SERVER="10.0.0.1:6443")
+    assert one(await rights(*told)).level is finding.Level.WELL
 
 
 async def test_a_node_that_may_be_its_service_account_is_not_judged_as_system_node(asked):

@@ -30,7 +30,8 @@ class _Version(msgspec.Struct, rename="camel"):
 
 class Cluster:
     """Used as `async with`. Everything but `connect` waits for it, and raises NotAtHandError if it failed.
-    `service_account` is the virtual node's own, where its identity is not at hand.
+    `service_account` is the virtual node's own, where its identity is not at hand, and `unread_identity` the
+    kubeconfig that it has and we have not.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class Cluster:
         config: configs.ClusterConfig,
         node_config: configs.ClusterConfig,
         service_account: findings.ServiceAccount | None = None,
+        unread_identity: str = "",
     ) -> None:
         self.config = config
         self.node_config = node_config
         self._service_account = service_account
+        self._unread_identity = unread_identity
         self._stack = contextlib.AsyncExitStack()
         self._connected = asyncio.Event()
         self._why = "the API server does not answer us"
@@ -92,6 +95,8 @@ class Cluster:
 
     async def account(self) -> access.User:
         """Whom the virtual node is by what it was given: itself, or who asks for its identity."""
+        if self._unread_identity:
+            raise finding.NotAtHandError(f"the node's --kubeconfig={self._unread_identity} is not here")
         user = await self._given_user()
         if self._service_account is None or signing_requests.GROUP in user.groups:
             return user
