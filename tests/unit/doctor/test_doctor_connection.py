@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 
 import pytest
 from cryptography import x509
@@ -134,10 +135,13 @@ def test_addresses_that_are_silent_share_the_time(addresses, monkeypatch):
             waiting = opened.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(("127.0.0.2", port))
+        begun = time.monotonic()
         addresses("127.0.0.2")
         assert connection.try_url(f"http://many:{port}").obstacle is findings.Obstacle.SILENT
         addresses("127.0.0.2", "127.0.0.1")
         assert connection.try_url(f"http://many:{port}").obstacle is None
+        # One alone would have STEP_S.
+        assert time.monotonic() - begun < connection.STEP_S
 
 
 @pytest.mark.parametrize(
