@@ -70,6 +70,7 @@ def shell(line, command):
         line.inside("sh", "-c", script), capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
 
 
 def assert_all_well(report):
@@ -95,9 +96,10 @@ def test_what_is_broken_around_a_running_stack_is_found_and_mended_by_what_is_to
     service_range = record.read_choices(where).service_cidr
     key = pki.new_key()
     request = signing_requests.plan(NODE, status["gateway"])[1]
-    manifest = signing_requests.to_object("of-doctor", request, signing_requests.request_pem(key, request))
+    sent = signing_requests.request_pem(key, request)
+    own, others = (signing_requests.to_object(name, request, sent) for name in ("of-doctor", "of-others"))
     with contextlib.ExitStack() as mended:
-        mended.callback(line.run_kubectl, "delete", "csr", "of-doctor", "--ignore-not-found")
+        mended.callback(line.run_kubectl, "delete", "csr", "of-doctor", "of-others", "--ignore-not-found")
         mended.callback(line.run_kubectl, "uncordon", NODE)
         line.kubectl(
             "--kubeconfig",
@@ -105,8 +107,9 @@ def test_what_is_broken_around_a_running_stack_is_found_and_mended_by_what_is_to
             "create",
             "-f",
             "-",
-            stdin=json.dumps(manifest),
+            stdin=json.dumps(own),
         )
+        line.kubectl("create", "-f", "-", stdin=json.dumps(others))
         line.kubectl("cordon", NODE)
         line.kubectl("taint", "node", NODE, "virtual-kubelet.io/provider-")
         line.kubectl("delete", "clusterrolebinding", f"kci-node-proxier-{NODE}")
@@ -129,7 +132,12 @@ def test_what_is_broken_around_a_running_stack_is_found_and_mended_by_what_is_to
         levels = [one["level"] for one in seen]
         assert levels == ["wrong", "warning", "warning", "warning", "wrong", "wrong"], seen
         assert "scheduler.crt ended" in broken.one("stack", "certificates")["text"]
-        assert "kubectl certificate approve of-doctor" in seen[0]["remedy"]
+        look, _, approve = seen.pop(0)["remedy"].partition("; then, ")
+        assert "Requesting User:" in shell(line, look)
+        shell(line, approve.rpartition(": ")[2])
+        stranger = broken.one("cluster", "certificate requests", has="of-others")
+        assert (stranger["level"], "do not approve" in stranger["remedy"]) == ("warning", True)
+        line.kubectl("delete", "csr", "of-others")
         # A kind of answer that nothing was broken of stands as it did.
         assert broken.one("kci", "keys")["level"] == "ok"
         for one in seen:
@@ -229,20 +237,34 @@ def told(line, tmp_path):
     return write, (f"--nodename={NODE}", f"--cluster-dns={status['gateway']}")
 
 
-def test_a_cluster_is_examined_by_its_kubeconfig_and_what_its_node_is_told(line, told):
+@pytest.fixture
+def guides_account(line):
+    """As where a Deployment runs."""
+    file = str(pathlib.Path(__file__).parents[2] / "deploy" / "guide" / "vk-sa-rb.yaml")
+    line.kubectl("apply", "-f", file)
+    yield "virtual-kubelet-rb"
+    line.kubectl("delete", "-f", file, "--ignore-not-found")
+
+
+def test_a_cluster_is_examined_by_its_kubeconfig_and_what_its_node_is_told(line, told, guides_account):
     write, flags = told
     report = examine_cluster(line, listed(line, write()), *flags)
     assert_all_well(report)
     assert {one["area"] for one in report.of("not looked at")} <= {"machine", "stack", "kci"}
     assert report.one("node", "serving certificate")["level"] == "ok"
-    assert report.one("cluster", "rights of the account")["level"] == "ok"
+    account = report.one("cluster", "rights of the account")
+    assert account["level"] == "ok"
+    assert "system:serviceaccount:kube-system:virtual-kubelet-sa may do" in account["text"]
 
+    line.kubectl("delete", "clusterrolebinding", guides_account)
     wrong = examine_cluster(
         line,
         write(KCI_SECRET_KEY="wrong", KCI_SECURITY_GROUP_IDS="", VKUBELET_TAINT_KEY="example.com/other"),
         *flags,
         "--cluster-domain=other.local",
     )
+    account = wrong.one("cluster", "rights of the account", has="may not create certificatesigningrequests")
+    assert (account["level"], "node-identity/rights.yaml" in account["remedy"]) == ("wrong", True)
     assert "refuses the keys" in wrong.one("kci", "keys")["text"]
     assert "KCI_SECRET_KEY" in wrong.one("kci", "keys")["remedy"]
     assert "does not know kubernetes.default.svc.other.local" in wrong.one("node", "cluster DNS")["text"]

@@ -50,6 +50,14 @@ def doctor(
             "before those of the environment.",
         ),
     ] = None,
+    service_account: Annotated[
+        str,
+        typer.Option(
+            "--service-account",
+            metavar="NAMESPACE/NAME",
+            help="With --kubeconfig: the ServiceAccount of the virtual node's pod, NAMESPACE/NAME.",
+        ),
+    ] = "kube-system/virtual-kubelet-sa",
     state_dir: Annotated[
         pathlib.Path, typer.Option("--state-dir", readable=False, help="The stack's state folder.")
     ] = settings.DEFAULT_STATE_DIR,
@@ -58,7 +66,7 @@ def doctor(
     from kci.doctor import areas  # it and what it asks take long to import
     from kci.doctor.findings import finding
 
-    subject = _find(state_dir, kubeconfig, env_file, flags or [])
+    subject = _find(state_dir, kubeconfig, env_file, flags or [], service_account)
     # What is asked would tell of its work on standard output.
     logs.configure("error")
     answers = asyncio.run(areas.examine(subject))
@@ -133,7 +141,11 @@ def _show(answers: Sequence[finding.Answer]) -> None:
 
 
 def _find(
-    state_dir: pathlib.Path, kubeconfig: pathlib.Path | None, env_file: pathlib.Path | None, flags: list[str]
+    state_dir: pathlib.Path,
+    kubeconfig: pathlib.Path | None,
+    env_file: pathlib.Path | None,
+    flags: list[str],
+    service_account: str,
 ) -> subjects.Subject:
     from kci.doctor import subject as subjects
 
@@ -147,4 +159,4 @@ def _find(
         return subjects.of_stack(state_dir)
     if env_file is not None:
         variables |= subjects.read_env_file(env_file)
-    return subjects.of_cluster(kubeconfig, variables, flags)
+    return subjects.of_cluster(kubeconfig, variables, flags, subjects.read_service_account(service_account))

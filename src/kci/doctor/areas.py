@@ -15,7 +15,11 @@ async def examine(subject: subjects.Subject) -> list[finding.Answer]:
     async with contextlib.AsyncExitStack() as opened:
         told, reached, service = subject.node, None, None
         if told is not None and subject.cluster is not None:
-            reached = await opened.enter_async_context(cluster_facts.Cluster(subject.cluster, told.config))
+            reached = await opened.enter_async_context(
+                cluster_facts.Cluster(
+                    subject.cluster, told.config, told.service_account, told.unread_identity
+                )
+            )
         if told is not None and told.is_told:
             service = await opened.enter_async_context(kci_facts.Service(told.settings, reached))
         return await examination.examine(_questions(subject, reached, service))

@@ -22,7 +22,6 @@ _REMEDIES = {
     connection.Obstacle.REFUSED: "start it, or correct clusters[].cluster.server of the kubeconfig: {place}",
     connection.Obstacle.CERTIFICATE: "give this cluster's kubeconfig, with its certificate-authority-data",
 }
-_ACCOUNT = "kubectl apply -f deploy/least-privilege/account.yaml (docs/how-to/approve-the-node.md)"
 _NODE = "start the API server with --authorization-mode=Node,RBAC"
 
 
@@ -71,10 +70,12 @@ class Questions:
 
     async def requests(self) -> examination.Found:
         """No certificate request of the node waits for approval, or came to nothing."""
-        return findings.judge_requests(await self.cluster.signing_requests(), self.name)
+        account = (await self.cluster.account()).name
+        return findings.judge_requests(await self.cluster.signing_requests(), self.name, account)
 
     async def rights_of_node(self) -> examination.Found:
         """What the node's user must be allowed."""
+        await self._check_form()
         rights = findings.rights_of_node(self.name)
         denied = await self.cluster.denied_to_node(self.name, rights)
         user = signing_requests.user_of(self.name)
@@ -82,19 +83,48 @@ class Questions:
 
     async def rights_of_account(self) -> examination.Found:
         """What the account that asks for the node's identity must be allowed."""
-        user = (await self.cluster.node_user()).name
+        user = (await self.cluster.account()).name
         if user == signing_requests.user_of(self.name):
             raise finding.NotAtHandError("the virtual node was given its identity, and asks nobody for it")
-        rights = findings.rights_of_account(reads_client_ca=self.node.settings.client_ca_file is None)
-        denied = await self.cluster.denied_to_us(rights)
-        return findings.judge_rights(user, denied, len(rights), remedy=_ACCOUNT)
+        await self._check_form()
+        settings, account = self.node.settings, self.node.service_account
+        rights = findings.rights_of_account(
+            self.name,
+            reads_client_ca=settings.client_ca_file is None,
+            finds_server=self.node.server_of_instances is None,
+        )
+        denied = await self.cluster.denied_to_account(rights)
+        if denied and account is not None and await self._is_absent(account):
+            return findings.judge_absence(account)
+        remedy = findings.remedy_of_account(user, self.name)
+        return findings.judge_rights(user, denied, len(rights), remedy=remedy)
 
     async def services(self) -> examination.Found:
         """The node's user is bound to `system:node-proxier`."""
+        await self._check_form()
         denied = await self.cluster.denied_to_node(self.name, [findings.to_services()])
         return findings.judge_services(
             signing_requests.user_of(self.name), may=not denied, is_needed=self.node.settings.kube_proxy
         )
+
+    async def _check_form(self) -> None:
+        """NotAtHandError where the node may not be system:node:<name>."""
+        if why := self.node.why_not_itself:
+            user = (await self.cluster.account()).name
+            if user != signing_requests.user_of(self.name):
+                raise finding.NotAtHandError(why)
+
+    async def _is_absent(self, account: findings.ServiceAccount) -> bool:
+        """NotAtHandError where the node is there nevertheless."""
+        found = await self.cluster.get(resources.SERVICE_ACCOUNTS, account.name, namespace=account.namespace)
+        if found is not None:
+            return False
+        if await self.cluster.get(resources.NODES, self.name) is not None:
+            raise finding.NotAtHandError(
+                f"the node is there, and no ServiceAccount {account}: give --service-account, or the node's "
+                "own --kubeconfig among its flags"
+            )
+        return True
 
     async def _try_server(self) -> connection.Connection:
         config = self.cluster.config

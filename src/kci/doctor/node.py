@@ -16,6 +16,7 @@ from kci.doctor.facts import dns as dns_facts
 from kci.doctor.findings import connection, dns, finding
 from kci.doctor.findings import node as findings
 from kci.kit import clock, pki
+from kci.kit import errors as kit_errors
 from kci.kube import config as configs
 from kci.kube import errors, models, resources
 from kci.provider import kubeconfig
@@ -42,7 +43,10 @@ class Questions:
         """The virtual node's flags and variables."""
         if not self.node.is_told:
             raise finding.NotAtHandError(subjects.NOT_TOLD)
-        return findings.judge_settings(self.node.problems, self.node.settings.warnings)
+        found = findings.judge_settings(self.node.problems, self.node.settings.warnings)
+        if self.node.unread_config:
+            found.append(finding.unseen(f"--provider-config={self.node.unread_config} is not here"))
+        return found
 
     async def ready(self) -> examination.Found:
         """The Node object is there, is a virtual node's, and is Ready; its other conditions."""
@@ -62,6 +66,10 @@ class Questions:
             raise finding.NotAtHandError(f"there is no node {self.name}")
         if not self.node.is_told:
             raise finding.NotAtHandError(subjects.NOT_TOLD)
+        if self.node.unread_config:
+            raise finding.NotAtHandError(
+                f"--provider-config={self.node.unread_config} is not here, and may name them"
+            )
         wanted = nodes.NodeSettings(
             name=self.name,
             address=settings.node_address,
@@ -100,14 +108,9 @@ class Questions:
         """The API server's address that instances are given, and its certificate."""
         settings = self.node.settings
         config = self.cluster.node_config
-        own_host = urllib.parse.urlsplit(config.server).hostname or ""
-        # In its pod the API server is a ClusterIP, whatever our own kubeconfig calls it.
-        service_host = own_host if self.node.is_pod else settings.service_host
-        server = kubeconfig.choose_server(
-            config.server, cluster_server=settings.cluster_server, service_host=service_host
-        )
-        if server is None:
-            server = await self._find_server(service_host)
+        if not settings.cluster_server and self.node.why_not_itself:
+            raise finding.NotAtHandError(f"{self.node.why_not_itself}, and its instances as another one")
+        server = self.node.server_of_instances or await self._find_server()
         seen = await threads.in_thread(
             connections.try_url, server, self.cluster.tls_context(), config.tls_server_name
         )
@@ -153,15 +156,24 @@ class Questions:
             raise finding.NotAtHandError(f"the node {self.name} has told no address")
         return known["InternalIP"], settings.kubelet_port
 
-    async def _find_server(self, service_host: str) -> str:
-        """By the endpoints of default/kubernetes, as the node does. Raises UserError."""
+    async def _find_server(self) -> str:
+        """By the endpoints of default/kubernetes, as the node does. Raises UserError. Whether a Deployment's
+        account may read them is the question of its rights.
+        """
         handed = kubeconfig.Handed(
             await self.cluster.as_node(),
             lambda: self.cluster.node_config,
             cluster_server=self.node.settings.cluster_server,
-            service_host=service_host,
+            # That it has to be found out is decided.
+            service_host=urllib.parse.urlsplit(self.cluster.node_config.server).hostname or "",
         )
-        return configs.parse((await handed.find()).reveal()).server
+        try:
+            return configs.parse((await handed.find()).reveal()).server
+        except kit_errors.UserError as error:
+            is_asked_by_us = self.node.service_account is not None or self.node.unread_identity
+            if is_asked_by_us and isinstance(error.__cause__, errors.ForbiddenError):
+                raise self.cluster.may_not("list endpointslices in default") from error
+            raise
 
     async def _find_dns_service(self) -> str:
         client = await self.cluster.client()

@@ -10,7 +10,7 @@ from kci.doctor.facts import stack as facts
 from kci.doctor.findings import finding
 from kci.doctor.findings import stack as findings
 from kci.kit import clock, tasks
-from kci.stack import layout, preparation, record
+from kci.stack import layout, parts, preparation, record
 
 AREA = "stack"
 SUPERVISOR = "supervisor"
@@ -26,7 +26,8 @@ class Questions:
     async def programs(self) -> examination.Found:
         """Each program of the stack lives, and is ready by its own probe."""
         probes = await threads.in_thread(facts.probes_of, self.prepared)
-        asked = [facts.part(one, probes[one.name]) for one in self.state.parts if one.name in probes]
+        processes = [one for one in self.state.parts if one.name not in parts.STEPS]
+        asked = [facts.part(one, probes.get(one.name)) for one in processes]
         return [findings.judge_part(one) for one in await tasks.wait_all(asked, name="part")]
 
     async def links(self) -> examination.Found:

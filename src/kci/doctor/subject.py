@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import urllib.parse
 from collections.abc import Mapping, Sequence
 
 from kci.doctor.facts import machine, stack
+from kci.doctor.findings import cluster as cluster_findings
 from kci.doctor.findings import stack as findings
 from kci.kit import errors
 from kci.kube import config as configs
+from kci.provider import flags as node_flags
+from kci.provider import kubeconfig as handed
 from kci.provider import settings as node_settings
 from kci.stack import layout, namespaces, parts, preparation, programs, record
 from kci.stack import settings as stack_settings
@@ -22,6 +26,8 @@ from kci.stack import settings as stack_settings
 _MARKS = ("KCI_", "VKUBELET_", "TEMP_AKSK_", "AKSK_", "DEFAULT_NODE_NAME")
 ADDRESS, _UNKNOWN = "VKUBELET_POD_IP", "0.0.0.0"
 NOT_TOLD = "what the virtual node is told was not given: --env-file FILE, or its KCI_* variables"
+_NO_KUBECONFIG = ": kciletKubeconfigPath names "
+_FORM_B = "form B, deploy/least-privilege/service-account"
 # `python -P -m MODULE` before a program's flags.
 _PYTHON_WORDS = 4
 
@@ -58,12 +64,39 @@ class Node:
     problems: tuple[str, ...] = ()
     # Nothing was said of it: then its settings are defaults, of which only the node's name is of use.
     is_told: bool = True
-    # It was told no kubeconfig: it runs as a pod, with a ServiceAccount.
-    is_pod: bool = False
+    # It was told no kubeconfig: it runs as a pod, with this ServiceAccount.
+    service_account: cluster_findings.ServiceAccount | None = None
+    # The files of --kubeconfig and --provider-config, if they are not here.
+    unread_identity: str = ""
+    unread_config: str = ""
     # Where it runs its address is filled in; elsewhere nobody may know it.
     knows_address: bool = True
     # How one sees what the program says.
     log: str = ""
+
+    @property
+    def why_not_itself(self) -> str:
+        """Why system:node:<name> may be nobody: the virtual node then acts as its account. Empty if it is not
+        so.
+        """
+        if self.unread_config:
+            return (
+                f"the node may act as its ServiceAccount ({_FORM_B}): "
+                f"--provider-config={self.unread_config} is not here"
+            )
+        if self.settings.instance_kubeconfig is not None:
+            return f"the node acts as its ServiceAccount ({_FORM_B})"
+        return ""
+
+    @property
+    def server_of_instances(self) -> str | None:
+        """Where instances reach the API server; None if the node has to find it out."""
+        own_host = urllib.parse.urlsplit(self.config.server).hostname or ""
+        # In its pod the API server is a ClusterIP, whatever our own kubeconfig calls it.
+        service_host = own_host if self.service_account is not None else self.settings.service_host
+        return handed.choose_server(
+            self.config.server, cluster_server=self.settings.cluster_server, service_host=service_host
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,27 +139,47 @@ def of_stack(state_dir: pathlib.Path) -> Subject:
     return Subject(stack=found, cluster=administrator, node=node, is_here=True)
 
 
-def of_cluster(kubeconfig: pathlib.Path, variables: Mapping[str, str], flags: Sequence[str]) -> Subject:
+def of_cluster(
+    kubeconfig: pathlib.Path,
+    variables: Mapping[str, str],
+    flags: Sequence[str],
+    service_account: cluster_findings.ServiceAccount = cluster_findings.SERVICE_ACCOUNT,
+) -> Subject:
     """UserError if the kubeconfig cannot be used. Another one of the node's is among its flags."""
     cluster = configs.load(kubeconfig)
     told = {ADDRESS: _UNKNOWN, **variables, "KUBECONFIG": str(kubeconfig)}
     settings, problems = node_settings.read(flags, told)
-    own = settings.kubeconfig if settings.kubeconfig != kubeconfig else None
+    given = node_flags.read(flags, [], [])
+    unread = _absent(given["provider-config"])
+    # These files are where the node runs.
+    passed_over = f"--provider-config={unread}: " if unread else _NO_KUBECONFIG
+    own = settings.kubeconfig if given["kubeconfig"] else None
+    unread_identity = _absent(given["kubeconfig"])
     # Of one that is not here its flag's line tells.
-    config = configs.load(own) if own is not None and own.is_file() else cluster
+    config = configs.load(own) if own is not None and not unread_identity else cluster
     is_told = bool(flags) or any(name.startswith(_MARKS) for name in variables)
     node = Node(
         settings=settings,
         config=config,
-        problems=tuple(problems),
+        problems=tuple(one for one in problems if passed_over not in one),
         is_told=is_told,
-        is_pod=own is None,
+        service_account=service_account if own is None else None,
+        unread_identity=unread_identity,
+        unread_config=unread,
         knows_address=ADDRESS in variables,
         log="kubectl -n kube-system logs -l k8s-app=virtual-kubelet",
     )
     here = "--kubeconfig names a cluster, not the machine of a kci up"
     why_not = Why(machine=here, stack=here, kci="" if is_told else NOT_TOLD)
     return Subject(cluster=cluster, node=node, why_not=why_not)
+
+
+def read_service_account(text: str) -> cluster_findings.ServiceAccount:
+    """NAMESPACE/NAME, else UserError."""
+    namespace, _, name = text.partition("/")
+    if not namespace or not name or "/" in name:
+        raise errors.UserError(f"--service-account is {text!r}: write NAMESPACE/NAME")
+    return cluster_findings.ServiceAccount(namespace, name)
 
 
 def read_env_file(file: pathlib.Path) -> dict[str, str]:
@@ -139,6 +192,11 @@ def read_env_file(file: pathlib.Path) -> dict[str, str]:
         ) from error
     rows = (line.strip().partition("=") for line in lines if not line.lstrip().startswith("#"))
     return {name.strip(): value.strip().strip("'\"") for name, sign, value in rows if sign}
+
+
+def _absent(files: Sequence[str]) -> str:
+    """The one that counts, if it is not here."""
+    return files[-1] if files and not pathlib.Path(files[-1]).is_file() else ""
 
 
 def _without_cluster(found: Stack, why: str) -> Subject:

@@ -124,6 +124,15 @@ def test_what_is_wrong_with_them_is_kept_for_its_line(kubeconfig):
     assert any("--os" in one for one in found.node.problems)
 
 
+def test_the_account_of_a_deployment_is_named_with_its_namespace(kubeconfig):
+    account = subject.read_service_account("there/vk-sa")
+    assert account.user.name == "system:serviceaccount:there:vk-sa"
+    assert subject.of_cluster(kubeconfig, TOLD, [], account).node.service_account == account
+    for wrong in ("vk-sa", "/vk-sa", "there/", "a/b/c"):
+        with pytest.raises(errors.UserError, match="NAMESPACE/NAME"):
+            subject.read_service_account(wrong)
+
+
 def test_a_folder_without_a_stack_has_a_machine_to_examine(tmp_path):
     found = subject.of_stack(tmp_path / "none")
     assert found.stack.problem == ""

@@ -2,18 +2,24 @@
 
 import base64
 import datetime
+import itertools
+import pathlib
+import subprocess
 
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from kci.doctor.findings import cluster, finding
 from kci.kit import pki
-from kci.kube import models, signing_requests
+from kci.kube import access, models, signing_requests
 
 WELL, WARNING, WRONG = finding.Level.WELL, finding.Level.WARNING, finding.Level.WRONG
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+RIGHTS = ROOT / "deploy" / "least-privilege" / "node-identity" / "rights.yaml"
 
 
 def certificate_pem(end):
@@ -73,10 +79,58 @@ def test_rights_that_are_missing_are_named_with_what_they_are_for():
     assert {(one.level, one.remedy) for one in found} == {(WRONG, "do")}
 
 
-def test_an_account_needs_the_client_ca_only_where_no_file_has_it():
-    assert len(cluster.rights_of_account(reads_client_ca=False)) == 2
-    with_ca = cluster.rights_of_account(reads_client_ca=True)[-1]
-    assert "kube-system/extension-apiserver-authentication" in str(with_ca)
+def test_an_account_needs_what_the_manifests_of_least_privilege_give_it():
+    rights = cluster.rights_of_account("vk", reads_client_ca=True, finds_server=True)
+    assert len(rights) == len({(one.attributes) for one in rights})
+    assert {one.attributes for one in rights} == set(granted("vk"))
+
+
+def granted(node_name):
+    """What the account's roles in rights.yaml allow."""
+    text = RIGHTS.read_text().replace("${nodename_string}", node_name)
+    roles = [one for one in yaml.safe_load_all(text) if one["kind"] in {"ClusterRole", "Role"}]
+    assert roles
+    for role in roles:
+        for rule in role["rules"]:
+            for group, resource, name, verb in itertools.product(
+                rule["apiGroups"], rule["resources"], rule.get("resourceNames", [""]), rule["verbs"]
+            ):
+                yield access.Attributes(
+                    verb=verb,
+                    group=group,
+                    resource=resource,
+                    name=name,
+                    namespace=role["metadata"].get("namespace", ""),
+                )
+
+
+def test_an_account_needs_no_more_than_what_nobody_else_tells():
+    few = cluster.rights_of_account("vk", reads_client_ca=False, finds_server=False)
+    all_ = cluster.rights_of_account("vk", reads_client_ca=True, finds_server=True)
+    assert [str(one) for one in all_[len(few) :]] == [
+        "get configmaps kube-system/extension-apiserver-authentication (the CA of the kubelet API's clients)",
+        "list endpointslices in default (where instances reach the API server)",
+    ]
+
+
+def test_the_remedy_of_an_account_makes_manifests_for_this_node():
+    remedy = cluster.remedy_of_account(cluster.SERVICE_ACCOUNT.user.name, "vk")
+    make, pipe, apply = remedy.rpartition(" | ")
+    assert (pipe, apply) == (" | ", "kubectl apply -f -")
+    made = subprocess.run(
+        ["sh", "-c", make], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
+    ).stdout
+    assert "${" not in made
+    assert "system:node:vk" in made
+    others = cluster.remedy_of_account("system:serviceaccount:kube-system:other", "vk")
+    assert "give system:serviceaccount:kube-system:other what" in others
+
+
+def test_an_account_that_is_not_there_is_told_with_the_option_that_names_another():
+    found = cluster.judge_absence(cluster.ServiceAccount("kube-system", "vk-sa"))
+    assert found.level is WRONG
+    assert "kube-system/vk-sa" in found.text
+    assert "--service-account" in found.remedy
 
 
 def test_a_node_without_the_right_to_services_is_told_the_binding_to_make():
@@ -91,13 +145,16 @@ def test_a_node_without_the_right_to_services_is_told_the_binding_to_make():
     assert cluster.judge_services(user, may=False, is_needed=False).level is WARNING
 
 
-def request(name, *, node="vk", what=1, conditions=(), certificate=""):
+ACCOUNT = cluster.SERVICE_ACCOUNT.user.name
+
+
+def request(name, *, node="vk", what=1, conditions=(), certificate="", by=ACCOUNT):
     one = signing_requests.plan(node, "10.0.0.1")[what]
     sent = signing_requests.request_pem(pki.new_key(), one)
     return models.CertificateSigningRequest(
         metadata=models.ObjectMeta(name=name),
         spec=models.CertificateSigningRequestSpec(
-            request=base64.b64encode(sent).decode(), signer_name=one.signer, username="somebody"
+            request=base64.b64encode(sent).decode(), signer_name=one.signer, username=by
         ),
         status=models.CertificateSigningRequestStatus(certificate=certificate, conditions=conditions),
     )
@@ -109,10 +166,10 @@ def condition(kind):
 
 def test_requests_of_the_node_that_wait_are_told_with_the_line_that_approves_them():
     others = request("others", node="another")
-    (well,) = cluster.judge_requests([others], "vk")
+    (well,) = cluster.judge_requests([others], "vk", ACCOUNT)
     assert well.level is WELL
     (well,) = cluster.judge_requests(
-        [request("got", certificate="x", conditions=condition("Approved"))], "vk"
+        [request("got", certificate="x", conditions=condition("Approved"))], "vk", ACCOUNT
     )
     assert well.level is WELL
     found = cluster.judge_requests(
@@ -121,13 +178,44 @@ def test_requests_of_the_node_that_wait_are_told_with_the_line_that_approves_the
             request("first", what=0),
             request("slow", conditions=condition("Approved")),
             request("no", conditions=condition("Denied")),
+            request("own", by="system:node:vk"),
         ],
         "vk",
+        ACCOUNT,
     )
-    assert [one.level for one in found] == [WRONG, WRONG, WARNING]
+    assert [one.level for one in found] == [WRONG, WRONG, WARNING, WRONG]
     assert found[0].remedy.endswith("kubectl certificate approve first")
+    assert found[3].remedy.endswith("kubectl certificate approve own")
     assert "--cluster-signing-cert-file" in found[1].remedy
     assert "refused (denied: by me)" in found[2].text
+
+
+def test_whoever_pastes_the_remedy_of_a_request_approves_nothing(tmp_path):
+    (found,) = cluster.judge_requests([request("first")], "vk", ACCOUNT)
+    assert found.remedy.startswith("kubectl describe csr first; ")
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text('#!/bin/sh\necho "$*" >> "$0.calls"\n')
+    kubectl.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(["sh", "-c", found.remedy], env=environment, capture_output=True, timeout=20, check=False)
+    calls = tmp_path / "kubectl.calls"
+    assert "approve" not in (calls.read_text() if calls.exists() else "")
+
+
+@pytest.mark.parametrize("what", [0, 1])
+@pytest.mark.parametrize("conditions", [(), condition("Approved")])
+def test_a_request_that_somebody_else_sent_in_the_nodes_name_is_a_warning_not_to_approve_it(what, conditions):
+    mallory = "system:serviceaccount:dev:mallory"
+    evil = request("evil", what=what, conditions=conditions, by=mallory)
+    (found,) = cluster.judge_requests([evil], "vk", ACCOUNT)
+    assert found.level is WARNING
+    assert f"somebody else asks in the node's name: {mallory} sent the request evil" in found.text
+    assert found.remedy == "do not approve it, look who that is: kubectl describe csr evil"
+
+
+def test_a_request_of_somebody_else_that_was_refused_is_nobodys_to_delete():
+    evil = request("evil", conditions=condition("Denied"), by="mallory")
+    assert [one.level for one in cluster.judge_requests([evil], "vk", ACCOUNT)] == [WELL]
 
 
 def test_a_request_that_is_none_of_a_nodes_is_passed_over():

@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 
 import pytest
 from cryptography import x509
@@ -98,6 +99,49 @@ def test_what_stands_in_the_way_is_told():
             connection.read_certificate("127.0.0.1", port)
     assert connection.try_url(f"http://127.0.0.1:{port}").obstacle is findings.Obstacle.REFUSED
     assert connection.read_certificate("127.0.0.1", port) is None
+
+
+@pytest.fixture
+def addresses(monkeypatch):
+    """Sets what the name `many` has for addresses."""
+    real = socket.getaddrinfo
+
+    def know(*known):
+        def find(host, port, *more, **named):
+            if host != "many":
+                return real(host, port, *more, **named)
+            return [found for address in known for found in real(address, port, type=socket.SOCK_STREAM)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", find)
+
+    return know
+
+
+def test_a_host_is_reached_by_whichever_of_its_addresses_answers(addresses):
+    with serving() as port:
+        addresses("127.0.0.2", "127.0.0.1")
+        seen = connection.try_url(f"http://many:{port}")
+        assert (seen.obstacle, seen.place) == (None, f"many:{port}")
+        addresses("127.0.0.2", "127.0.0.3")
+        assert connection.try_url(f"http://many:{port}").obstacle is findings.Obstacle.REFUSED
+
+
+def test_addresses_that_are_silent_share_the_time(addresses, monkeypatch):
+    monkeypatch.setattr(connection, "CONNECT_S", 0.4)
+    with serving() as port, contextlib.ExitStack() as opened:
+        opened.enter_context(socket.create_server(("127.0.0.2", port), backlog=0))
+        # A backlog of none takes one, which nobody accepts: the next ones are not answered.
+        for _ in range(2):
+            waiting = opened.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.2", port))
+        begun = time.monotonic()
+        addresses("127.0.0.2")
+        assert connection.try_url(f"http://many:{port}").obstacle is findings.Obstacle.SILENT
+        addresses("127.0.0.2", "127.0.0.1")
+        assert connection.try_url(f"http://many:{port}").obstacle is None
+        # One alone would have STEP_S.
+        assert time.monotonic() - begun < connection.STEP_S
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 import datetime
 import fcntl
+import ipaddress
 import os
 
 import pytest
 
 from kci.doctor.facts import machine, stack
-from kci.stack import certificates, layout
+from kci.stack import addresses, certificates, layout, parts, preparation, record, settings
 
 
 def make(file, text=""):
@@ -77,6 +78,42 @@ def test_certificates_are_told_by_their_files(where):
     assert seen["ca.crt"].end == now + certificates.AUTHORITY_LIFE
     assert seen["broken.crt"].end is None
     assert seen["broken.crt"].problem
+
+
+@pytest.mark.parametrize("metrics_server", [False, True])
+def test_every_part_that_is_a_process_says_whether_it_is_ready(where, metrics_server):
+    prepared = make_prepared(where, settings.Settings(metrics_server=metrics_server))
+    planned = parts.plan(
+        own_control_plane=True, own_containerd=True, own_dns=True, metrics_server=metrics_server
+    )
+    probes = stack.probes_of(prepared)
+    assert set(probes) == set(planned) - set(parts.STEPS)
+    assert all(probes.values())
+
+
+def make_prepared(where, asked):
+    ranges = addresses.Ranges(ipaddress.IPv4Network("10.88.0.0/16"), ipaddress.IPv4Network("10.152.0.0/16"))
+    choices = record.Choices(
+        format=record.FORMAT,
+        kci_version="0",
+        cluster="",
+        pod_cidr=str(ranges.pods),
+        service_cidr=str(ranges.services),
+        etcd_port=4001,
+        etcd_peer_port=4002,
+        controller_manager_port=4003,
+        scheduler_port=4004,
+        registry_port=4005,
+        dns_ready_port=4006,
+        metrics_server_port=4007,
+    )
+    identity = record.Identity(
+        access_key="AK", secret_key="SK", cluster_id="c", subnet_id="s", security_group_id="g"
+    )
+    machine_settings = settings.read_machine()
+    return preparation.Prepared(
+        where, asked, machine_settings, ranges, choices, identity, binaries=None, cluster=None
+    )
 
 
 def test_a_store_is_told_by_its_file_and_lock(where):

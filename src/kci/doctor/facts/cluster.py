@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import ssl
 import types
 from collections.abc import Sequence
@@ -30,11 +29,22 @@ class _Version(msgspec.Struct, rename="camel"):
 
 
 class Cluster:
-    """Used as `async with`. Everything but `connect` waits for it, and raises NotAtHandError if it failed."""
+    """Used as `async with`. Everything but `connect` waits for it, and raises NotAtHandError if it failed.
+    `service_account` is the virtual node's own, where its identity is not at hand, and `unread_identity` the
+    kubeconfig that it has and we have not.
+    """
 
-    def __init__(self, config: configs.ClusterConfig, node_config: configs.ClusterConfig) -> None:
+    def __init__(
+        self,
+        config: configs.ClusterConfig,
+        node_config: configs.ClusterConfig,
+        service_account: findings.ServiceAccount | None = None,
+        unread_identity: str = "",
+    ) -> None:
         self.config = config
         self.node_config = node_config
+        self._service_account = service_account
+        self._unread_identity = unread_identity
         self._stack = contextlib.AsyncExitStack()
         self._connected = asyncio.Event()
         self._why = "the API server does not answer us"
@@ -78,15 +88,19 @@ class Cluster:
         return findings.Caller(self._user.name, self.config.client_certificate_pem)
 
     async def as_node(self) -> clients.Client:
-        """Whom the virtual node is: its identity, or the account that asks for it."""
+        """The identity that the virtual node was given; who asks, where it is not at hand."""
         _ = await self.client()
         assert self._node_client is not None
         return self._node_client
 
-    async def node_user(self) -> access.User:
-        if self._node_user is None:
-            self._node_user = await (await self.as_node()).review_self()
-        return self._node_user
+    async def account(self) -> access.User:
+        """Whom the virtual node is by what it was given: itself, or who asks for its identity."""
+        if self._unread_identity:
+            raise finding.NotAtHandError(f"the node's --kubeconfig={self._unread_identity} is not here")
+        user = await self._given_user()
+        if self._service_account is None or signing_requests.GROUP in user.groups:
+            return user
+        return user if user.name == self._service_account.user.name else self._service_account.user
 
     async def get(self, resource: resources.Resource[T], name: str, *, namespace: str = "") -> T | None:
         """As who asks; None if there is none."""
@@ -96,7 +110,7 @@ class Cluster:
         except errors.NotFoundError:
             return None
         except errors.ForbiddenError as error:
-            raise self._may_not(f"get {resource.plural}") from error
+            raise self.may_not(f"get {resource.plural}") from error
 
     async def signing_requests(self) -> tuple[models.CertificateSigningRequest, ...]:
         client = await self.client()
@@ -104,25 +118,32 @@ class Cluster:
         try:
             return (await client.list_all(kind)).items
         except errors.ForbiddenError as error:
-            raise self._may_not(f"list {kind.plural}") from error
+            raise self.may_not(f"list {kind.plural}") from error
 
     async def denied_to_node(self, node_name: str, rights: Sequence[findings.Right]) -> list[findings.Right]:
         """Which of these rights the node's user does not have."""
         user = access.User(
             name=signing_requests.user_of(node_name), groups=(signing_requests.GROUP, "system:authenticated")
         )
-        if (await self.node_user()).name == user.name:
-            return await self.denied_to_us(rights)
+        return await self._denied_to(user, rights)
+
+    async def denied_to_account(self, rights: Sequence[findings.Right]) -> list[findings.Right]:
+        return await self._denied_to(await self.account(), rights)
+
+    async def _denied_to(self, user: access.User, rights: Sequence[findings.Right]) -> list[findings.Right]:
+        if (await self._given_user()).name == user.name:
+            own = await self.as_node()
+            return [one for one in rights if not await own.review_own_access(one.attributes)]
         client = await self.client()
         try:
             return [one for one in rights if not await client.review_access(user, one.attributes)]
         except errors.ForbiddenError as error:
-            raise self._may_not("create subjectaccessreviews, as an administrator may") from error
+            raise self.may_not("create subjectaccessreviews, as an administrator may") from error
 
-    async def denied_to_us(self, rights: Sequence[findings.Right]) -> list[findings.Right]:
-        """Which the identity does not have that the virtual node was given."""
-        client = await self.as_node()
-        return [one for one in rights if not await client.review_own_access(one.attributes)]
+    async def _given_user(self) -> access.User:
+        if self._node_user is None:
+            self._node_user = await (await self.as_node()).review_self()
+        return self._node_user
 
     async def healthz_of_node(self, node_name: str) -> tuple[str, str]:
         """What the kubelet API answers through the API server, or why it does not."""
@@ -133,7 +154,7 @@ class Cluster:
         except errors.ForbiddenError as error:
             # The kubelet API's own refusal has no reason in Kubernetes' words.
             if error.reason:
-                raise self._may_not("get nodes/proxy") from error
+                raise self.may_not("get nodes/proxy") from error
             return "", str(error)
         except errors.KubeError as error:
             return "", str(error)
@@ -142,13 +163,9 @@ class Cluster:
         """As instances verify the API server."""
         return transport.tls_context(self.config)
 
-    def _may_not(self, what: str) -> finding.NotAtHandError:
+    def may_not(self, what: str) -> finding.NotAtHandError:
         return finding.NotAtHandError(f"{self._user.name} may not {what}: give an administrator's kubeconfig")
 
     async def _open(self, config: configs.ClusterConfig) -> clients.Client:
         client = clients.Client(config, user_agent=USER_AGENT, timeout_s=CALL_TIMEOUT_S)
         return await self._stack.enter_async_context(client)
-
-
-def now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)

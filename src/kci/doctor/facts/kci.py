@@ -13,6 +13,7 @@ from kci.client import errors, networks
 from kci.doctor import threads
 from kci.doctor.facts import cluster as cluster_facts
 from kci.doctor.facts import connection
+from kci.doctor.findings import cluster as cluster_findings
 from kci.doctor.findings import finding
 from kci.doctor.findings import kci as findings
 from kci.kit import clock
@@ -81,10 +82,24 @@ class Service:
         source = await self._source()
         if isinstance(keys, key_settings.Fixed) or not isinstance(source, credentials.Changing):
             raise finding.NotAtHandError("the key pair is fixed, not temporary")
-        user = signing_requests.user_of(self._settings.node_name)
-        if isinstance(keys, key_settings.InCluster):
-            user = (await self._of_cluster().node_user()).name
-        return [_to_keys(place, user) for place in await source.look()]
+        places = await source.look()
+        if not isinstance(keys, key_settings.InCluster):
+            return [_to_keys(place, signing_requests.user_of(self._settings.node_name)) for place in places]
+        user = (await self._of_cluster().account()).name
+        return [
+            _to_keys(place, user, unread=await self._refusal(reference))
+            for place, reference in zip(places, keys.references, strict=True)
+        ]
+
+    async def _refusal(self, reference: credentials.Reference) -> str:
+        """What the virtual node's account may not do with it, whatever we may; empty if it may read it."""
+        rights = cluster_findings.rights_to_read(
+            reference.resource.plural, reference.namespace, reference.name
+        )
+        cluster = self._of_cluster()
+        denied = await cluster.denied_to_account(rights)
+        verbs = " and ".join(one.attributes.verb for one in denied)
+        return f"{(await cluster.account()).name} may not {verbs} it" if denied else ""
 
     async def _open(self) -> kci_clients.KciClient:
         if self._client is None:
@@ -117,10 +132,11 @@ class Service:
         return self._cluster
 
 
-def _to_keys(place: credentials.Place, user: str) -> findings.TemporaryKeys:
-    if place.unread:
+def _to_keys(place: credentials.Place, user: str, unread: str = "") -> findings.TemporaryKeys:
+    """`unread`: why the virtual node cannot read them, if we can."""
+    if unread := place.unread or unread:
         remedy = f"let {user} get, list and watch it (docs/how-to/use-temporary-keys.md)"
-        return findings.TemporaryKeys(place.name, problem=place.unread, remedy=remedy)
+        return findings.TemporaryKeys(place.name, problem=unread, remedy=remedy)
     if place.wrong or place.keys is None:
         remedy = "put ak, sk, securityToken and expired_at there: kci credentials issue | kubectl apply -f -"
         return findings.TemporaryKeys(place.name, problem=place.wrong or "it has no keys", remedy=remedy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
 import pathlib
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from kci.stack import (
     coredns,
     layout,
     links,
+    metricsserver,
     parts,
     preparation,
     probes,
@@ -73,6 +73,8 @@ def probes_of(prepared: preparation.Prepared) -> Mapping[str, commands.Probe | N
         found[parts.Part.SCHEDULER] = controlplane.scheduler(control_plane).probe
     if prepared.asked.own_dns:
         found[parts.Part.COREDNS] = coredns.command(prepared.dns_plan()).probe
+    if prepared.asked.metrics_server:
+        found[parts.Part.METRICS_SERVER] = metricsserver.command(prepared.metrics_server_plan()).probe
     return found
 
 
@@ -126,7 +128,3 @@ def store(where: layout.Layout) -> findings.Store:
     """Blocking. The lock's file as service/store/database.py names it."""
     database = where.service_database
     return findings.Store(database.exists(), is_locked(database.with_name(f"{database.name}.lock")))
-
-
-def now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from cryptography import x509
 from cryptography.x509 import oid
@@ -41,6 +41,30 @@ class Caller:
     certificate_pem: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class ServiceAccount:
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def user(self) -> access.User:
+        """Whom the API server takes it for."""
+        groups = (
+            "system:serviceaccounts",
+            f"system:serviceaccounts:{self.namespace}",
+            "system:authenticated",
+        )
+        return access.User(name=f"system:serviceaccount:{self.namespace}:{self.name}", groups=groups)
+
+
+# Of the manifests in deploy/.
+SERVICE_ACCOUNT = ServiceAccount("kube-system", "virtual-kubelet-sa")
+_RIGHTS = "deploy/least-privilege/node-identity/rights.yaml"
+
+
 def rights_of_node(node_name: str) -> list[Right]:
     """What the virtual node does as system:node:<name>, as far as it can be asked: of pods, ConfigMaps and
     Secrets the Node authorizer allows those that are bound to the node.
@@ -68,12 +92,21 @@ def rights_of_node(node_name: str) -> list[Right]:
     ]
 
 
-def rights_of_account(*, reads_client_ca: bool) -> list[Right]:
-    """What an account does that asks for the node's identity (deploy/least-privilege)."""
+def rights_of_account(node_name: str, *, reads_client_ca: bool, finds_server: bool) -> list[Right]:
+    """What an account does that asks for the node's identity (deploy/least-privilege/node-identity).
+    `finds_server`: nobody told the node where instances reach the API server.
+    """
     requests = {"group": "certificates.k8s.io", "resource": "certificatesigningrequests"}
     found = [
         Right(access.Attributes(verb="create", **requests), "to ask for the node's identity"),
         Right(access.Attributes(verb="get", **requests), "to get it"),
+        Right(access.Attributes(verb="patch", resource="nodes", name=node_name), "to show the node's role"),
+    ]
+    found += [
+        Right(
+            access.Attributes(verb=verb, resource="events", namespace="default"), "to tell what it waits for"
+        )
+        for verb in ("create", "patch")
     ]
     if reads_client_ca:
         attributes = access.Attributes(
@@ -83,7 +116,26 @@ def rights_of_account(*, reads_client_ca: bool) -> list[Right]:
             name="extension-apiserver-authentication",
         )
         found.append(Right(attributes, "the CA of the kubelet API's clients"))
+    if finds_server:
+        attributes = access.Attributes(
+            verb="list", group="discovery.k8s.io", resource="endpointslices", namespace="default"
+        )
+        found.append(Right(attributes, "where instances reach the API server"))
     return found
+
+
+def remedy_of_account(user: str, node_name: str) -> str:
+    if user != SERVICE_ACCOUNT.user.name:
+        return f"give {user} what {SERVICE_ACCOUNT} has in {_RIGHTS} (docs/how-to/deploy-the-node.md)"
+    return f"sed 's/${{nodename_string}}/{node_name}/g' {_RIGHTS} | kubectl apply -f -"
+
+
+def rights_to_read(resource: str, namespace: str, name: str) -> list[Right]:
+    """What somebody does who follows one object."""
+    return [
+        Right(access.Attributes(verb=verb, resource=resource, namespace=namespace, name=name), "the key pair")
+        for verb in ("get", "list", "watch")
+    ]
 
 
 def to_services() -> Right:
@@ -152,8 +204,21 @@ def judge_services(user: str, *, may: bool, is_needed: bool) -> finding.Finding:
     return finding.warning(f"{text} where their annotation asks for it", remedy)
 
 
-def judge_requests(seen: Iterable[models.CertificateSigningRequest], node_name: str) -> list[finding.Finding]:
-    """Signing requests of this node that wait, or came to nothing."""
+def judge_absence(account: ServiceAccount) -> finding.Finding:
+    """There is neither the account nor the node."""
+    return finding.wrong(
+        f"there is no ServiceAccount {account}, so no virtual node runs with it",
+        "make it as docs/how-to/deploy-the-node.md says, or name the Deployment's: --service-account",
+    )
+
+
+def judge_requests(
+    seen: Iterable[models.CertificateSigningRequest], node_name: str, account: str
+) -> list[finding.Finding]:
+    """Signing requests of this node that wait, or came to nothing. Whoever else than the node and its account
+    asks in its name is somebody to be warned of.
+    """
+    known = {account, signing_requests.user_of(node_name)}
     found, count = [], 0
     for one in seen:
         if not is_of_node(one, node_name):
@@ -161,12 +226,19 @@ def judge_requests(seen: Iterable[models.CertificateSigningRequest], node_name: 
         count += 1
         name, signer = one.metadata.name, one.spec.signer_name
         outlook, why = signing_requests.outlook(one)
+        if one.spec.username not in known:
+            if outlook in {signing_requests.Outlook.WAITS, signing_requests.Outlook.APPROVED}:
+                found.append(_warn_of_stranger(one, known))
+            continue
         match outlook:
             case signing_requests.Outlook.WAITS:
                 text = f"the request {name} of {one.spec.username} for {signer} waits for approval"
-                found.append(
-                    finding.wrong(text, f"kubectl describe csr {name} && kubectl certificate approve {name}")
+                # Typed as it stands it approves nothing: somebody looks first.
+                remedy = (
+                    f"kubectl describe csr {name}; then, if subject and names are the node's alone, approve "
+                    f"it: kubectl certificate approve {name}"
                 )
+                found.append(finding.wrong(text, remedy))
             case signing_requests.Outlook.APPROVED:
                 text = f"the request {name} is approved, and nobody issues a certificate of {signer}"
                 found.append(
@@ -187,6 +259,15 @@ def judge_requests(seen: Iterable[models.CertificateSigningRequest], node_name: 
     return found or [
         finding.well(f"no request of the node waits ({count} issued)" if count else "none waits")
     ]
+
+
+def _warn_of_stranger(seen: models.CertificateSigningRequest, known: Collection[str]) -> finding.Finding:
+    name = seen.metadata.name
+    return finding.warning(
+        f"somebody else asks in the node's name: {seen.spec.username} sent the request {name} for "
+        f"{seen.spec.signer_name}, and not {' or '.join(sorted(known))}",
+        f"do not approve it, look who that is: kubectl describe csr {name}",
+    )
 
 
 def is_of_node(request: models.CertificateSigningRequest, node_name: str) -> bool:
