@@ -3,13 +3,17 @@
 import dataclasses
 import ipaddress
 import json
+import os
 import pathlib
+import signal
 import stat
 import subprocess
 
 import leftovers
 import pytest
 from line import IDLE, eventually, new_line, pod
+
+from kci.stack import record
 
 pytestmark = pytest.mark.e2e
 
@@ -123,6 +127,17 @@ def test_after_down_nothing_is_left_and_up_brings_the_cluster_and_its_pods_back(
             what="the pod back by its restart policy",
         )
         assert stack.get("pod", "done")["status"]["phase"] == "Succeeded"
+
+        # The supervisor is killed, and nothing is stopped: pods go on, and the next one takes over.
+        stack.wait_ready("pod/stays")
+        before = stack.live_instances()
+        state = record.read_state(stack.where)
+        assert state is not None
+        assert state.supervisor is not None
+        os.kill(state.supervisor.pid, signal.SIGKILL)
+        stack.kci("up", "--detach", "--netns", stack.netns)
+        stack.wait_ready("pod/stays")
+        assert stack.live_instances() == before
     finally:
         stack.kci("down", "--purge", check=False)
     assert not stack.state_dir.exists()
