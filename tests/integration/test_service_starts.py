@@ -75,7 +75,8 @@ async def test_a_trace_goes_on_from_the_call_to_the_engine(tmp_path):
         assert sent.parent == caller.traceparent
         assert wanted.traceparent == served.traceparent
         for name in ("store group", "ensure group", "record report"):
-            found = spans.named(name)[0]
+            # The last try: the first may come before the kcilet is there.
+            found = spans.named(name)[-1]
             assert (spans.parent_of(found), found.code) == ("CreateContainerGroup", observing.OK)
         # The start is over: what is done for the group later is no part of it.
         count = len(spans.spans)
