@@ -176,7 +176,7 @@ class Meter:
             "descriptors": descriptors,
             "threads": int(fields["Threads"]),
             "rss_mib": int(fields["VmRSS"].split()[0]) // 1024,
-            **self._tasks(name, pid),
+            **(self._tasks(name, pid) if _catches(fields, signal.SIGUSR1) else {}),
         }
 
     def _tasks(self, name: str, pid: int) -> dict[str, int]:
@@ -196,6 +196,11 @@ class Meter:
                         return {"tasks": int(told["count"])}
             time.sleep(0.02)
         return {}
+
+
+def _catches(status: Mapping[str, str], which: signal.Signals) -> bool:
+    """A program that has just been started does not yet, and would be ended by it."""
+    return bool(int(status["SigCgt"], 16) >> (which - 1) & 1)
 
 
 def _mount_points(pids: Mapping[str, int]) -> list[str]:
