@@ -201,7 +201,3 @@ def is_of_node(asked: models.CertificateSigningRequest, node_name: str) -> bool:
         return False
     names = request.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     return [str(name.value) for name in names] == [user_of(node_name)]
-
-
-def is_undecided(asked: models.CertificateSigningRequest) -> bool:
-    return not asked.status.conditions and not asked.status.certificate

@@ -97,7 +97,8 @@ async def _about(client: kube.Client, pod: models.Pod) -> facts.Facts:
         requests=tuple(
             one
             for one in (requests.items if requests else ())
-            if signing_requests.is_of_node(one, pod.spec.node_name) and signing_requests.is_undecided(one)
+            if signing_requests.is_of_node(one, pod.spec.node_name)
+            and signing_requests.outlook(one)[0] is signing_requests.Outlook.WAITS
         ),
         logs=await _logs(client, pod),
         unknown=tuple(unknown),

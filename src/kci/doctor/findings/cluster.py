@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import datetime
 from collections.abc import Collection, Iterable, Sequence
 
 from cryptography import x509
-from cryptography.x509 import oid
 
 from kci.doctor.findings import finding
 from kci.kube import access, models, signing_requests
 from kci.provider import service_access
 
 EXPIRES_SOON = datetime.timedelta(days=14)
-SIGNERS = frozenset({signing_requests.CLIENT_SIGNER, signing_requests.SERVING_SIGNER})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +218,7 @@ def judge_requests(
     known = {account, signing_requests.user_of(node_name)}
     found, count = [], 0
     for one in seen:
-        if not is_of_node(one, node_name):
+        if not signing_requests.is_of_node(one, node_name):
             continue
         count += 1
         name, signer = one.metadata.name, one.spec.signer_name
@@ -268,19 +265,6 @@ def _warn_of_stranger(seen: models.CertificateSigningRequest, known: Collection[
         f"{seen.spec.signer_name}, and not {' or '.join(sorted(known))}",
         f"do not approve it, look who that is: kubectl describe csr {name}",
     )
-
-
-def is_of_node(request: models.CertificateSigningRequest, node_name: str) -> bool:
-    """Whether it asks for a certificate of this node, whoever sent it."""
-    if request.spec.signer_name not in SIGNERS:
-        return False
-    user = signing_requests.user_of(node_name)
-    try:
-        asked = x509.load_pem_x509_csr(base64.b64decode(request.spec.request))
-    except ValueError:
-        return False
-    names = asked.subject.get_attributes_for_oid(oid.NameOID.COMMON_NAME)
-    return [str(name.value) for name in names] == [user]
 
 
 def judge_client_ca(data: dict[str, str] | None) -> finding.Finding:
