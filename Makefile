@@ -22,7 +22,7 @@ down: ## stop it and leave nothing running; the state stays, `kci down --purge` 
 test: check ## everything CI runs: checks, then all tests
 	$(BIN)/python -m kci.stack.goprograms
 	$(BIN)/python scripts/helm.py
-	$(BIN)/pytest
+	PYTHONPATH=scripts:tests/harness $(BIN)/python tests/harness/everything.py
 
 check: install ## format, lint, types, architecture
 	$(BIN)/ruff format --check $(CODE)

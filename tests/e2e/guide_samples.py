@@ -1,7 +1,5 @@
 """What of the guide more than one test file uses: its two samples, a DaemonSet, how a refused pod looks."""
 
-import subprocess
-
 import line as lines
 from line import IDLE, eventually, pod
 
@@ -122,8 +120,7 @@ def check_refused(line, body, reason, field, remedy):
 
 def groups(line):
     """All container groups with their labels, as the console shows them."""
-    command = line.inside(str(lines.BIN / "kci"), "groups", "-o", "json", "--state-dir", str(line.state_dir))
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return line.kci("groups", "-o", "json")
 
 
 def check_daemon_set(line, name):

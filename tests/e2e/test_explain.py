@@ -30,9 +30,9 @@ def pods(line, guard):
 
 
 def run(line, *arguments):
-    """Where a user of a stack in a network namespace runs it."""
+    """From outside the stack's network namespace, which the command enters by itself."""
     return subprocess.run(
-        line.inside(str(BIN / "kci"), "explain", "--state-dir", str(line.state_dir), *arguments),
+        [str(BIN / "kci"), "explain", "--state-dir", str(line.state_dir), *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -2,43 +2,35 @@
 
     python tests/harness/faults.py faults|release [PYTEST ARGUMENTS]
 
-Several sessions of pytest run beside each other (SESSIONS), for tests of a line mostly wait. What failed is
-run once more by itself, from the same seed, if it is little: the page names what passed only then, and what
-failed twice has failed.
+Several sessions of pytest run beside each other (SESSIONS). What failed is run once more by itself, from the
+same seed, if it is little: the page names what passed only then, and what failed twice has failed.
 With arguments for pytest (to try something out) the page is not written. A run that was interrupted (^C) ends
 what it started and still writes the page, which says what was not run.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import functools
-import json
 import os
 import pathlib
 import platform
 import secrets
-import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import bugs
 import requirements
+import sessions
 
 from kci.kit import environment
 
-# pytest's own exit code.
-FAILED, INTERRUPTED = 1, 2
 # More failures than this are no chance, and have the machine to themselves for too long.
 MOST_AGAIN = 6
 # Shown at the end of the run: what to look at when it takes too long.
 SLOWEST, SLOW_S = 30, 5.0
+OPTIONS = ("--requirement", "all", f"--durations={SLOWEST}", f"--durations-min={SLOW_S:g}")
 PAGE = bugs.REPOSITORY / "docs" / "reliability.md"
 COMMAND = {requirements.Scale.FAULTS: "make faults", requirements.Scale.RELEASE: "make faults-release"}
 HEAD = """\
@@ -75,22 +67,27 @@ LIMITS = """\
 def main(arguments: Sequence[str]) -> int:
     scale, *more = arguments
     seed = int(environment.read().get("KCI_SEED") or secrets.randbits(32))
+    variables = {**environment.read(), "KCI_SCALE": scale, "KCI_SEED": str(seed)}
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kci-faults-") as name:
-        run = _Run(scale, seed, pathlib.Path(name))
-        code, told = run.only(more) if more else run.all()
+        folder = pathlib.Path(name)
+
+        def run(chosen: Sequence[sessions.Session], *more: str) -> tuple[int, sessions.Told | None]:
+            return sessions.run(chosen, [*OPTIONS, *more], variables, folder)
+
+        code, told = run([ONE], *more) if more else run(SESSIONS)
         if told is None:
             return code or 1
         rows, failed, repeated = told.rows, told.failed, list[str]()
-        if code == FAILED and 0 < len(failed) <= MOST_AGAIN:
+        if code == sessions.FAILED and 0 < len(failed) <= MOST_AGAIN:
             print(f"once more, by themselves: {' '.join(failed)}", file=sys.stderr)
-            code, again = run.only(failed)
+            code, again = run([ONE], *failed)
             if again:
                 failed, repeated = after_second_try(rows, failed, again)
     try:
-        verdicts = bugs.main() if code != INTERRUPTED else []
+        verdicts = bugs.main() if code != sessions.INTERRUPTED else []
     except KeyboardInterrupt:
-        code, verdicts = INTERRUPTED, []
+        code, verdicts = sessions.INTERRUPTED, []
     took_min = (time.monotonic() - began_s) / 60
     if not more:
         text = page(
@@ -104,42 +101,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if code == 0 and caught and not untested else code or 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Told:
-    """What a session told of itself; `passed` are the tests of requirements that it ran to a good end."""
-
-    rows: list[requirements.Row]
-    failed: list[str]
-    passed: frozenset[str]
-
-
-def _read(report: pathlib.Path) -> Told | None:
-    if not report.exists():
-        return None
-    told = json.loads(report.read_text(encoding="utf-8"))
-    rows = [requirements.Row(**row) for row in told["rows"]]
-    return Told(rows, told["failed"], frozenset(told["passed"]))
-
-
-def joined(one: Told, other: Told) -> Told:
-    """What two sessions told that shared the tests of one run."""
-    rows = {row.requirement: dataclasses.replace(row) for row in one.rows}
-    for row in other.rows:
-        known = rows.get(row.requirement, requirements.Row(row.requirement))
-        rows[row.requirement] = requirements.Row(
-            row.requirement,
-            planned=known.planned + row.planned,
-            tests=known.tests + row.tests,
-            runs=known.runs + row.runs,
-            seed=known.seed or row.seed,
-            failed=known.failed + row.failed,
-            skipped=known.skipped + row.skipped,
-        )
-    return Told(list(rows.values()), one.failed + other.failed, one.passed | other.passed)
-
-
 def after_second_try(
-    rows: Sequence[requirements.Row], failed: Sequence[str], again: Told
+    rows: Sequence[requirements.Row], failed: Sequence[str], again: sessions.Told
 ) -> tuple[list[str], list[str]]:
     """What has failed twice, and what passed on the second try; the rows are told, too."""
     repeated = [test for test in failed if test in again.passed]
@@ -149,18 +112,11 @@ def after_second_try(
     return [test for test in failed if test not in repeated], repeated
 
 
-@dataclasses.dataclass(frozen=True)
-class Session:
-    """The tests of these folders and files; of none: all that no other session runs."""
-
-    name: str
-    tests: tuple[str, ...] = ()
-    niceness: int = 0
-
-
+# All tests of requirements, or those that are named.
+ONE = sessions.Session("all")
 SESSIONS = (
-    Session("line"),
-    Session(
+    sessions.Session("line"),
+    sessions.Session(
         "soak",
         (
             "tests/faults/test_soak.py",
@@ -169,84 +125,8 @@ SESSIONS = (
         ),
     ),
     # They need neither a line nor the machine.
-    Session("alone", ("tests/contract", "tests/unit"), niceness=19),
+    sessions.Session("alone", ("tests/contract", "tests/unit"), niceness=19),
 )
-
-
-class _Run:
-    """Sessions of pytest of one scale and seed. They answer with a code of pytest's and what was told."""
-
-    def __init__(self, scale: str, seed: int, folder: pathlib.Path) -> None:
-        self._folder = folder
-        self._environment = {**environment.read(), "KCI_SCALE": scale, "KCI_SEED": str(seed)}
-
-    def only(self, more: Sequence[str]) -> tuple[int, Told | None]:
-        """One session, with these arguments."""
-        report = self._folder / "only.json"
-        report.unlink(missing_ok=True)
-        return _wait([self._start(report, more)]), _read(report)
-
-    def all(self) -> tuple[int, Told | None]:
-        """All sessions beside each other. What the first says is shown at once, of the others at the end."""
-        reports = [self._folder / f"{session.name}.json" for session in SESSIONS]
-        with contextlib.ExitStack() as stack:
-            outputs = [None, *(stack.enter_context(self._open(one)) for one in SESSIONS[1:])]
-            code = _wait(
-                [
-                    self._start(report, _to_arguments(session), output=output, niceness=session.niceness)
-                    for session, report, output in zip(SESSIONS, reports, outputs, strict=True)
-                ]
-            )
-            for output in filter(None, outputs):
-                _ = output.seek(0)
-                shutil.copyfileobj(output, sys.stdout)
-        told = [one for one in map(_read, reports) if one is not None]
-        return code, functools.reduce(joined, told) if len(told) == len(SESSIONS) else None
-
-    def _open(self, session: Session) -> TextIO:
-        return (self._folder / f"{session.name}.log").open("w+", encoding="utf-8")
-
-    def _start(
-        self, report: pathlib.Path, more: Sequence[str], *, output: TextIO | None = None, niceness: int = 0
-    ) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [
-                "nice", "-n", str(niceness), sys.executable, "-m", "pytest",
-                "--requirement", "all", "--requirements-report", str(report),
-                f"--durations={SLOWEST}", f"--durations-min={SLOW_S:g}", *more,
-            ],
-            cwd=bugs.REPOSITORY,
-            env=self._environment,
-            stdout=output,
-            stderr=output,
-            # The terminal's interrupt comes to us alone: pytest gets it once, or would not end its fixtures.
-            start_new_session=True,
-        )  # fmt: skip
-
-
-def _to_arguments(session: Session) -> Sequence[str]:
-    """pytest's."""
-    return session.tests or [f"--ignore={path}" for other in SESSIONS for path in other.tests]
-
-
-def _wait(sessions: Sequence[subprocess.Popen[bytes]]) -> int:
-    """The worst of pytest's exit codes. An interrupt is handed on; a second one ends them at once."""
-    ask_to_end = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return max(session.wait() for session in sessions)
-    except KeyboardInterrupt:
-        print("interrupted: what runs now is ended, and the table written", file=sys.stderr)
-        for session in sessions:
-            session.send_signal(signal.SIGINT)
-        try:
-            for session in sessions:
-                _ = session.wait()
-        except KeyboardInterrupt:
-            for session in sessions:
-                session.kill()
-        return INTERRUPTED
-    finally:
-        _ = signal.signal(signal.SIGTERM, ask_to_end)
 
 
 def page(

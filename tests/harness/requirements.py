@@ -250,7 +250,8 @@ def pytest_runtest_makereport(item, call):
 
 def pytest_terminal_summary(terminalreporter, config):
     rows = sorted(config.stash[_ROWS].values(), key=lambda row: row.requirement)
-    if rows:
+    # Who asked for the report puts the tables of several sessions together.
+    if rows and not config.getoption("requirements_report"):
         terminalreporter.section(f"requirements, scale {scale()}, seed {config.stash[_SEED]}")
         terminalreporter.write_line(table(rows))
     _write_report(config)

@@ -70,7 +70,7 @@ async def test_groups_are_listed_and_shown_in_all_forms(world, group_id):
         "gateway": "10.9.0.1",
         "vpc": "",
         "free": 252,
-        "mtu": 0,
+        "mtu": None,
         "groups": 1,
     }
     _, out, _ = await kci(world, "security-groups", "-o", "yaml")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from kci.kit import environment, errors, secret
-from kci.stack import layout, settings
+from kci.stack import layout, namespaces, record, settings
 
 if TYPE_CHECKING:
     from kci.client import client
@@ -39,6 +39,8 @@ class Account:
     region: str
     access_key: str
     secret_key: secret.Secret
+    # Of the stack whose operator this is.
+    state_dir: pathlib.Path | None = None
 
 
 def ask(state_dir: pathlib.Path | None, question: Callable[[client.KciClient], Awaitable[T]]) -> T:
@@ -46,6 +48,8 @@ def ask(state_dir: pathlib.Path | None, question: Callable[[client.KciClient], A
     from kci.client import errors as client_errors  # what speaks HTTP takes long to import
 
     account = find(state_dir, environment.read())
+    if account.state_dir is not None:
+        enter_network(account.state_dir)
 
     async def work() -> T:
         async with _connected(account) as service:
@@ -56,7 +60,7 @@ def ask(state_dir: pathlib.Path | None, question: Callable[[client.KciClient], A
     except client_errors.UnreachableError as error:
         raise errors.UserError(
             f"{error}; the service is {account.endpoint}: look at `kci status`, and call it from where it "
-            "can be reached (a stack in a network namespace: `nsenter --net`)"
+            "can be reached (of a stack in a network namespace: with --state-dir, or by `nsenter --net`)"
         ) from error
     except client_errors.KciError as error:
         raise errors.UserError(str(error)) from error
@@ -66,7 +70,8 @@ def find(state_dir: pathlib.Path | None, variables: Mapping[str, str]) -> Accoun
     """UserError that names what is missing."""
     if state_dir is None and variables.get("KCI_ACCESS_KEY"):
         return _to_account(variables, "the environment")
-    file = layout.Layout(state_dir or settings.DEFAULT_STATE_DIR).env_file
+    where = layout.Layout(state_dir or settings.DEFAULT_STATE_DIR)
+    file = where.env_file
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -74,7 +79,17 @@ def find(state_dir: pathlib.Path | None, variables: Mapping[str, str]) -> Accoun
             f"cannot find a KCI service: {file} cannot be read ({error.strerror}); run `kci up`, give "
             f"--state-dir, or set {', '.join(_NEEDED)}"
         ) from error
-    return _to_account({name: value for name, _, value in (line.partition("=") for line in lines)}, str(file))
+    values = {name: value for name, _, value in (line.partition("=") for line in lines)}
+    return dataclasses.replace(_to_account(values, str(file)), state_dir=where.root)
+
+
+def enter_network(state_dir: pathlib.Path) -> None:
+    """Go where that stack's addresses are, if it has a network namespace of its own. Before the first thread
+    of this process.
+    """
+    state = record.read_state(layout.Layout(state_dir))
+    if state is not None and state.netns and namespaces.has_netns(state.netns):
+        namespaces.enter_netns(state.netns)
 
 
 def _to_account(values: Mapping[str, str], where: str) -> Account:

@@ -12,7 +12,7 @@ import typer
 from rich import table, text
 
 from kci.cli import output
-from kci.kit import environment, errors, logs
+from kci.kit import environment, errors
 from kci.stack import settings
 
 if TYPE_CHECKING:
@@ -67,8 +67,6 @@ def doctor(
     from kci.doctor.findings import finding
 
     subject = _find(state_dir, kubeconfig, env_file, flags or [], service_account)
-    # What is asked would tell of its work on standard output.
-    logs.configure("error")
     answers = asyncio.run(areas.examine(subject))
     if form is output.Form.TABLE:
         _show(answers)

@@ -75,6 +75,7 @@ def _kubeconfig(given: str, state_dir: pathlib.Path | None) -> pathlib.Path:
             raise
         return others
     if state is not None and state.kubeconfig and (others is None or state.state not in lifecycle.ENDED):
+        access.enter_network(state_dir or settings.DEFAULT_STATE_DIR)
         return pathlib.Path(state.kubeconfig)
     if others is not None:
         return others

@@ -48,13 +48,27 @@ def size(group: groups.ContainerGroup) -> str:
     return f"{group.cpu:g}C{group.memory:g}G"
 
 
-def age(create_time: str, now: datetime.datetime) -> str:
-    """The largest unit that fits, as kubectl's; empty if the time cannot be read."""
+def moment(create_time: str) -> datetime.datetime | None:
+    """None if the time cannot be read."""
     try:
         made = datetime.datetime.fromisoformat(create_time)
     except ValueError:
+        return None
+    return made.replace(tzinfo=made.tzinfo or _BEIJING).astimezone(datetime.UTC)
+
+
+def shown(create_time: str) -> str:
+    """As Kubernetes writes times; what cannot be read as it is."""
+    made = moment(create_time)
+    return f"{made:%Y-%m-%dT%H:%M:%SZ}" if made else create_time
+
+
+def age(create_time: str, now: datetime.datetime) -> str:
+    """The largest unit that fits, as kubectl's; empty if the time cannot be read."""
+    made = moment(create_time)
+    if made is None:
         return ""
-    seconds = max(0, int((now - made.replace(tzinfo=made.tzinfo or _BEIJING)).total_seconds()))
+    seconds = max(0, int((now - made).total_seconds()))
     return next((f"{seconds // step}{unit}" for step, unit in _STEPS if seconds >= step), "0s")
 
 
@@ -76,14 +90,14 @@ def lines(group: groups.ContainerGroup, now: datetime.datetime) -> list[tuple[st
         ("subnet", face.subnet_id),
         ("security groups", ", ".join(one.security_group_id for one in face.security_groups)),
         ("zone", group.availability_zone),
-        ("created", f"{group.create_time} ({age(group.create_time, now)} ago)"),
+        ("created", f"{shown(group.create_time)} ({age(group.create_time, now)} ago)"),
     ]
     return [(name, value) for name, value in made if value]
 
 
 def events(group: groups.ContainerGroup) -> list[Event]:
     """The service keeps no history: when the group was made, and what is the matter with it now."""
-    made = Event(group.create_time, "Created", f"{size(group)}, {group.private_address}")
+    made = Event(shown(group.create_time), "Created", f"{size(group)}, {group.private_address}")
     now = Event("now", group.status_reason or group.status, group.status_message or group.status)
     return [made, now]
 

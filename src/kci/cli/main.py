@@ -22,7 +22,7 @@ from kci.cli import (
     serve,
     stack,
 )
-from kci.kit import errors
+from kci.kit import errors, logs
 
 _NO_OUTPUT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 app = typer.Typer(
@@ -51,6 +51,8 @@ def _top(
     if version:
         typer.echo(f"kci {kci.__version__}")
         raise typer.Exit
+    # Standard output is for answers alone.
+    logs.configure("error")
 
 
 def main() -> None:

@@ -226,7 +226,8 @@ def _subnet(one: networks.Subnet, *, groups: int) -> dict[str, Any]:
         "gateway": one.gateway_ip,
         "vpc": one.vpc_id,
         "free": int(one.available_ip_number or 0),
-        "mtu": one.mtu,
+        # None: as the machine's own links.
+        "mtu": one.mtu or None,
         "groups": groups,
     }
 
@@ -237,4 +238,6 @@ def _show_counts(heading: str, counts: dict[str, int], form: output.Form) -> Non
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
     return {True: "yes", False: ""}[value] if isinstance(value, bool) else str(value)

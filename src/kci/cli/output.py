@@ -44,8 +44,6 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     from kci.cli import group_rows
 
-    console = rich.console.Console(highlight=False, markup=False)
-    # Where nobody looks at it, nothing is cut to a width.
-    if not console.is_terminal:
-        console.width = 10_000
+    # As with kubectl, a row that is wider than the terminal goes on below: half an id or a name is no use.
+    console = rich.console.Console(highlight=False, markup=False, width=10_000)
     console.print(group_rows.render(headings, rows))

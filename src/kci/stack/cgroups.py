@@ -15,6 +15,16 @@ PATIENCE_S = 10.0
 INTERVAL_S = 0.02
 
 
+def check_mounted(root: pathlib.Path = ROOT) -> None:
+    """StackError if there is no hierarchy of either version: then no container starts."""
+    if (root / "cgroup.controllers").exists() or any(root.glob("*/cgroup.procs")):
+        return
+    raise errors.StackError(
+        f"cannot start containers: no cgroups are mounted in {root}; `mount -t cgroup2 none {root}`, and "
+        "where `ip netns exec` hides them, use `kci up --netns NAME` or `nsenter --net` instead"
+    )
+
+
 def remove(parent: str) -> None:
     """Kill all that runs below this cgroup, in every hierarchy, and remove it. Blocking; safe twice."""
     end = time.monotonic() + PATIENCE_S

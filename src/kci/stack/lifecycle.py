@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from kci.stack import board, containerd, errors, layout, processes, record, settings
+from kci.stack import board, cgroups, containerd, errors, layout, processes, record, settings
 
 POLL_INTERVAL_S = 0.1
 # How long a supervisor takes at most from its start to its first word, on a busy machine.
@@ -249,4 +249,5 @@ def _check_tools(asked: settings.Settings) -> None:
     if missing:
         raise errors.StackError(f"cannot start without {', '.join(TOOLS)}: apt install {' '.join(missing)}")
     if asked.own_containerd:
+        cgroups.check_mounted()
         containerd.find_binaries(asked.runtime, machine)

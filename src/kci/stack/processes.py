@@ -28,18 +28,29 @@ LOG_LIMIT_BYTES = 32 * 2**20
 
 def observe(pid: int) -> record.ProcessId | None:
     """The process that has this pid now; None if there is none, or only its exit status is left."""
-    try:
-        # The program's name in the second field may hold anything, so count from its end.
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    if fields[0] in {"Z", "X"}:
+    fields = _stat(pid)
+    if not fields or fields[0] in {"Z", "X"}:
         return None
     return record.ProcessId(pid=pid, start_ticks=int(fields[19]))
 
 
+def _stat(pid: int) -> list[str]:
+    """What the kernel says of it from its state on; nothing if there is none."""
+    try:
+        # The program's name in the second field may hold anything, so count from its end.
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def is_alive(process: record.ProcessId | None) -> bool:
     return process is not None and observe(process.pid) == process
+
+
+def is_paused(process: record.ProcessId) -> bool:
+    """Whether somebody stopped it (SIGSTOP, a debugger): it lives, and does nothing."""
+    fields = _stat(process.pid)
+    return bool(fields) and fields[0] in {"T", "t"}
 
 
 async def start(command: commands.Command, log_file: pathlib.Path) -> asyncio.subprocess.Process:
@@ -114,9 +125,8 @@ def has_ancestor(pid: int, ancestors: Collection[int]) -> bool:
     while pid > 1:
         if pid in ancestors:
             return True
-        try:
-            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
+        fields = _stat(pid)
+        if not fields:
             return False
         pid = int(fields[1])
     return False

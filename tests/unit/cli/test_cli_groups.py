@@ -47,6 +47,13 @@ def test_ages_are_told_from_beijing_time(made, age):
     assert group_rows.age(made, NOW) == age
 
 
+def test_times_are_shown_as_kubernetes_writes_them():
+    made = dict(group_rows.lines(group(), NOW))["created"]
+    assert made == "2026-01-01T11:00:00Z (1h ago)"
+    assert group_rows.events(group())[0].time == "2026-01-01T11:00:00Z"
+    assert group_rows.shown("soon") == "soon"
+
+
 def test_a_group_is_found_by_id_pod_or_the_beginning_of_an_id():
     one, two = group("aa-1", "web"), group("ab-2", "db")
     for wanted in ("aa-1", "default/web", "web", "aa"):

@@ -1,14 +1,18 @@
 """Facts that are read from files, from folders that look like a machine's, and from this one."""
 
+import asyncio
 import datetime
 import fcntl
 import ipaddress
 import os
+import signal
+import subprocess
+import time
 
 import pytest
 
 from kci.doctor.facts import machine, stack
-from kci.stack import addresses, certificates, layout, parts, preparation, record, settings
+from kci.stack import addresses, certificates, layout, parts, preparation, processes, record, settings
 
 
 def make(file, text=""):
@@ -48,6 +52,22 @@ def test_this_machine_tells_memory_processes_and_clock():
     assert machine.available_mib() > 0
     assert 0 < machine.pids().used < machine.pids().most
     assert machine.clock().year >= 2025
+
+
+def test_a_program_that_somebody_stopped_is_told_as_paused():
+    def seen():
+        return asyncio.run(stack.part(told, None))
+
+    with subprocess.Popen(["sleep", "600"]) as sleeper:
+        try:
+            told = record.PartRecord(name="kcilet", process=processes.observe(sleeper.pid))
+            assert not seen().is_paused
+            sleeper.send_signal(signal.SIGSTOP)
+            deadline = time.monotonic() + 30
+            while not seen().is_paused:
+                assert time.monotonic() < deadline
+        finally:
+            sleeper.kill()
 
 
 def test_a_lock_is_told_by_who_holds_it(tmp_path):

@@ -57,6 +57,7 @@ def part(process=PROCESS, **more):
         ((part(None, log_file=""), False, ""), WRONG, "kci status"),
         ((part(), True, "no answer"), WRONG, "is not ready: no answer"),
         ((part(), True, "no answer"), WRONG, "kill 17 has it started again"),
+        ((part(), True, "", True), WRONG, "kcilet is stopped by a signal and does nothing | kill -CONT 17"),
     ],
 )
 def test_a_program_that_does_not_do_its_work_is_told_with_its_log(seen, level, has):

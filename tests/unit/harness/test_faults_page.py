@@ -1,15 +1,7 @@
-import json
-import signal
-import subprocess
-import sys
-import time
-
 import bugs
 import faults
-import pytest
 import requirements
-
-from kci.kit import environment
+import sessions
 
 
 def test_the_page_shows_every_requirement_and_every_bug_and_what_was_not_run():
@@ -56,7 +48,7 @@ def test_what_passes_on_the_second_try_is_named_and_what_fails_twice_has_failed(
         requirements.Row("R02", tests=2, failed=["x.py::a", "x.py::b"]),
         requirements.Row("R06", tests=3, failed=["x.py::a"]),
     ]
-    again = faults.Told(rows=[], failed=["x.py::b"], passed=frozenset({"x.py::a"}))
+    again = sessions.Told(rows=[], failed=["x.py::b"], passed=frozenset({"x.py::a"}))
     failed, repeated = faults.after_second_try(rows, ["x.py::a", "x.py::b"], again)
     assert (failed, repeated) == (["x.py::b"], ["x.py::a"])
     text = faults.page(requirements.Scale.FAULTS, 7, rows, [], 1.0, failed=failed, repeated=repeated)
@@ -67,80 +59,5 @@ def test_what_passes_on_the_second_try_is_named_and_what_fails_twice_has_failed(
 
 def test_what_the_second_session_did_not_reach_has_failed():
     rows = [requirements.Row("R02", tests=1, failed=["x.py::a"])]
-    again = faults.Told(rows=[], failed=[], passed=frozenset())
+    again = sessions.Told(rows=[], failed=[], passed=frozenset())
     assert faults.after_second_try(rows, ["x.py::a"], again) == (["x.py::a"], [])
-
-
-def test_two_sessions_that_share_the_tests_are_told_as_one():
-    line = faults.Told(
-        [
-            requirements.Row("R02", planned=2, tests=2, runs=3, failed=["x.py::a"]),
-            requirements.Row("R23", planned=1, skipped=["x.py::c"]),
-        ],
-        failed=["x.py::a"],
-        passed=frozenset({"x.py::b"}),
-    )
-    beside = faults.Told(
-        [
-            requirements.Row("R02", planned=3, tests=2, runs=500, seed="7"),
-            requirements.Row("R42", planned=1, tests=1, runs=9),
-        ],
-        failed=[],
-        passed=frozenset({"x.py::d"}),
-    )
-    told = faults.joined(line, beside)
-    assert (told.failed, told.passed) == (["x.py::a"], {"x.py::b", "x.py::d"})
-    assert {(row.requirement, row.runs, row.seed, row.result) for row in told.rows} == {
-        ("R02", 503, "7", "FAILED (1 of 4), 1 of 5 not run"),
-        ("R23", 0, "", "skipped"),
-        ("R42", 9, "", "passed"),
-    }
-
-
-SESSION = """
-import time, pytest
-
-@pytest.mark.requirement("R01")
-def test_passes(): pass
-
-@pytest.mark.requirement("R02")
-def test_fails(): assert False
-
-@pytest.mark.requirement("R03")
-def test_hangs():
-    open("hangs", "w").close()
-    time.sleep(60)
-
-@pytest.mark.requirement("R01", "R04")
-def test_comes_after(): pass
-"""
-
-
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
-def test_a_session_that_is_ended_has_told_what_it_ran_and_what_not(tmp_path, end):
-    (tmp_path / "test_session.py").write_text(SESSION)
-    report = tmp_path / "report.json"
-    # Whoever runs the tests in the background may have had SIGINT ignored, and children inherit that.
-    env = ["env", "--default-signal=INT"]
-    argv = [*env, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
-    harness = str(bugs.REPOSITORY / "tests" / "harness")
-    process = subprocess.Popen(
-        [*argv, "-p", "requirements", "--requirements-report", str(report), str(tmp_path)],
-        cwd=tmp_path,
-        env={**environment.read(), "PYTHONPATH": harness},
-        stdout=subprocess.DEVNULL,
-    )
-    with process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "hangs").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(end)
-    told = json.loads(report.read_text())
-    assert [name.rpartition("::")[2] for name in told["passed"]] == ["test_passes"]
-    rows = {row["requirement"]: requirements.Row(**row) for row in told["rows"]}
-    assert {name: row.result for name, row in rows.items()} == {
-        "R01": "NOT RUN, 1 of 2 not run",
-        "R02": "FAILED (1 of 1)",
-        "R03": "NOT RUN, 1 of 1 not run",
-        "R04": "NOT RUN, 1 of 1 not run",
-    }

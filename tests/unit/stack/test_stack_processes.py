@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -59,6 +60,16 @@ async def test_a_process_that_is_not_our_child_is_ended_and_seen_to_end(sleeper)
     assert await processes.stop(identity, 10.0)
     assert sleeper.wait() == -15
     assert await processes.stop(identity, 10.0)
+
+
+async def test_one_that_somebody_stopped_is_alive_and_paused(sleeper):
+    identity = processes.observe(sleeper.pid)
+    assert not processes.is_paused(identity)
+    processes.send(identity, signal.SIGSTOP)
+    await until(lambda: processes.is_paused(identity))
+    assert processes.is_alive(identity)
+    processes.send(identity, signal.SIGCONT)
+    await until(lambda: not processes.is_paused(identity))
 
 
 async def test_a_pid_that_means_another_process_now_is_not_touched(sleeper):

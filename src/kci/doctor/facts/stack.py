@@ -52,7 +52,8 @@ def is_locked(file: pathlib.Path) -> bool:
 async def part(told: record.PartRecord, probe: commands.Probe | None) -> findings.Part:
     alive = processes.is_alive(told.process)
     answer = await probes.ask(probe) if alive and probe is not None else ""
-    return findings.Part(told, alive, answer)
+    paused = told.process is not None and processes.is_paused(told.process)
+    return findings.Part(told, alive, answer, is_paused=paused)
 
 
 def probes_of(prepared: preparation.Prepared) -> Mapping[str, commands.Probe | None]:

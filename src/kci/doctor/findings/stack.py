@@ -29,6 +29,8 @@ class Part:
     told: record.PartRecord
     is_alive: bool
     answer: str
+    # Somebody stopped it with a signal; the kernel may still take connections for it.
+    is_paused: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,10 @@ def judge_part(seen: Part) -> finding.Finding:
     log = f"see why: tail {told.log_file}" if told.log_file else "see why: kci status"
     if told.process is None or not seen.is_alive:
         return finding.wrong(f"{told.name} does not run: {told.detail or told.state}", log)
+    if seen.is_paused:
+        return finding.wrong(
+            f"{told.name} is stopped by a signal and does nothing", f"kill -CONT {told.process.pid}"
+        )
     if seen.answer:
         return finding.wrong(
             f"{told.name} runs and is not ready: {seen.answer}",
