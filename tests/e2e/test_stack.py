@@ -1,5 +1,6 @@
 """`kci up`, `status`, `down`: what the operator types."""
 
+import contextlib
 import dataclasses
 import ipaddress
 import json
@@ -8,12 +9,13 @@ import pathlib
 import signal
 import stat
 import subprocess
+import sys
 
 import leftovers
 import pytest
 from line import IDLE, eventually, new_line, pod
 
-from kci.stack import record
+from kci.stack import processes, record
 
 pytestmark = pytest.mark.e2e
 
@@ -97,6 +99,31 @@ def test_an_existing_cluster_gets_a_second_node_and_loses_it_again(line):
     assert leftovers.processes(str(other.state_dir)) == frozenset()
 
 
+def refuses_to_start(stack, *options, why):
+    """It says that pods go on, and keeps what they were started with."""
+    asked = record.read_launch(stack.where).settings
+    stack.kci("up", "--detach", "--netns", stack.netns, *options, check=False)
+    told = json.loads(stack.kci("status", "-o", "json", check=False))
+    assert told["state"] == "failed"
+    assert why in told["failure"]
+    assert "its pods go on" in told["failure"]
+    assert record.read_launch(stack.where).settings == asked
+
+
+@contextlib.contextmanager
+def taken(stack, port):
+    listen = (
+        f"import socket; s = socket.create_server(('', {port})); print('listens', flush=True); s.accept()"
+    )
+    argv = stack.inside(sys.executable, "-c", listen)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "listens\n"
+        try:
+            yield
+        finally:
+            process.kill()
+
+
 def test_after_down_nothing_is_left_and_up_brings_the_cluster_and_its_pods_back():
     stack = new_line()
     before = leftovers.machine(stack.state_dir)
@@ -135,6 +162,13 @@ def test_after_down_nothing_is_left_and_up_brings_the_cluster_and_its_pods_back(
         assert state is not None
         assert state.supervisor is not None
         os.kill(state.supervisor.pid, signal.SIGKILL)
+        refuses_to_start(stack, "--pod-cidr", "10.250.0.0/16", why="--pod-cidr")
+        assert stack.live_instances() == before
+        # What is refused at once has touched nothing.
+        assert all(processes.is_alive(part.process) for part in state.parts if part.process)
+        with taken(stack, 9123):
+            refuses_to_start(stack, "--kci-port", "9123", why="9123 is taken")
+        assert stack.live_instances() == before
         stack.kci("up", "--detach", "--netns", stack.netns)
         stack.wait_ready("pod/stays")
         assert stack.live_instances() == before

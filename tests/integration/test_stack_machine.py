@@ -80,6 +80,14 @@ def test_links_and_rules_of_pods_go_with_the_link_and_others_stay(netns):
     assert tables.split() == ["table", "inet", "kci-other-guard"]
 
 
+def test_links_of_others_are_seen_once_ours_are_gone(netns):
+    ask = "print(links.has_others_virtual_links())"
+    inside(netns, "links.ensure('kci-test', ranges)")
+    assert inside(netns, f"links.remove('kci-test', ranges); {ask}") == "False\n"
+    run("ip", "-n", netns, "link", "add", "kvother", "type", "veth")
+    assert inside(netns, ask) == "True\n"
+
+
 def test_addresses_in_use_by_nobody_do_not_leave_by_the_default_route(netns):
     inside(netns, "links.ensure('kci-test', ranges)")
     for words in (

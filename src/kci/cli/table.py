@@ -126,7 +126,7 @@ def plan_farewell(state: record.State) -> list[str]:
             f"The Node {state.node_name} is removed from {state.cluster}: that cluster will remove the pods "
             "that were bound to it, and replace those that a controller wants. Nothing else of ours is in it."
         )
-    return lines
+    return [*lines, *_plan_warnings(state)]
 
 
 def plan_failure(state: record.State) -> list[str]:

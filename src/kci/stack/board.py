@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import threading
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import msgspec
 import structlog
 
-from kci.kit import clock, tasks
+from kci.kit import backoff, clock, tasks
 from kci.stack import layout, parts, record
 
 log = structlog.get_logger(__name__)
+AGAIN = backoff.Backoff(initial_s=0.5, cap_s=10.0)
 
 
 class Board:
@@ -46,9 +48,21 @@ class Board:
         self.update(changes=msgspec.structs.replace(self.state.changes, **changes))
 
     async def run(self) -> None:
-        """Write for ever."""
+        """Write for ever. A full disk ends nothing: what is to be told waits until it can be."""
         async for _ in self._latest.changes():
-            await tasks.in_thread(self.write)
+            failures = 0
+            while problem := await tasks.in_thread(self._try_write):
+                failures += 1
+                log.warning("state not written", file=str(self._where.state), error=problem)
+                await asyncio.sleep(AGAIN.delay_s(failures))
+
+    def _try_write(self) -> str:
+        """Empty, or why not."""
+        try:
+            self.write()
+        except OSError as error:
+            return str(error)
+        return ""
 
     def write(self) -> None:
         # Taken inside the lock, so that of two writers the later one writes the newer state.

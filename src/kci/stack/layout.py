@@ -40,6 +40,11 @@ class Layout:
         return self.root / "launch.json"
 
     @property
+    def launch_before(self) -> pathlib.Path:
+        """The launch whose pods a start takes over, until it has."""
+        return self.root / "launch.before.json"
+
+    @property
     def state(self) -> pathlib.Path:
         return self.root / "state.json"
 

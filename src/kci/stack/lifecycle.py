@@ -65,6 +65,8 @@ def start(asked: settings.Settings, *, foreground: bool) -> Run:
             differs = record.read_launch(where).settings != asked
             return Run(where, running.run_id, found=running.supervisor, differs=differs)
         run_id = secrets.token_hex(8)
+        if where.launch.exists() and _is_left(where, record.read_state(where)):
+            where.launch.replace(where.launch_before)
         record.write(where.launch, record.Launch(run_id=run_id, settings=asked))
         where.down_request.unlink(missing_ok=True)
         options = ("--end-with", str(os.getpid())) if foreground else ()
@@ -135,13 +137,14 @@ def read(state_dir: pathlib.Path) -> record.State | None:
     where = _layout(state_dir)
     record.read_choices(where)
     state = record.read_state(where)
-    if state is None or state.state in ENDED or running_state(where):
+    if state is None or state.state is record.StackState.STOPPED or running_state(where):
         return state
     same_boot = state.boot_id == record.boot_id()
+    lost = "its supervisor was killed: `kci up` brings the stack back, `kci down` cleans up"
     return msgspec.structs.replace(
         state,
         state=record.StackState.FAILED,
-        failure="its supervisor was killed: `kci up` brings the stack back, `kci down` cleans up",
+        failure=state.failure if state.state is record.StackState.FAILED else lost,
         supervisor=None,
         parts=tuple(
             part
@@ -232,7 +235,7 @@ def _check_root() -> None:
 def _check_same_netns(where: layout.Layout, asked: settings.Settings) -> None:
     """What a killed supervisor has left can only be taken up, or cleaned, where it is."""
     state = record.read_state(where)
-    if state is None or state.state in ENDED or state.boot_id != record.boot_id():
+    if state is None or not _is_left(where, state):
         return
     if state.netns != asked.netns:
         place = f"the network namespace {state.netns}" if state.netns else "the machine's network namespace"
@@ -240,6 +243,14 @@ def _check_same_netns(where: layout.Layout, asked: settings.Settings) -> None:
             f"cannot start: a stack of {where.root} that was killed is left in {place}: "
             "`kci down` first, or start it there again"
         )
+
+
+def _is_left(where: layout.Layout, state: record.State | None) -> bool:
+    """Whether something runs that a supervisor started which is no more."""
+    if state is None or state.boot_id != record.boot_id():
+        return False
+    programs = any(processes.is_alive(part.process) for part in state.parts)
+    return programs or bool(processes.find_shims(where.containerd_socket))
 
 
 def _check_tools(asked: settings.Settings) -> None:

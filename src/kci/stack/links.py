@@ -27,6 +27,8 @@ IP_FORWARD = pathlib.Path("/proc/sys/net/ipv4/ip_forward")
 UNREACHABLE_PRIORITY = 4_278_198_272
 
 UNREACHABLE = "unreachable"
+# Kinds of links by which containers and machines are reached.
+_OF_GUESTS = frozenset({"bridge", "veth", "macvlan", "ipvlan", "tun"})
 # What follows the bridge's name in the tables' names: pods' firewall, and Services.
 TABLES = ("guard", "services")
 
@@ -58,6 +60,15 @@ def read_ip_forward() -> str:
 
 def write_ip_forward(value: str) -> None:
     IP_FORWARD.write_text(value)
+
+
+def has_others_virtual_links() -> bool:
+    """Whether there is a bridge, a veth or the like, of a stack, containers or machines that are not ours:
+    asked once ours are removed. Their packets are passed on as ours were.
+    """
+    with _netlink() as netlink:
+        about = (link.get_attr("IFLA_LINKINFO") for link in netlink.get_links())
+        return any(one is not None and one.get_attr("IFLA_INFO_KIND") in _OF_GUESTS for one in about)
 
 
 def ensure(bridge: str, ranges: addresses.Ranges) -> None:

@@ -131,6 +131,16 @@ class Prepared:
         )
 
 
+def check(
+    where: layout.Layout, asked: settings.Settings, machine: settings.Machine
+) -> config.ClusterConfig | None:
+    """Refuse what `prepare` would refuse, while nothing is changed yet; the user's cluster. Blocking."""
+    cluster = read_cluster(where, asked)
+    _ = _find_binaries(asked, machine)
+    _ = _choose_ranges(where, asked, record.read_choices(where), links.list_routes())
+    return cluster
+
+
 def read_cluster(where: layout.Layout, asked: settings.Settings) -> config.ClusterConfig | None:
     """The user's cluster; None where the control plane is ours. Blocking."""
     cluster = None
@@ -153,17 +163,9 @@ def prepare(
 ) -> Prepared:
     """Decide, and remember what must stay; `api_addresses` are a given cluster's. Blocking."""
     kept = record.read_choices(where)
-    binaries = containerd.find_binaries(asked.runtime, machine) if asked.own_containerd else None
+    binaries = _find_binaries(asked, machine)
     routes = links.list_routes()
-    ranges = addresses.choose_ranges(
-        pods=asked.pod_cidr,
-        services=asked.service_cidr,
-        own_control_plane=asked.own_control_plane,
-        routes=routes,
-        bridge=where.bridge,
-        link_group=linkgroups.number_of(where.bridge),
-        kept=_kept_ranges(kept),
-    )
+    ranges = _choose_ranges(where, asked, kept, routes)
     ports = choose_ports(
         _kept_ports(kept), links.free_ports, lambda port: links.is_port_free("127.0.0.1", port)
     )
@@ -334,6 +336,27 @@ def _write_containerd(prepared: Prepared, binaries: containerd.Binaries) -> None
             files.write_atomic(path, hosts[name])
         else:
             path.unlink(missing_ok=True)
+
+
+def _find_binaries(asked: settings.Settings, machine: settings.Machine) -> containerd.Binaries | None:
+    return containerd.find_binaries(asked.runtime, machine) if asked.own_containerd else None
+
+
+def _choose_ranges(
+    where: layout.Layout,
+    asked: settings.Settings,
+    kept: record.Choices | None,
+    routes: Sequence[addresses.Route],
+) -> addresses.Ranges:
+    return addresses.choose_ranges(
+        pods=asked.pod_cidr,
+        services=asked.service_cidr,
+        own_control_plane=asked.own_control_plane,
+        routes=routes,
+        bridge=where.bridge,
+        link_group=linkgroups.number_of(where.bridge),
+        kept=_kept_ranges(kept),
+    )
 
 
 def _check_same_cluster(kept: record.Choices | None, server: str) -> None:

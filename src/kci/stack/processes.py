@@ -17,8 +17,11 @@ import struct
 import subprocess
 from collections.abc import Collection, Iterator
 
+import structlog
+
 from kci.stack import commands, record
 
+log = structlog.get_logger(__name__)
 KILL_TIMEOUT_S = 10.0
 # How a program is asked to end.
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -144,12 +147,18 @@ def owner_of_socket(path: pathlib.Path) -> record.ProcessId | None:
 
 
 def rotate(log_file: pathlib.Path) -> None:
-    """Keep a log within bounds; its writer appends, so it can be cut while it is open."""
-    with contextlib.suppress(FileNotFoundError):
+    """Keep a log within bounds; its writer appends, so it can be cut while it is open. What cannot be done
+    now, of a full disk, is told and tried again at the next call.
+    """
+    try:
         if log_file.stat().st_size > LOG_LIMIT_BYTES:
             older = log_file.with_suffix(".log.1")
             older.write_bytes(log_file.read_bytes())
             os.truncate(log_file, 0)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.warning("log not rotated", log_file=str(log_file), error=error.strerror)
 
 
 def log_size(log_file: pathlib.Path) -> int:

@@ -7,6 +7,7 @@ with its start time, in one boot.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import pathlib
 import secrets
@@ -221,6 +222,16 @@ def read_launch(where: layout.Layout) -> Launch:
         return msgspec.json.decode(where.launch.read_bytes(), type=Launch)
     except (FileNotFoundError, msgspec.DecodeError) as error:
         raise errors.StackError(f"cannot read {where.launch}: {error}; run `kci up` again") from error
+
+
+def restore_launch(where: layout.Layout) -> None:
+    """What is left of an earlier run goes on, or ends, with the settings that it was started with."""
+    with contextlib.suppress(FileNotFoundError):
+        where.launch_before.replace(where.launch)
+
+
+def forget_launch_before(where: layout.Layout) -> None:
+    where.launch_before.unlink(missing_ok=True)
 
 
 def read_down_request(where: layout.Layout) -> DownRequest:

@@ -80,7 +80,11 @@ class Runner:
         try:
             self._process = await processes.start(self._command, self._log_file)
         except OSError as error:
-            raise self._failed(f"cannot run {self._command.argv[0]}: {error.strerror}") from error
+            reason = f"cannot run {self._command.argv[0]}: {error.strerror}"
+            if self._ready.is_set():
+                # It ran before: the machine has no room for it just now.
+                return reason
+            raise self._failed(reason) from error
         identity = processes.observe(self._process.pid)
         self._account.update_part(
             self._part,

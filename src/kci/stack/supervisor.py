@@ -1,9 +1,10 @@
 """The program that holds a stack together: `python -m kci.stack.supervisor`.
 
 It enters the stack's network and mount namespaces, starts the parts as their needs allow, watches
-them, and takes all of it down in order when it is asked to stop or a part cannot start. It is handed the
-state folder's lock and holds it for its life; it tells everything in `state.json`, which `kci up`, `status`
-and `down` only read.
+them, and takes all of it down in order when it is asked to stop or a part cannot start. Pods that it found
+running, of a supervisor that was killed, it leaves running if it cannot start: they are no part of its
+failure. It is handed the state folder's lock and holds it for its life; it tells everything in `state.json`,
+which `kci up`, `status` and `down` only read.
 With `--clean` it only takes down what a supervisor that was killed has left.
 """
 
@@ -80,6 +81,8 @@ class Supervisor:
         self._node_kubeconfig = pathlib.Path()
         self._cluster_dns = ""
         self._begun = datetime.datetime.now(datetime.UTC)
+        self._has_begun_anew = False
+        self._was_ready = False
 
     async def start(self, stop: asyncio.Event) -> int:
         """Run until `stop`; the exit code."""
@@ -94,8 +97,11 @@ class Supervisor:
             except ExceptionGroup as group:
                 failure = _first_failure(group)
             finally:
-                # Also when a bug ends it: nothing may be left that nobody watches.
-                problems = await self._go_down(failure)
+                # Also when a bug ends it: nothing of what it started may be left that nobody watches.
+                if self._scene.takes_over and not self._was_ready and not stop.is_set():
+                    problems = await self._leave(failure)
+                else:
+                    problems = await self._go_down(failure)
         return 1 if failure or problems else 0
 
     async def clean(self) -> int:
@@ -115,10 +121,22 @@ class Supervisor:
                 await ready.wait()
             took_s = round(loop.time() - begun, 2)
             self._account.update(state=record.StackState.READY, started_in_s=took_s)
+            self._was_ready = True
+            await tasks.in_thread(record.forget_launch_before, self._where)
             log.info("stack is ready", took_s=took_s)
 
     async def _prepare(self) -> preparation.Prepared:
-        """Stop what a killed supervisor left running (its containers go on), then decide and write files."""
+        """Look whether it can start, stop what a killed supervisor left running (its containers go on), then
+        decide and write files.
+        """
+        cluster = await tasks.in_thread(preparation.check, self._where, self._asked, self._scene.machine)
+        lacks = await tasks.in_thread(trial.run)
+        api_addresses: list[str] = []
+        if cluster:
+            # Before anything is remembered: a wrong kubeconfig must not be what the folder is bound to.
+            await node.check_cluster(cluster, self._asked.node_name)
+            api_addresses = await node.find_api_addresses(cluster.server)
+        self._has_begun_anew = True
         leftovers = (*parts.STOP_BEFORE_DRAIN, *parts.STOP_AFTER_DRAIN)
         problems = await teardown.stop_processes(self._account, leftovers)
         if problems:
@@ -126,13 +144,6 @@ class Supervisor:
         if self._asked.own_containerd:
             await teardown.end_orphans(self._where)
         self._account.update(parts=tuple(record.PartRecord(name=part) for part in self._planned))
-        cluster = await tasks.in_thread(preparation.read_cluster, self._where, self._asked)
-        lacks = await tasks.in_thread(trial.run)
-        api_addresses: list[str] = []
-        if cluster:
-            # Before anything is remembered: a wrong kubeconfig must not be what the folder is bound to.
-            await node.check_cluster(cluster, self._asked.node_name)
-            api_addresses = await node.find_api_addresses(cluster.server)
         prepared = await tasks.in_thread(
             functools.partial(
                 preparation.prepare,
@@ -323,12 +334,35 @@ class Supervisor:
             for log_file in await tasks.in_thread(lambda: list(self._where.logs.glob("*.log"))):
                 await tasks.in_thread(processes.rotate, log_file)
 
-    async def _go_down(self, failure: errors.PartFailedError | None) -> list[str]:
+    async def _leave(self, failure: errors.PartFailedError | None) -> list[str]:
+        """What was found running is as it was, but for programs that were stopped to be started anew."""
+        self._ignore_signals(failure)
+        problems: list[str] = []
+        if self._has_begun_anew:
+            leftovers = (*parts.STOP_BEFORE_DRAIN, *parts.STOP_AFTER_DRAIN)
+            problems = await teardown.stop_processes(self._account, leftovers)
+        await tasks.in_thread(record.restore_launch, self._where)
+        why = str(failure or f"the supervisor ended by a fault of its own: {self._where.log('supervisor')}")
+        self._account.update(
+            state=record.StackState.FAILED,
+            supervisor=None,
+            failure="; ".join(
+                [why, *problems, "its pods go on: `kci up` takes them up again, `kci down` ends them"]
+            ),
+            failure_log=failure.log_tail if failure else (),
+        )
+        await tasks.in_thread(self._account.write)
+        return problems
+
+    def _ignore_signals(self, failure: errors.PartFailedError | None) -> None:
         for number in processes.STOP_SIGNALS:
             # Asked again, it would only leave half of it behind.
             asyncio.get_running_loop().add_signal_handler(number, lambda: None)
         if failure:
             log.error("cannot bring the stack up", part=failure.part, error=str(failure))
+
+    async def _go_down(self, failure: errors.PartFailedError | None) -> list[str]:
+        self._ignore_signals(failure)
         self._account.update(
             state=record.StackState.STOPPING,
             failure=str(failure) if failure else "",
@@ -386,6 +420,7 @@ def _supervise(where: layout.Layout, run_id: str, *, clean: bool) -> int:
     try:
         scene = _enter(where, launch.settings, account, clean=clean)
     except kit_errors.UserError as error:
+        record.restore_launch(where)
         account.update(state=record.StackState.FAILED, failure=str(error), supervisor=None)
         account.write()
         sys.stderr.write(f"{error}\n")
@@ -433,7 +468,9 @@ def _enter(
         _ = owner is not None and namespaces.enter_mounts_of(owner)
     elif not any(namespaces.enter_mounts_of(process) for process in alive):
         namespaces.enter_new_mounts()
-    return teardown.Scene(where, asked, settings.read_machine(), outer_mounts, in_netns)
+    return teardown.Scene(
+        where, asked, settings.read_machine(), outer_mounts, in_netns, takes_over=bool(alive)
+    )
 
 
 if __name__ == "__main__":

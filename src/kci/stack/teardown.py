@@ -39,6 +39,10 @@ log = structlog.get_logger(__name__)
 STOP_TIMEOUT_S = 25.0
 DRAIN_TIMEOUT_S = programs.DRAIN_GRACE_S + 60.0
 NODE_TIMEOUT_S = 15.0
+FORWARDS_STILL = (
+    "net.ipv4.ip_forward was 0 before this stack and stays 1, for other virtual links may need it; "
+    "`sysctl -w net.ipv4.ip_forward=0` if none does"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Scene:
     # The mount namespace that the supervisor came from, where a network namespace's name is mounted.
     outer_mounts: int
     in_netns: bool
+    # Something runs that an earlier supervisor started, such as pods.
+    takes_over: bool = False
 
 
 async def stop_processes(account: board.Board, names: tuple[parts.Part, ...]) -> list[str]:
@@ -83,7 +89,7 @@ async def take_down(scene: Scene, account: board.Board, *, keep_node: bool) -> l
     async with _collected(problems, "end what is left of the pods"):
         await _end_leftovers(scene)
     async with _collected(problems, "remove the network"):
-        await tasks.in_thread(_restore_machine, scene, account.state)
+        account.update(warnings=await tasks.in_thread(_restore_machine, scene, account.state))
     if not problems:
         account.update(changes=record.Changes())
     for name in parts.STEPS:
@@ -143,17 +149,22 @@ async def _end_leftovers(scene: Scene) -> None:
     await tasks.in_thread(cgroups.remove, scene.where.cgroup_parent)
 
 
-def _restore_machine(scene: Scene, state: record.State) -> None:
+def _restore_machine(scene: Scene, state: record.State) -> tuple[str, ...]:
+    """Returns what is not as it was, and why."""
+    left: tuple[str, ...] = ()
     choices = record.read_choices(scene.where)
     if choices and scene.in_netns:
         services = addresses.Network(choices.service_cidr) if choices.service_cidr else None
         links.remove(
             scene.where.bridge, addresses.Ranges(pods=addresses.Network(choices.pod_cidr), services=services)
         )
-        if state.changes.ip_forward_was:
+        if state.changes.ip_forward_was and not links.has_others_virtual_links():
             links.write_ip_forward(state.changes.ip_forward_was)
+        elif state.changes.ip_forward_was and not state.changes.netns_created:
+            left = (FORWARDS_STILL,)
     if state.changes.netns_created:
         namespaces.remove_netns(state.changes.netns_created, scene.outer_mounts)
+    return left
 
 
 @contextlib.asynccontextmanager

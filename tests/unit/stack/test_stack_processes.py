@@ -10,6 +10,7 @@ import sys
 import msgspec
 import pytest
 
+from kci.kit import tasks
 from kci.stack import board, commands, errors, layout, links, parts, processes, record, runner
 
 SERVER = """
@@ -86,6 +87,38 @@ async def test_one_that_ignores_the_request_is_killed(tmp_path):
     await until(log_file.read_text)
     assert await processes.stop(processes.observe(process.pid), 0.2)
     assert await process.wait() == -9
+
+
+async def test_a_part_that_cannot_be_started_again_is_tried_until_it_can(where, account, tmp_path):
+    """As on a machine that has no room for a process just now."""
+    program, port = tmp_path / "program", links.free_ports(1)[0]
+    program.symlink_to(sys.executable)
+    served = dataclasses.replace(command(SERVER, port=port), argv=(str(program), "-c", SERVER, str(port)))
+    one = runner.Runner(parts.Part.API_SERVER, served, where, account, asyncio.Event())
+
+    def told():
+        return account.state.part(parts.Part.API_SERVER)
+
+    async with tasks.background("part", one.run()):
+        await until(lambda: told().state is record.PartState.RUNNING)
+        program.unlink()
+        processes.send(told().process, signal.SIGKILL)
+        await until(lambda: "No such file" in told().detail)
+        program.symlink_to(sys.executable)
+        await until(lambda: told().state is record.PartState.RUNNING)
+    assert await processes.stop(told().process, 10.0)
+
+
+async def test_an_account_that_cannot_be_written_ends_nothing_and_is_written_once_it_can(where, account):
+    where.state.mkdir()
+    async with tasks.background("state file", account.run()):
+        account.update(node_name="tells")
+        await asyncio.sleep(0)
+        with pytest.raises(OSError, match="Is a directory"):
+            account.write()
+        where.state.rmdir()
+        await until(where.state.is_file)
+    assert record.read_state(where).node_name == "tells"
 
 
 async def test_a_part_that_cannot_start_fails_with_the_last_lines_of_its_log(where, account):
