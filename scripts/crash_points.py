@@ -46,7 +46,9 @@ EFFECTS = (
     Effect("source", ("client",), ("create", "patch", "replace", "delete")),
     # The service's rows, the commit that makes them last, and its engine.
     Effect(
-        "service/app", ("table", "addresses_table"), ("insert_", "update_", "claim_", "remove_", "raise_")
+        "service/app",
+        ("table", "addresses_table", "kubeconfigs_table"),
+        ("insert_", "update_", "claim_", "remove_", "raise_"),
     ),
     Effect("service/store/database.py", ("engine",), ("begin",)),
     Effect("service/reconcilers", ("engine",), ("sync", "ensure", "remove", "set_")),

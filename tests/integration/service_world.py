@@ -117,7 +117,9 @@ class World:
 
 async def prepare(store: database.Database) -> None:
     """What a service that starts over this store does first: without a network there are no groups."""
-    made = networks.NetworkService(store, PLACE, clock.SystemClock(), on_change=lambda: None)
+    wall = clock.SystemClock()
+    used = replays.Replays(store, wall, window_s=300)
+    made = networks.NetworkService(store, PLACE, wall, used, on_change=lambda: None)
     for network in (BOBS_NETWORK, NETWORK):
         await made.bootstrap(network)
 
@@ -145,9 +147,12 @@ async def running(
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(fake.serve(socket))
         store = stack.enter_context(database.open_database(folder / "service.db", KEY))
-        network_service = networks.NetworkService(store, place, wall, on_change=lambda: told.append(None))
+        used = replays.Replays(store, wall, window_s=skew_s)
+        network_service = networks.NetworkService(
+            store, place, wall, used, on_change=lambda: told.append(None)
+        )
         security_group_service = security_groups.SecurityGroupService(
-            store, wall, on_change=lambda: told.append(None)
+            store, wall, used, on_change=lambda: told.append(None)
         )
         await prepare(store)
         await network_service.bootstrap(NETWORK)
@@ -155,7 +160,6 @@ async def running(
         reconciler = group_reconciler.GroupReconciler(
             engine, on_taken=measured.queue_taken, on_worked=measured.queue_worked
         )
-        used = replays.Replays(store, wall, window_s=skew_s)
         service = groups.GroupService(
             store,
             place,

@@ -89,6 +89,42 @@ async def test_the_same_pod_gets_the_same_group_even_from_many_calls_at_once(wor
     assert caught.value.code == "IdempotentParameterMismatch"
 
 
+async def test_the_kubeconfig_that_a_node_gave_last_serves_its_other_groups_past_a_restart(tmp_path):
+    async with service_world.running(tmp_path) as world:
+        stays = await world.alice.create_container_group(service_world.create_request(kube_config="first"))
+        other = await world.alice.create_container_group(
+            service_world.create_request(cluster="c2", kube_config="of another cluster")
+        )
+        goes = await world.alice.create_container_group(service_world.create_request(kube_config="second"))
+        async with service_world.watching(world.alice) as watch:
+            await service_world.until(watch, _is(goes, status="Running"))
+            await world.alice.delete_container_group(goes)
+            await service_world.until(watch, _is(goes, absent=True))
+        await world.service.remove_tombstones()
+
+    reborn = link_server.LinkServer()
+    async with service_world.running(tmp_path, kcilet=reborn), asyncio.timeout(10):
+        while not reborn.wanted:  # noqa: ASYNC110  (another program's state)
+            await asyncio.sleep(0.01)
+        assert reborn.calls == ["GET /v1/reports", "PUT /v1/groups"]
+        assert {group_id: wanted.cluster.kubeconfig for group_id, wanted in reborn.wanted.items()} == {
+            stays: "second",
+            other: "of another cluster",
+        }
+
+
+async def test_a_repeated_create_brings_the_machine_its_newer_kubeconfig(world):
+    request = service_world.create_request(kube_config="first")
+    group_id = await world.alice.create_container_group(request)
+    renewed = msgspec.structs.replace(request, kube_config="renewed")
+    assert await world.alice.create_container_group(renewed) == group_id
+    async with asyncio.timeout(10):
+        while world.kcilet.wanted[group_id].cluster.kubeconfig != "renewed":  # noqa: ASYNC110  (as above)
+            await asyncio.sleep(0.01)
+    (wanted,), _ = await world.service.wanted()
+    assert wanted.cluster.kubeconfig == "renewed"
+
+
 async def test_a_repeated_create_after_the_deletion_makes_no_second_group(world):
     request = service_world.create_request()
     group_id = await world.alice.create_container_group(request)

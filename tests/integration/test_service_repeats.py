@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 import io
 import json
@@ -14,8 +15,8 @@ import service_world
 from fakes import link_server
 
 from kci.client import errors
+from kci.contract import credentials, ids, networks, operations, security_groups, signing, wire
 from kci.contract import groups as api
-from kci.contract import ids, operations, signing, wire
 from kci.kit import clock, tasks
 from kci.service.app import accounts, changes, groups, replays
 from kci.service.store import database
@@ -187,7 +188,11 @@ class Captured:
     """One signed request, to be sent again exactly as it is."""
 
     def __init__(self, endpoint, operation, parameters):
-        pairs = [("Action", operation.action), *wire.flatten(msgspec.to_builtins(parameters))]
+        pairs = [
+            ("Action", operation.action),
+            ("Version", operation.version),
+            *wire.flatten(msgspec.to_builtins(parameters)),
+        ]
         self._body = wire.encode_pairs(pairs).encode()
         self._endpoint = endpoint
         headers = [("host", endpoint), ("content-type", FORM)]
@@ -196,6 +201,7 @@ class Captured:
             service_world.keys_of(service_world.ALICE),
             region=service_world.REGION,
             now=clock.SystemClock().now(),
+            service=operation.service,
         )
 
     async def send(self, session):
@@ -253,3 +259,168 @@ async def test_captured_calls_have_no_second_effect_not_even_after_a_restart(tmp
         # A delete that is signed anew is told the truth.
         with pytest.raises(errors.NotFoundError):
             await client.delete_container_group(made)
+
+
+REPLAYED = (403, "ReplayedRequest")
+# A call of each operation that changes something, by what there is, and what a second one is answered; None:
+# as the first one.
+CHANGES = {
+    operations.CREATE_CONTAINER_GROUP: (lambda _: service_world.create_request(), None),
+    operations.DELETE_CONTAINER_GROUP: (
+        lambda there: api.DeleteContainerGroup(container_group_id=there.group),
+        None,
+    ),
+    operations.EXEC_CONTAINER_COMMAND: (
+        lambda there: api.ExecContainerCommand(
+            container_group_id=there.group, container_name="web", command=("id",)
+        ),
+        REPLAYED,
+    ),
+    operations.ATTACH_CONTAINER: (
+        lambda there: api.AttachContainer(container_group_id=there.group, container_name="web"),
+        REPLAYED,
+    ),
+    operations.PORT_FORWARD_CONTAINER_GROUP: (
+        lambda there: api.PortForwardContainerGroup(container_group_id=there.group, port=80),
+        REPLAYED,
+    ),
+    operations.ISSUE_CREDENTIALS: (lambda _: credentials.IssueCredentials(), REPLAYED),
+    operations.CREATE_VPC: (lambda _: networks.CreateVpc(cidr_block="10.30.0.0/16"), REPLAYED),
+    operations.DELETE_VPC: (lambda there: networks.DeleteVpc(vpc_id=there.empty_vpc), REPLAYED),
+    operations.CREATE_SUBNET: (
+        lambda there: networks.CreateSubnet(vpc_id=there.vpc, cidr_block="10.20.1.0/24"),
+        REPLAYED,
+    ),
+    operations.MODIFY_SUBNET: (
+        lambda there: networks.ModifySubnet(subnet_id=there.subnet, subnet_name="web"),
+        REPLAYED,
+    ),
+    operations.DELETE_SUBNET: (lambda there: networks.DeleteSubnet(subnet_id=there.subnet), REPLAYED),
+    operations.CREATE_SECURITY_GROUP: (
+        lambda there: security_groups.CreateSecurityGroup(vpc_id=there.vpc, security_group_name="web"),
+        REPLAYED,
+    ),
+    operations.MODIFY_SECURITY_GROUP: (
+        lambda there: security_groups.ModifySecurityGroup(
+            security_group_id=there.security_group, security_group_name="db"
+        ),
+        REPLAYED,
+    ),
+    operations.DELETE_SECURITY_GROUP: (
+        lambda there: security_groups.DeleteSecurityGroup(security_group_id=there.security_group),
+        REPLAYED,
+    ),
+    operations.AUTHORIZE_SECURITY_GROUP_ENTRY: (lambda there: there.rule(443), REPLAYED),
+    operations.REVOKE_SECURITY_GROUP_ENTRY: (
+        lambda there: security_groups.RevokeSecurityGroupEntry(
+            security_group_id=there.security_group, security_group_entry_id=there.rule_id
+        ),
+        REPLAYED,
+    ),
+}
+
+
+@dataclasses.dataclass
+class There:
+    """Ids of what calls may name."""
+
+    group: str
+    vpc: str
+    empty_vpc: str
+    subnet: str
+    security_group: str
+    rule_id: str = ""
+
+    def rule(self, port):
+        return security_groups.AuthorizeSecurityGroupEntry(
+            security_group_id=self.security_group,
+            direction="in",
+            protocol="tcp",
+            port_range_from=port,
+            port_range_to=port,
+            cidr_block="192.0.2.0/24",
+        )
+
+
+async def _prepare(client):
+    vpc, empty = [
+        await client.vpc.create_vpc(networks.CreateVpc(cidr_block=cidr))
+        for cidr in ("10.20.0.0/16", "10.21.0.0/16")
+    ]
+    subnet = await client.vpc.create_subnet(
+        networks.CreateSubnet(vpc_id=vpc.vpc_id, cidr_block="10.20.0.0/24")
+    )
+    security_group = await client.vpc.create_security_group(
+        security_groups.CreateSecurityGroup(vpc_id=vpc.vpc_id, security_group_name="web")
+    )
+    there = There(
+        await client.create_container_group(service_world.create_request()),
+        vpc.vpc_id,
+        empty.vpc_id,
+        subnet.subnet_id,
+        security_group.security_group_id,
+    )
+    there.rule_id = await client.vpc.authorize_security_group_entry(there.rule(80))
+    return there
+
+
+async def _state(client):
+    """Everything that calls change."""
+    return (
+        [group.container_group_id for group in await client.list_container_groups()],
+        await client.vpc.list_vpcs(),
+        await client.vpc.list_subnets(),
+        await client.vpc.list_security_groups(),
+    )
+
+
+def test_each_operation_that_changes_something_is_tried():
+    reads = ("Describe", "Stream", "Watch")
+    changing = {action for action in operations.ALL if not action.startswith(reads)}
+    assert {operation.action for operation in CHANGES} == changing
+
+
+@pytest.mark.requirement("R46")
+@pytest.mark.parametrize("operation", CHANGES, ids=lambda operation: operation.action)
+async def test_a_captured_call_of_any_operation_has_its_effect_once(world, operation):
+    parameters, second = CHANGES[operation]
+    there = await _prepare(world.alice)
+    captured = Captured(world.endpoint, operation, parameters(there))
+    async with aiohttp.ClientSession() as session:
+        first = await captured.send(session)
+        assert first[0] == 200, first
+        if operation is operations.DELETE_CONTAINER_GROUP:
+            async with asyncio.timeout(10):
+                await world.service.wait_deleted(there.group)
+        after = await _state(world.alice)
+        status, content = await captured.send(session)
+    if second is None:
+        assert (status, content) == first
+    else:
+        assert (status, content["Error"]["Code"]) == second
+    assert await _state(world.alice) == after
+
+
+@pytest.mark.requirement("R46")
+async def test_a_captured_call_brings_back_no_rule_that_was_revoked_since(world):
+    there = await _prepare(world.alice)
+    captured = Captured(world.endpoint, operations.AUTHORIZE_SECURITY_GROUP_ENTRY, there.rule(443))
+    before = await _state(world.alice)
+    async with aiohttp.ClientSession() as session:
+        _, content = await captured.send(session)
+        (rule_id,) = content["SecurityGroupEntryIdSet"]
+        await world.alice.vpc.revoke_security_group_entry(there.security_group, rule_id)
+        assert await _state(world.alice) == before
+        status, content = await captured.send(session)
+    assert (status, content["Error"]["Code"]) == REPLAYED
+    assert await _state(world.alice) == before
+
+
+async def test_a_call_that_was_refused_may_come_again(world):
+    there = await _prepare(world.alice)
+    captured = Captured(world.endpoint, operations.DELETE_VPC, networks.DeleteVpc(vpc_id=there.vpc))
+    async with aiohttp.ClientSession() as session:
+        assert (await captured.send(session))[1]["Error"]["Code"] == "VpcInUse"
+        await world.alice.vpc.delete_subnet(there.subnet)
+        await world.alice.vpc.delete_security_group(there.security_group)
+        assert (await captured.send(session))[0] == 200

@@ -19,7 +19,9 @@ REMEDIES = {
     errors.SECURITY_TOKEN_INVALID: "Send the token that came with these keys.",
     errors.SECURITY_TOKEN_EXPIRED: "Take newer keys ([how](../how-to/use-temporary-keys.md)).",
     errors.ACCESS_DENIED: "Use keys that may do this.",
-    errors.REPLAYED_REQUEST: "Sign each request anew; a captured one is of no use.",
+    errors.REPLAYED_REQUEST: (
+        "Sign each request anew; equal ones of one second need a signed header that differs (`x-amz-nonce`)."
+    ),
     errors.NOT_FOUND: "Look at the endpoint's path.",
     errors.CONTAINER_GROUP_NOT_FOUND: "Nothing, if it was deleted; `kci groups` lists those that there are.",
     errors.CONTAINER_NOT_FOUND: "Look at its name with `kci group ID`; `--previous` needs an earlier run.",

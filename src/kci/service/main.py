@@ -60,7 +60,8 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
     wall = clock.SystemClock()
     known = accounts.KnownAccounts([chosen.operator], sealing.Sealer(chosen.encryption_key))
     feed = changes.Feed()
-    await _bootstrap(chosen, store, wall)
+    used = replays.Replays(store, wall, window_s=chosen.signature_skew_s)
+    await _bootstrap(chosen, store, wall, used)
     reconcilers: list[group_reconciler.GroupReconciler] = []
     measured = instruments.make(queue_depth=lambda: sum(one.depth for one in reconcilers))
     version = importlib.metadata.version("kci")
@@ -74,9 +75,10 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
         )
         reconcilers.append(reconciler)
         rules = security_group_reconciler.SecurityGroupReconciler(engine)
-        security_group_service = security_groups.SecurityGroupService(store, wall, on_change=rules.signal)
-        network_service = networks.NetworkService(store, chosen.place, wall, on_change=rules.signal)
-        used = replays.Replays(store, wall, window_s=chosen.signature_skew_s)
+        security_group_service = security_groups.SecurityGroupService(
+            store, wall, used, on_change=rules.signal
+        )
+        network_service = networks.NetworkService(store, chosen.place, wall, used, on_change=rules.signal)
         service = groups.GroupService(
             store,
             chosen.place,
@@ -121,10 +123,12 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
     return 0
 
 
-async def _bootstrap(chosen: settings.Settings, store: database.Database, wall: clock.Clock) -> None:
+async def _bootstrap(
+    chosen: settings.Settings, store: database.Database, wall: clock.Clock, used: replays.Replays
+) -> None:
     """What the settings name becomes rows. Nobody is there yet to be told of it."""
     try:
-        await networks.NetworkService(store, chosen.place, wall, on_change=lambda: None).bootstrap(
+        await networks.NetworkService(store, chosen.place, wall, used, on_change=lambda: None).bootstrap(
             chosen.network
         )
     except store_errors.StoreError as error:

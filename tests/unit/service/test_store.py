@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from kci.kit import secret
 from kci.service.domain import groups as domain
-from kci.service.domain import sizes
-from kci.service.store import addresses, database, errors, schema, sealing
+from kci.service.domain import sizes, states
+from kci.service.store import addresses, database, errors, kubeconfigs, schema, sealing
 from kci.service.store import groups as table
 
 KEY = service_world.KEY
@@ -62,7 +62,8 @@ async def test_the_migrations_lead_to_the_schema_in_code(made):
 
 
 # Each after those that lead to it.
-OF_0004 = ("security_group_rules", "security_groups", "subnets", "vpcs", "retained_addresses")
+OF_0005 = ("node_kubeconfigs",)
+OF_0004 = (*OF_0005, "security_group_rules", "security_groups", "subnets", "vpcs", "retained_addresses")
 
 
 async def test_a_database_of_the_first_schema_is_brought_up_to_date_with_its_groups(made):
@@ -104,6 +105,21 @@ async def test_a_database_of_the_version_before_networks_keeps_its_groups_and_ge
     assert dataclasses.replace(read, subnet=group.subnet) == group
 
 
+async def test_a_database_of_the_version_before_nodes_kubeconfigs_gives_each_group_its_own(made):
+    with database.open_database(made, KEY) as store:
+        group = await store.run(_insert_group)
+    with contextlib.closing(sqlite3.connect(made)) as connection:
+        for name in OF_0005:
+            connection.execute(f"DROP TABLE {name}")
+        connection.execute("UPDATE alembic_version SET version_num = '0004'")
+        connection.commit()
+    with database.open_database(made, KEY) as store:
+        assert not await store.run(lambda session: kubeconfigs.get_newest(session, group))
+        assert (
+            await store.run(lambda session: table.get_kubeconfig(session, group))
+        ).reveal() == "kubeconfig"
+
+
 @pytest.mark.requirement("R04")
 @pytest.mark.parametrize(
     ("name", "change"),
@@ -123,8 +139,53 @@ async def test_a_changed_value_of_a_network_is_seen_though_sqlite_does_not(made,
     assert "not as they were written" in _refused(made)
 
 
-def _insert_group(session):
-    request = service_world.create_request()
+@pytest.mark.requirement("R04")
+async def test_a_changed_fingerprint_of_a_nodes_kubeconfig_is_seen_though_sqlite_does_not(made):
+    with database.open_database(made, KEY) as store:
+        group = await store.run(_insert_group)
+        await store.run(lambda session: kubeconfigs.update_newest(session, group, secret.Secret("newer")))
+    with contextlib.closing(sqlite3.connect(made)) as connection:
+        connection.execute("UPDATE node_kubeconfigs SET fingerprint = ''")
+        connection.commit()
+    assert "kubeconfigs of nodes are not as they were written" in _refused(made)
+
+
+async def test_a_nodes_kubeconfig_is_written_when_it_is_another_and_goes_with_its_last_group(made):
+    def work(session):
+        group = _insert_group(session)
+        written = [
+            kubeconfigs.update_newest(session, group, secret.Secret(text))
+            for text in ("first", "first", "second", "second", "first")
+        ]
+        newest = kubeconfigs.get_newest(session, group).reveal()
+        stored = session.connection.scalar(sa.select(schema.node_kubeconfigs.c.kubeconfig_sealed))
+        kubeconfigs.remove_unused(session)
+        while_used = kubeconfigs.get_newest(session, group).reveal()
+        deleted = dataclasses.replace(group, lifecycle=states.Lifecycle.DELETED)
+        table.update_group(session, deleted, now=NOW)
+        kubeconfigs.remove_unused(session)
+        return written, newest, stored, while_used, kubeconfigs.get_newest(session, group).reveal()
+
+    with database.open_database(made, KEY) as store:
+        written, newest, stored, while_used, after = await store.run(work)
+    assert written == [True, False, True, False, True]
+    assert (newest, while_used, after) == ("first", "first", "")
+    assert b"first" not in stored
+
+
+async def test_a_group_that_names_no_node_shares_no_kubeconfig(made):
+    def work(session):
+        group = _insert_group(session, label=())
+        return kubeconfigs.update_newest(session, group, secret.Secret("newer")), kubeconfigs.get_newest(
+            session, group
+        )
+
+    with database.open_database(made, KEY) as store:
+        assert await store.run(work) == (False, secret.Secret(""))
+
+
+def _insert_group(session, **asked):
+    request = service_world.create_request(**asked)
     interface = domain.Interface(
         "i", service_world.SUBNET_ID, "10.9.0.2", 24, "10.9.0.1", "0a:58:0a:09:00:02"
     )
@@ -376,6 +437,10 @@ def test_a_sealed_value_opens_for_its_owner_only():
     sealed = sealer.seal(secret.Secret("kubeconfig"), owner="alice/1")
     assert sealer.open(sealed, owner="alice/1").reveal() == "kubeconfig"
     assert b"kubeconfig" not in sealed
+    fingerprint = sealer.fingerprint(secret.Secret("kubeconfig"), owner="alice/1")
+    assert fingerprint == sealing.Sealer(KEY).fingerprint(secret.Secret("kubeconfig"), owner="alice/1")
+    assert fingerprint != sealer.fingerprint(secret.Secret("kubeconfig"), owner="bob/1")
+    assert fingerprint != sealing.Sealer(bytes(32)).fingerprint(secret.Secret("kubeconfig"), owner="alice/1")
     for wrong, owner in (
         (sealed, "bob/1"),
         (sealed[:-1], "alice/1"),

@@ -18,7 +18,7 @@ from kci.contract import ids
 from kci.kit import clock
 from kci.service.app import accounts, changes, groups, replays
 from kci.service.domain import states
-from kci.service.store import database, errors, fences
+from kci.service.store import database, errors, fences, schema
 from kci.service.store import groups as table
 
 KEY = service_world.KEY
@@ -207,6 +207,34 @@ def test_a_store_that_may_not_be_read_is_refused_and_not_made_anew():
                 os.seteuid(0)
             assert "\n" not in str(caught.value)
         assert path.read_bytes() == before
+
+
+async def test_where_a_nodes_kubeconfig_does_not_open_its_groups_keep_their_own(tmp_path):
+    with database.open_database(tmp_path / "kci.db", KEY) as opened:
+        service = groups.GroupService(
+            opened,
+            service_world.PLACE,
+            changes.Feed(),
+            clock.SystemClock(),
+            replays.Replays(opened, clock.SystemClock(), window_s=300),
+            on_work=lambda _: None,
+        )
+        await service_world.prepare(opened)
+        for kubeconfig in ("first", "second"):
+            request = service_world.create_request(kube_config=kubeconfig)
+            await service.create(CALLER.tenant_id, request)
+
+        async def wanted():
+            found, _ = await service.wanted()
+            return [one.cluster.kubeconfig for one in found]
+
+        assert await wanted() == ["second", "second"]
+        await opened.run(
+            lambda session: session.connection.execute(
+                schema.node_kubeconfigs.update().values(kubeconfig_sealed=b"damage")
+            )
+        )
+        assert await wanted() == ["first", "second"]
 
 
 async def test_holders_and_tombstones_are_forgotten_in_time(tmp_path):

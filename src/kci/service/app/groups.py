@@ -26,6 +26,7 @@ from kci.service.store import addresses as addresses_table
 from kci.service.store import database, sealing
 from kci.service.store import fences as fences_table
 from kci.service.store import groups as table
+from kci.service.store import kubeconfigs as kubeconfigs_table
 from kci.service.store import networks as networks_table
 from kci.service.store import security_groups as security_groups_table
 
@@ -65,27 +66,35 @@ class GroupService:
         return self._place.table
 
     async def create(self, tenant_id: ids.TenantId, request: api.CreateContainerGroup) -> ids.GroupId:
-        """The new group's id, or that of the group which the same call made before."""
+        """The new group's id, or that of the group which the same call made before. The kubeconfig of either
+        call serves all groups of the node from then on.
+        """
         api.check_create(request)
         group_id = ids.new_group_id()
         kubeconfig = secret.Secret(request.kube_config)
         bare = groups.to_stored(request)
 
-        def work(session: database.Session) -> groups.Group | ids.GroupId:
+        def work(session: database.Session) -> tuple[groups.Group, bool]:
             self._check_fence(session, tenant_id, request.fence)
-            if earlier := _find_earlier(session, tenant_id, bare):
-                return earlier
-            group = self._new_group(session, tenant_id, group_id, bare)
-            crashpoints.reached("service.insert_group.before")
-            table.insert_group(session, group, kubeconfig)
-            crashpoints.reached("service.insert_group.after")
-            return group
+            group = _find_earlier(session, tenant_id, bare)
+            if group is None:
+                group = self._new_group(session, tenant_id, group_id, bare)
+                crashpoints.reached("service.insert_group.before")
+                table.insert_group(session, group, kubeconfig)
+                crashpoints.reached("service.insert_group.after")
+            crashpoints.reached("service.keep_kubeconfig.before")
+            is_newer = kubeconfigs_table.update_newest(session, group, kubeconfig)
+            crashpoints.reached("service.keep_kubeconfig.after")
+            return group, is_newer
 
         async with self._epoch_counts(tenant_id, request.fence):
             with observing.step("store group"):
-                made = await self._store.run(work)
-        if isinstance(made, str):
-            return made
+                made, is_newer = await self._store.run(work)
+        if made.group_id != group_id:
+            if is_newer:
+                log.info("kubeconfig renewed", group=made.group_id)
+                self._on_work(made.group_id)
+            return made.group_id
         self.starts.begin(made.group_id, observing.current().traceparent)
         log.info(
             "group created",
@@ -202,8 +211,8 @@ class GroupService:
         return [group.group_id for group in found]
 
     async def wanted(self) -> tuple[list[link.WantedGroup], str]:
-        """Everything that should run, and which store says so. Oldest first, so that the newest kubeconfig of
-        a cluster comes last.
+        """Everything that should run, and which store says so. Oldest first, so that of groups which have
+        their own kubeconfigs the newest comes last.
         What is gone stays gone: an engine that forgot it could take another pod of that name for its own.
         """
 
@@ -254,7 +263,8 @@ class GroupService:
 
     async def remove_tombstones(self) -> int:
         """Forget groups that were deleted long ago; until then a repeated create call finds them. Holders
-        that have not written for much longer go, too, and addresses are kept for a name no longer than asked.
+        that have not written for much longer go, too, addresses are kept for a name no longer than asked, and
+        a kubeconfig no longer than its node has groups.
         """
         now = self._clock.now()
 
@@ -263,6 +273,7 @@ class GroupService:
             removed = table.remove_tombstones(session, before=now - _TOMBSTONE_LIFE)
             fences_table.remove_unused(session, before=now - _FENCE_LIFE)
             addresses_table.remove_ended(session, now=now)
+            kubeconfigs_table.remove_unused(session)
             crashpoints.reached("service.tombstones.after")
             return removed
 
@@ -271,14 +282,7 @@ class GroupService:
     # ---- inside
 
     def _to_wanted(self, session: database.Session, group: groups.Group) -> link.WantedGroup:
-        """A kubeconfig that does not open must not take the group out of what is wanted: the engine would end
-        its pod. Without one the group keeps running, and the engine has another of the same cluster perhaps.
-        """
-        try:
-            kubeconfig = table.get_kubeconfig(session, group)
-        except sealing.SealError as error:
-            log.error("kubeconfig is damaged", group=group.group_id, error=str(error))
-            kubeconfig = secret.Secret("")
+        kubeconfig = _find_kubeconfig(session, group)
         return views.to_wanted(
             group, self._place, kubeconfig, traceparent=self.starts.traceparent(group.group_id)
         )
@@ -401,16 +405,30 @@ class GroupService:
         )
 
 
+def _find_kubeconfig(session: database.Session, group: groups.Group) -> secret.Secret:
+    """That which its node gave last, else its own. One that does not open must not take the group out of what
+    is wanted: the engine would end its pod. Without any the group keeps running, and the engine has another
+    of the same cluster perhaps.
+    """
+    for get in (kubeconfigs_table.get_newest, table.get_kubeconfig):
+        try:
+            if kubeconfig := get(session, group):
+                return kubeconfig
+        except sealing.SealError as error:
+            log.error("kubeconfig is damaged", group=group.group_id, error=str(error))
+    return secret.Secret("")
+
+
 def _find_earlier(
     session: database.Session, tenant_id: ids.TenantId, request: api.CreateContainerGroup
-) -> ids.GroupId | None:
+) -> groups.Group | None:
     earlier = table.find_repeated(session, tenant_id, request)
     if not earlier:
         return None
     (group_id, fingerprint), *others = earlier
     if others or fingerprint != groups.fingerprint(request):
         raise errors.ApiError(errors.IDEMPOTENT_PARAMETER_MISMATCH)
-    return group_id
+    return table.get_group(session, group_id)
 
 
 def _existing(session: database.Session, tenant_id: ids.TenantId, group_id: ids.GroupId) -> groups.Group:

@@ -1,7 +1,8 @@
 """Creating, describing and deleting VPCs and subnets, and making rows of the network that is configured.
 
-Each write is one transaction, which looks at everything that could be in its way. Security groups live in
-VPCs and follow their subnets, so their rows are written here as well where a VPC or a subnet comes or goes.
+Each write is one transaction, which looks at everything that could be in its way, and is done once for a
+signed call: a captured one could undo what came after it. Security groups live in VPCs and follow their
+subnets, so their rows are written here as well where a VPC or a subnet comes or goes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from kci.contract import errors, ids
 from kci.contract import networks as api
 from kci.kit import clock, crashpoints
 from kci.kit import errors as kit_errors
-from kci.service.app import views
+from kci.service.app import accounts, replays, views
 from kci.service.domain import groups, networks, security_groups
 from kci.service.store import addresses as addresses_table
 from kci.service.store import database
@@ -36,12 +37,14 @@ class NetworkService:
         store: database.Database,
         place: groups.Place,
         clock: clock.Clock,
+        replays: replays.Replays,
         *,
         on_change: Callable[[], None],
     ) -> None:
         self._store = store
         self._place = place
         self._clock = clock
+        self._replays = replays
         self._on_change = on_change
         self._configured: networks.Configured | None = None
 
@@ -60,12 +63,12 @@ class NetworkService:
 
     # ---- VPCs
 
-    async def create_vpc(self, tenant_id: ids.TenantId, request: api.CreateVpc) -> api.Vpc:
-        vpc = networks.new_vpc(request, tenant_id, now=self._clock.now())
+    async def create_vpc(self, caller: accounts.Identity, request: api.CreateVpc) -> api.Vpc:
+        vpc = networks.new_vpc(request, caller.tenant_id, now=self._clock.now())
         security_group = security_groups.new_default(vpc)
 
         def work(session: database.Session) -> None:
-            _, count = table.list_vpcs(session, tenant_id, (), offset=0, limit=0)
+            _, count = table.list_vpcs(session, caller.tenant_id, (), offset=0, limit=0)
             _check_limit(count, networks.MAX_VPCS, "VPCs")
             crashpoints.reached("service.create_vpc.before")
             table.insert_vpc(session, vpc)
@@ -73,7 +76,7 @@ class NetworkService:
             security_groups_table.insert_rule(session, security_groups.way_out(security_group))
             crashpoints.reached("service.create_vpc.after")
 
-        await self._change(work)
+        await self._change(caller, work)
         log.info("VPC created", vpc=vpc.vpc_id, range=str(vpc.network))
         return views.to_vpc(vpc)
 
@@ -91,9 +94,9 @@ class NetworkService:
             vpc_set=tuple(views.to_vpc(vpc) for vpc in page),
         )
 
-    async def delete_vpc(self, tenant_id: ids.TenantId, vpc_id: ids.VpcId) -> None:
+    async def delete_vpc(self, caller: accounts.Identity, vpc_id: ids.VpcId) -> None:
         def work(session: database.Session) -> None:
-            vpc = _existing_vpc(session, tenant_id, vpc_id)
+            vpc = _existing_vpc(session, caller.tenant_id, vpc_id)
             found_groups = security_groups_table.list_security_groups_of_vpc(session, vpc_id)
             if vpc.is_default:
                 raise errors.ApiError(
@@ -107,16 +110,16 @@ class NetworkService:
             table.remove_vpc(session, vpc_id)
             crashpoints.reached("service.delete_vpc.after")
 
-        await self._change(work)
+        await self._change(caller, work, is_removal=True)
         log.info("VPC deleted", vpc=vpc_id)
 
     # ---- subnets
 
-    async def create_subnet(self, tenant_id: ids.TenantId, request: api.CreateSubnet) -> api.Subnet:
+    async def create_subnet(self, caller: accounts.Identity, request: api.CreateSubnet) -> api.Subnet:
         now = self._clock.now()
 
         def work(session: database.Session) -> networks.Subnet:
-            vpc = _existing_vpc(session, tenant_id, api.check_vpc_id(request.vpc_id))
+            vpc = _existing_vpc(session, caller.tenant_id, api.check_vpc_id(request.vpc_id))
             subnet = networks.new_subnet(
                 request,
                 vpc,
@@ -128,7 +131,7 @@ class NetworkService:
             if addresses_table.is_any_used(session, subnet.network):
                 # Of a subnet that is no more, from before subnets were kept.
                 raise errors.ApiError(errors.CIDR_CONFLICT, parameter="CidrBlock")
-            _, count = table.list_subnets(session, tenant_id, (), offset=0, limit=0)
+            _, count = table.list_subnets(session, caller.tenant_id, (), offset=0, limit=0)
             _check_limit(count, networks.MAX_SUBNETS, "subnets")
             crashpoints.reached("service.create_subnet.before")
             table.insert_subnet(session, subnet)
@@ -138,7 +141,7 @@ class NetworkService:
             crashpoints.reached("service.create_subnet.after")
             return subnet
 
-        subnet = await self._change(work)
+        subnet = await self._change(caller, work)
         log.info("subnet created", subnet=subnet.subnet_id, vpc=subnet.vpc_id, range=str(subnet.network))
         return views.to_subnet(subnet, self._place, used=0)
 
@@ -167,13 +170,13 @@ class NetworkService:
         shown, total = await self._store.run(work)
         return api.Subnets(next_token=api.next_token(offset, shown, total), subnet_set=tuple(shown))
 
-    async def modify_subnet(self, tenant_id: ids.TenantId, request: api.ModifySubnet) -> api.Subnet:
+    async def modify_subnet(self, caller: accounts.Identity, request: api.ModifySubnet) -> api.Subnet:
         """Name servers hold for the groups that are made from then on."""
         subnet_id = api.check_subnet_id(request.subnet_id)
         api.check_name_servers(request.dns1, request.dns2)
 
         def work(session: database.Session) -> tuple[networks.Subnet, int]:
-            subnet = _existing_subnet(session, tenant_id, subnet_id)
+            subnet = _existing_subnet(session, caller.tenant_id, subnet_id)
             dns1, dns2 = (*subnet.name_servers, "", "")[:2]
             newer = dataclasses.replace(
                 subnet,
@@ -185,12 +188,12 @@ class NetworkService:
             crashpoints.reached("service.modify_subnet.after")
             return newer, addresses_table.count_used(session, [subnet_id]).get(subnet_id, 0)
 
-        newer, used = await self._change(work)
+        newer, used = await self._change(caller, work)
         return views.to_subnet(newer, self._place, used=used)
 
-    async def delete_subnet(self, tenant_id: ids.TenantId, subnet_id: ids.SubnetId) -> None:
+    async def delete_subnet(self, caller: accounts.Identity, subnet_id: ids.SubnetId) -> None:
         def work(session: database.Session) -> None:
-            _existing_subnet(session, tenant_id, subnet_id)
+            _existing_subnet(session, caller.tenant_id, subnet_id)
             if self._configured is not None and subnet_id == self._configured.subnet.subnet_id:
                 raise errors.ApiError(
                     errors.SUBNET_IN_USE, "cannot delete this subnet: the service is configured with it"
@@ -203,11 +206,13 @@ class NetworkService:
             table.remove_subnet(session, subnet_id)
             crashpoints.reached("service.delete_subnet.after")
 
-        await self._change(work)
+        await self._change(caller, work, is_removal=True)
         log.info("subnet deleted", subnet=subnet_id)
 
-    async def _change(self, work: Callable[[database.Session], T]) -> T:
-        result = await self._store.run(work)
+    async def _change(
+        self, caller: accounts.Identity, work: Callable[[database.Session], T], *, is_removal: bool = False
+    ) -> T:
+        result = await self._replays.run_once(caller, work, is_removal=is_removal)
         self._on_change()
         return result
 

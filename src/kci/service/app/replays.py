@@ -1,19 +1,22 @@
 """Signed calls that may have their effect once only: their signatures are kept in the store, past restarts.
 
 A signature is remembered as long as the verifier would take its request again, and as many of a tenant as
-`_MAX_OF_TENANT`; at that bound a call that opens a stream is refused.
-A deletion never is: to repeat it does no harm.
+`_MAX_OF_TENANT`; at that bound calls are refused, save for those that take something away.
 """
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
+from typing import TypeVar
 
 from kci.contract import errors
 from kci.kit import clock, crashpoints
 from kci.service.app import accounts
 from kci.service.store import database
 from kci.service.store import signatures as table
+
+T = TypeVar("T")
 
 # A signature for each connection through a forwarded port: 160 a second for the ten minutes that one is kept,
 # in some 40 MB of disk.
@@ -30,7 +33,29 @@ class Replays:
 
     async def refuse(self, identity: accounts.Identity) -> None:
         """Raises ApiError if the same signed call came before. Durable on return."""
-        await self._store.run(lambda session: self._use(session, identity))
+        await self.run_once(identity, lambda _: None)
+
+    async def run_once(
+        self,
+        identity: accounts.Identity,
+        work: Callable[[database.Session], T],
+        *,
+        is_removal: bool = False,
+    ) -> T:
+        """Run work in one transaction, as the store does. ApiError if it was run for the same signed call
+        before; where the work itself fails, its call was not used.
+        """
+
+        def once(session: database.Session) -> T:
+            if self.is_known(session, identity):
+                raise errors.ApiError(errors.REPLAYED_REQUEST)
+            if not self.remember(session, identity) and not is_removal:
+                raise errors.ApiError(
+                    errors.TOO_MANY_REQUESTS, "cannot take more calls of this kind now", retry_after_s=30
+                )
+            return work(session)
+
+        return await self._store.run(once)
 
     def is_known(self, session: database.Session, identity: accounts.Identity) -> bool:
         """Whether `remember` was called for the same signed call."""
@@ -49,9 +74,3 @@ class Replays:
             )
         crashpoints.reached("service.remember_signature.after")
         return room
-
-    def _use(self, session: database.Session, identity: accounts.Identity) -> None:
-        if self.is_known(session, identity):
-            raise errors.ApiError(errors.REPLAYED_REQUEST)
-        if not self.remember(session, identity):
-            raise errors.ApiError(errors.TOO_MANY_REQUESTS, "cannot take more streams now", retry_after_s=30)

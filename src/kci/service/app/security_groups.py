@@ -14,7 +14,7 @@ from kci.contract import networks as networks_api
 from kci.contract import security_groups as api
 from kci.kit import clock, crashpoints
 from kci.link import types as link
-from kci.service.app import views
+from kci.service.app import accounts, replays, views
 from kci.service.domain import security_groups as domain
 from kci.service.store import database
 from kci.service.store import groups as groups_table
@@ -32,13 +32,21 @@ class SecurityGroupSource(Protocol):
 
 
 class SecurityGroupService:
-    """The use cases. `on_change` is called after each change of what `security_groups` gives."""
+    """The use cases; each signed call has its effect once only. `on_change` is called after each change of
+    what `security_groups` gives.
+    """
 
     def __init__(
-        self, store: database.Database, clock: clock.Clock, *, on_change: Callable[[], None]
+        self,
+        store: database.Database,
+        clock: clock.Clock,
+        replays: replays.Replays,
+        *,
+        on_change: Callable[[], None],
     ) -> None:
         self._store = store
         self._clock = clock
+        self._replays = replays
         self._on_change = on_change
         # What was given last.
         self._given: link.SecurityGroups | None = None
@@ -75,15 +83,15 @@ class SecurityGroupService:
 
     # ---- the API
 
-    async def create(self, tenant_id: ids.TenantId, request: api.CreateSecurityGroup) -> api.SecurityGroup:
+    async def create(self, caller: accounts.Identity, request: api.CreateSecurityGroup) -> api.SecurityGroup:
         api.check_create_security_group(request)
         now = self._clock.now()
 
         def work(session: database.Session) -> domain.SecurityGroup:
             vpc_id = networks_api.check_vpc_id(request.vpc_id)
-            if networks_table.get_vpc(session, vpc_id, tenant_id=tenant_id) is None:
+            if networks_table.get_vpc(session, vpc_id, tenant_id=caller.tenant_id) is None:
                 raise errors.ApiError(errors.VPC_NOT_FOUND, parameter="VpcId")
-            _, count = table.list_security_groups(session, tenant_id, (), offset=0, limit=0)
+            _, count = table.list_security_groups(session, caller.tenant_id, (), offset=0, limit=0)
             if count >= domain.MAX_SECURITY_GROUPS:
                 raise errors.ApiError(
                     errors.LIMIT_EXCEEDED,
@@ -92,7 +100,7 @@ class SecurityGroupService:
             group = domain.SecurityGroup(
                 security_group_id=ids.SecurityGroupId(str(uuid.uuid4())),
                 vpc_id=vpc_id,
-                tenant_id=tenant_id,
+                tenant_id=caller.tenant_id,
                 created_at=now,
                 name=request.security_group_name,
                 description=request.description,
@@ -102,7 +110,7 @@ class SecurityGroupService:
             crashpoints.reached("service.create_security_group.after")
             return group
 
-        group = await self._change(work)
+        group = await self._change(caller, work)
         log.info("security group created", security_group=group.security_group_id, vpc=group.vpc_id)
         return views.to_security_group(group, ())
 
@@ -129,11 +137,11 @@ class SecurityGroupService:
             next_token=networks_api.next_token(offset, shown, total), security_group_set=tuple(shown)
         )
 
-    async def modify(self, tenant_id: ids.TenantId, request: api.ModifySecurityGroup) -> api.SecurityGroup:
+    async def modify(self, caller: accounts.Identity, request: api.ModifySecurityGroup) -> api.SecurityGroup:
         security_group_id = api.check_security_group_id(request.security_group_id)
 
         def work(session: database.Session) -> api.SecurityGroup:
-            group = _existing(session, tenant_id, security_group_id)
+            group = _existing(session, caller.tenant_id, security_group_id)
             newer = dataclasses.replace(
                 group,
                 name=request.security_group_name or group.name,
@@ -145,11 +153,11 @@ class SecurityGroupService:
             rules = table.list_rules(session, [security_group_id])
             return views.to_security_group(newer, rules[security_group_id])
 
-        return await self._change(work)
+        return await self._change(caller, work)
 
-    async def delete(self, tenant_id: ids.TenantId, security_group_id: ids.SecurityGroupId) -> None:
+    async def delete(self, caller: accounts.Identity, security_group_id: ids.SecurityGroupId) -> None:
         def work(session: database.Session) -> None:
-            group = _existing(session, tenant_id, security_group_id)
+            group = _existing(session, caller.tenant_id, security_group_id)
             if group.is_default:
                 raise errors.ApiError(
                     errors.SECURITY_GROUP_IN_USE,
@@ -168,19 +176,19 @@ class SecurityGroupService:
             table.remove_security_group(session, security_group_id)
             crashpoints.reached("service.delete_security_group.after")
 
-        await self._change(work)
+        await self._change(caller, work, is_removal=True)
         log.info("security group deleted", security_group=security_group_id)
 
     async def authorize(
-        self, tenant_id: ids.TenantId, request: api.AuthorizeSecurityGroupEntry
+        self, caller: accounts.Identity, request: api.AuthorizeSecurityGroupEntry
     ) -> ids.RuleId:
         match = api.check_authorize(request)
         now = self._clock.now()
 
         def work(session: database.Session) -> domain.Rule:
-            group = _existing(session, tenant_id, ids.SecurityGroupId(request.security_group_id))
+            group = _existing(session, caller.tenant_id, ids.SecurityGroupId(request.security_group_id))
             peer = (
-                table.get_security_group(session, match.peer_id, tenant_id=tenant_id)
+                table.get_security_group(session, match.peer_id, tenant_id=caller.tenant_id)
                 if match.peer_id
                 else None
             )
@@ -191,26 +199,28 @@ class SecurityGroupService:
             crashpoints.reached("service.add_rule.after")
             return rule
 
-        rule = await self._change(work)
+        rule = await self._change(caller, work)
         log.info("security group entry added", security_group=rule.security_group_id, entry=rule.rule_id)
         return rule.rule_id
 
     async def revoke(
-        self, tenant_id: ids.TenantId, security_group_id: ids.SecurityGroupId, rule_id: ids.RuleId
+        self, caller: accounts.Identity, security_group_id: ids.SecurityGroupId, rule_id: ids.RuleId
     ) -> None:
         def work(session: database.Session) -> None:
-            _existing(session, tenant_id, security_group_id)
+            _existing(session, caller.tenant_id, security_group_id)
             crashpoints.reached("service.remove_rule.before")
             is_removed = table.remove_rule(session, security_group_id, rule_id)
             crashpoints.reached("service.remove_rule.after")
             if not is_removed:
                 raise errors.ApiError(errors.SECURITY_GROUP_ENTRY_NOT_FOUND, parameter="SecurityGroupEntryId")
 
-        await self._change(work)
+        await self._change(caller, work, is_removal=True)
         log.info("security group entry removed", security_group=security_group_id, entry=rule_id)
 
-    async def _change(self, work: Callable[[database.Session], T]) -> T:
-        result = await self._store.run(work)
+    async def _change(
+        self, caller: accounts.Identity, work: Callable[[database.Session], T], *, is_removal: bool = False
+    ) -> T:
+        result = await self._replays.run_once(caller, work, is_removal=is_removal)
         self._on_change()
         return result
 

@@ -73,10 +73,13 @@ class Group:
     def cluster_id(self) -> str:
         return self.request.label_value(groups.CLUSTER_ID)
 
+    @property
+    def node_name(self) -> str:
+        return self.request.label_value(groups.NODE_NAME)
+
     def is_of(self, *, cluster_id: str, node_name: str) -> bool:
         """Whether its labels name this cluster and this node; an empty one is any."""
-        label = self.request.label_value
-        return cluster_id in {"", label(groups.CLUSTER_ID)} and node_name in {"", label(groups.NODE_NAME)}
+        return cluster_id in {"", self.cluster_id} and node_name in {"", self.node_name}
 
     @property
     def pod_uid(self) -> str:

@@ -17,7 +17,7 @@ class SecurityGroupActions:
     async def create(
         self, caller: verification.Verified, request: api.CreateSecurityGroup
     ) -> api.CreatedSecurityGroup:
-        made = await self._service.create(caller.identity.tenant_id, request)
+        made = await self._service.create(caller.identity, request)
         return api.CreatedSecurityGroup(security_group=made)
 
     async def describe(
@@ -28,19 +28,19 @@ class SecurityGroupActions:
     async def modify(
         self, caller: verification.Verified, request: api.ModifySecurityGroup
     ) -> api.SecurityGroup:
-        return await self._service.modify(caller.identity.tenant_id, request)
+        return await self._service.modify(caller.identity, request)
 
     async def delete(
         self, caller: verification.Verified, request: api.DeleteSecurityGroup
     ) -> networks_api.Returned:
         security_group_id = api.check_security_group_id(request.security_group_id)
-        await self._service.delete(caller.identity.tenant_id, security_group_id)
+        await self._service.delete(caller.identity, security_group_id)
         return networks_api.Returned()
 
     async def authorize(
         self, caller: verification.Verified, request: api.AuthorizeSecurityGroupEntry
     ) -> api.Authorized:
-        rule_id = await self._service.authorize(caller.identity.tenant_id, request)
+        rule_id = await self._service.authorize(caller.identity, request)
         return api.Authorized(security_group_entry_id_set=(rule_id,))
 
     async def revoke(
@@ -48,5 +48,5 @@ class SecurityGroupActions:
     ) -> networks_api.Returned:
         security_group_id = api.check_security_group_id(request.security_group_id)
         rule_id = api.check_rule_id(request.security_group_entry_id)
-        await self._service.revoke(caller.identity.tenant_id, security_group_id, rule_id)
+        await self._service.revoke(caller.identity, security_group_id, rule_id)
         return networks_api.Returned()

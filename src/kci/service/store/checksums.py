@@ -37,6 +37,7 @@ _SUMMED = {
     schema.security_groups: "security groups",
     schema.security_group_rules: "entries of security groups",
     schema.retained_addresses: "retained addresses",
+    schema.node_kubeconfigs: "kubeconfigs of nodes",
 }
 
 

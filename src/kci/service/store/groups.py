@@ -101,6 +101,23 @@ def has_member(session: database.Session, security_group_id: ids.SecurityGroupId
     )
 
 
+def list_nodes(session: database.Session) -> set[tuple[str, str, str]]:
+    """Tenant, cluster and node of each group that is not deleted; what it does not name is empty."""
+    rows = session.connection.execute(
+        sa.select(_GROUPS.c.tenant_id, _GROUPS.c.cluster_id, _GROUPS.c.request).where(
+            _GROUPS.c.lifecycle != states.Lifecycle.DELETED
+        )
+    )
+    return {
+        (
+            row.tenant_id,
+            row.cluster_id,
+            msgspec.json.decode(row.request, type=api.CreateContainerGroup).label_value(api.NODE_NAME),
+        )
+        for row in rows
+    }
+
+
 def list_groups(
     session: database.Session, *, lifecycles: Sequence[states.Lifecycle], tenant_id: str | None = None
 ) -> list[groups.Group]:
@@ -112,7 +129,7 @@ def list_groups(
 
 
 def get_kubeconfig(session: database.Session, group: groups.Group) -> secret.Secret:
-    """The group's kubeconfig; empty once it is deleted."""
+    """The one that the group was made with; empty once it is deleted. Raises SealError."""
     sealed = session.connection.scalar(
         sa.select(_GROUPS.c.kubeconfig_sealed).where(_GROUPS.c.group_id == group.group_id)
     )

@@ -179,6 +179,20 @@ sa.Index(
 sa.Index("rules_by_peer", security_group_rules.c.peer_id)
 sa.Index("rules_by_subnet", security_group_rules.c.subnet_id)
 
+# The kubeconfig that each node gave last, which serves all of its groups.
+node_kubeconfigs = sa.Table(
+    "node_kubeconfigs",
+    metadata,
+    sa.Column("tenant_id", sa.String(64), primary_key=True),
+    sa.Column("cluster_id", sa.String(63), primary_key=True),
+    sa.Column("node_name", sa.String(63), primary_key=True),
+    # Under the store's key: by it the same kubeconfig is known without opening the one that is kept.
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("kubeconfig_sealed", sa.LargeBinary, nullable=False),
+    # Without the kubeconfig, as for groups.
+    sa.Column("checksum", sa.String(32), nullable=False, server_default=""),
+)
+
 # The highest epoch in which each holder has written.
 fences = sa.Table(
     "fences",

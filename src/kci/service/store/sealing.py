@@ -1,7 +1,10 @@
-"""Secrets at rest: AES-256-GCM, each bound to whom it belongs, so that a row cannot borrow another's."""
+"""Secrets at rest: AES-256-GCM, each bound to whom it belongs, so that a row cannot borrow another's. And
+their fingerprints, which tell nothing to who has no key.
+"""
 
 from __future__ import annotations
 
+import hmac
 import os
 
 from cryptography import exceptions
@@ -23,11 +26,18 @@ class Sealer:
 
     def __init__(self, key: bytes) -> None:
         self._cipher = aead.AESGCM(key)
+        # Not the cipher's own: a key has one use.
+        self._fingerprint_key = hmac.digest(key, b"fingerprint", "sha256")
 
     def seal(self, value: secret.Secret, *, owner: str) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._cipher.encrypt(nonce, value.reveal().encode(), _VERSION + owner.encode())
         return _VERSION + nonce + sealed
+
+    def fingerprint(self, value: secret.Secret, *, owner: str) -> str:
+        """64 hex digits, equal for equal values of one owner."""
+        content = f"{owner}\0{value.reveal()}".encode()
+        return hmac.digest(self._fingerprint_key, content, "sha256").hex()
 
     def open(self, sealed: bytes, *, owner: str) -> secret.Secret:
         """Raises SealError."""
