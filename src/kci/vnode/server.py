@@ -26,6 +26,8 @@ from kci.vnode.usage import handlers as usage_handlers
 log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT_S = 2.0
+# As a kubelet's (Go's http.DefaultMaxHeaderBytes): a command comes as query.
+_MAX_LINE_BYTES = 1 << 20
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -77,6 +79,7 @@ class Server:
             self._application(),
             access_log=None,
             handler_cancellation=True,
+            max_line_size=_MAX_LINE_BYTES,
             shutdown_timeout=STOP_TIMEOUT_S,
         )
         await runner.setup()
