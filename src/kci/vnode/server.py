@@ -33,10 +33,13 @@ Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Where to listen."""
+    """Where to listen. Who has not sent a whole head of a request after `silence_s`, be it the first or
+    another one, is cut off; the API server, as each client in Go, repeats a call that met such an end.
+    """
 
     address: str
     port: int
+    silence_s: float = 30.0
     streams: handlers.StreamSettings = dataclasses.field(default_factory=handlers.StreamSettings)
 
 
@@ -79,6 +82,7 @@ class Server:
             self._application(),
             access_log=None,
             handler_cancellation=True,
+            keepalive_timeout=settings.silence_s,
             max_line_size=_MAX_LINE_BYTES,
             shutdown_timeout=STOP_TIMEOUT_S,
         )
