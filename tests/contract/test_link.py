@@ -147,6 +147,19 @@ async def test_logs_and_commands_reach_their_container(line):
                 pass
 
 
+async def test_why_a_driver_cannot_is_told_and_stands_in_the_log(line, capfd):
+    line.drivers.streams.error = ports.DriverError(
+        "cannot read the log of container 'app': Input/output error"
+    )
+    async with line.engine.observe() as reports:
+        await line.engine.sync([machine_world.group()])
+        await until(reports, link.Phase.RUNNING)
+        with pytest.raises(port.UnreachableError, match="Input/output error"):
+            async with line.engine.open_log("g-1", "app", link.LogOptions()):
+                pass
+    assert "Input/output error" in "".join(capfd.readouterr())
+
+
 @pytest.mark.parametrize(
     "command",
     [

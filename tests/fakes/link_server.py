@@ -35,6 +35,8 @@ class LinkServer:
         # Commands, attachments and ports that are open now, and whether they take what they are sent.
         self.open_streams: tasks.Latest[int] = tasks.Latest(0)
         self.reads_streams = True
+        # Why no log and no stream can be opened.
+        self.refusal = ""
         # A removed group is reported Gone at once; otherwise only by `report`.
         self.ends_at_once = True
         self._reports: dict[ids.GroupId, link.GroupReport] = {}
@@ -158,6 +160,8 @@ class LinkServer:
 
     async def _log(self, request: web.Request) -> web.StreamResponse:
         self.queries.append({key: request.query.getall(key) for key in request.query})
+        if self.refusal:
+            return _error(503, "Unavailable", self.refusal)
         content = self.logs.get((request.match_info["id"], request.match_info["name"]))
         if content is None:
             return _error(404, "NotFound", "cannot open the log: the container has none yet")
@@ -176,6 +180,8 @@ class LinkServer:
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         self.calls.append(f"GET {request.path}")
         self.queries.append({key: request.query.getall(key) for key in request.query})
+        if self.refusal:
+            return _error(503, "Unavailable", self.refusal)
         if request.match_info["id"] not in self.wanted:
             return _error(404, "NotFound", "cannot run a command: the group is not here")
         socket = web.WebSocketResponse(protocols=(channels.V5,))
@@ -205,4 +211,6 @@ class LinkServer:
 
 
 def _error(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"error": {"code": code, "message": message}}, status=status)
+    return web.json_response(
+        {"error": {"code": code, "message": message}}, status=status, headers=channels.refusal_header(message)
+    )

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from kci.contract import errors, ids
+from kci.kit import clock
 
 CLUSTER_ID = "cluster-id"
 NAMESPACE = "namespace"
@@ -396,6 +397,15 @@ def check_group_id(value: str) -> ids.GroupId:
     """The id if one is given. Whether it exists is another question: a wrong form is just as missing."""
     _require(value, "ContainerGroupId")
     return ids.GroupId(value)
+
+
+def check_log(request: StreamContainerLog) -> None:
+    check_container_name(request.container_name)
+    if request.since_time:
+        try:
+            _ = clock.parse_rfc3339_ns(request.since_time)
+        except ValueError as error:
+            raise _invalid("SinceTime", "is no RFC 3339 time, such as 2026-01-31T08:00:00Z") from error
 
 
 def check_exec(request: ExecContainerCommand) -> None:

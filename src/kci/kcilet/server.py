@@ -292,6 +292,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except (agent.UnknownGroupError, ports.NotFoundError) as error:
         return _error(404, "NotFound", str(error))
     except ports.DriverError as error:
+        log.warning("request failed", method=request.method, path=request.path, error=str(error))
         return _error(503, "Unavailable", str(error))
 
 

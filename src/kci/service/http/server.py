@@ -136,6 +136,9 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
             error = _to_api_error(raised)
             if error.entry is errors.INTERNAL_ERROR:
                 log.error("request failed", exc_info=raised)
+            elif error.entry is errors.SERVICE_UNAVAILABLE:
+                # Of the store's errors the answer does not say what they are.
+                log.warning("request failed", code=error.entry.code, error=str(raised), path=request.path)
             else:
                 log.info("request refused", code=error.entry.code, message=str(error), path=request.path)
             response = answers.failure(request, error)
@@ -265,7 +268,6 @@ def _to_api_error(raised: Exception) -> errors.ApiError:
         case web.HTTPException() if raised.status < 500:
             return errors.ApiError(errors.NOT_FOUND if raised.status == 404 else errors.MALFORMED_REQUEST)
         case store_errors.StoreError():
-            log.warning("store failed", error=str(raised))
             return errors.ApiError(errors.SERVICE_UNAVAILABLE, retry_after_s=1)
         case _:
             return errors.ApiError(errors.INTERNAL_ERROR)
