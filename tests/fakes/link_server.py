@@ -86,11 +86,6 @@ class LinkServer:
         for line in self._lines:
             line.put_nowait(report)
 
-    def forget(self, group_id: ids.GroupId) -> None:
-        """As after a restart: nothing of the group is known."""
-        self.wanted.pop(group_id, None)
-        self._reports.pop(group_id, None)
-
     async def _sync(self, request: web.Request) -> web.Response:
         self.calls.append("PUT /v1/groups")
         sync = msgspec.json.decode(await request.read(), type=link.Sync)
@@ -115,8 +110,6 @@ class LinkServer:
     async def _remove(self, request: web.Request) -> web.Response:
         self.calls.append(f"DELETE {request.path}")
         group_id = ids.GroupId(request.match_info["id"])
-        if group_id not in self.wanted and group_id not in self._reports:
-            return _error(404, "NotFound", "cannot remove the group: it is not here")
         self._end(group_id)
         return web.json_response({})
 
@@ -127,9 +120,11 @@ class LinkServer:
             self.report(group.group_id, phase, generation=group.generation)
 
     def _end(self, group_id: ids.GroupId) -> None:
-        if self.ends_at_once:
-            self.wanted.pop(group_id, None)
-            self.report(group_id, link.Phase.GONE)
+        if not self.ends_at_once:
+            return
+        known = self.wanted.pop(group_id, None)
+        if known is not None or group_id not in self._reports:
+            self.report(group_id, link.Phase.GONE, generation=known.generation if known else 0)
 
     async def _stream_reports(self, request: web.Request) -> web.StreamResponse:
         self.calls.append("GET /v1/reports")

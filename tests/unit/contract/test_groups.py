@@ -144,4 +144,4 @@ def test_a_kubeconfig_is_not_in_the_repr():
 def test_every_error_of_the_catalogue_has_a_status_of_its_kind():
     for entry in errors.CATALOGUE.values():
         assert (entry.status == 404) == (entry.kind is errors.Kind.NOT_FOUND)
-        assert entry.retryable == (entry.status in {429, 503})
+        assert (entry.kind is errors.Kind.TRY_LATER) == (entry.status in {429, 503})
