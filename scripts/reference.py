@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from kci.cli import main as main_module
-from kci.contract import capabilities, operations, remedies
+from kci.contract import capabilities, groups, operations, remedies
 from kci.contract import errors as contract_errors
 from kci.doctor import cluster, kci, machine, node, stack
 from kci.kcilet import instruments as kcilet_instruments
@@ -177,14 +177,24 @@ def doctor() -> str:
 
 def service_operations() -> str:
     rows = []
+    refused = _names(groups.NotHonoured)
     for action, operation in sorted(operations.ALL.items()):
-        names = ", ".join(f"`{field.encode_name}`" for field in msgspec.structs.fields(operation.parameters))
+        taken = [name for name in _names(operation.parameters) if name not in refused]
+        names = ", ".join(f"`{name}`" for name in taken)
         rows.append((f"`{action}`", "ours" if operation.extension else "Kingsoft Cloud's", names))
     text = _table(("operation", "whose", "parameters"), rows)
     names = "\n".join(f"- `{name}`" for name in capabilities.ALL)
+    not_honoured = ", ".join(f"`{name}`" for name in refused)
     return _page(
-        "Operations of the KCI service", f"{text}\nCapabilities that DescribeCapabilities names:\n\n{names}\n"
+        "Operations of the KCI service",
+        f"{text}\nWhat Kingsoft Cloud's CreateContainerGroup takes as well is refused here by its name "
+        f"(UnsupportedOperation): {not_honoured}.\n\n"
+        f"Capabilities that DescribeCapabilities names:\n\n{names}\n",
     )
+
+
+def _names(parameters: type[msgspec.Struct]) -> list[str]:
+    return [field.encode_name for field in msgspec.structs.fields(parameters)]
 
 
 def up_settings() -> str:

@@ -147,6 +147,39 @@ async def test_logs_and_commands_reach_their_container(line):
                 pass
 
 
+async def test_why_a_driver_cannot_is_told_and_stands_in_the_log(line, capfd):
+    line.drivers.streams.error = ports.DriverError(
+        "cannot read the log of container 'app': Input/output error"
+    )
+    async with line.engine.observe() as reports:
+        await line.engine.sync([machine_world.group()])
+        await until(reports, link.Phase.RUNNING)
+        with pytest.raises(port.UnreachableError, match="Input/output error"):
+            async with line.engine.open_log("g-1", "app", link.LogOptions()):
+                pass
+    assert "Input/output error" in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sh", "-c", "%" * 65536),
+        tuple(f"argument {number}" for number in range(500)),
+        ("\u00fc" * (1 << 19),),
+    ],
+    ids=["a long argument", "many arguments", "all that the API takes"],
+)
+async def test_commands_of_any_length_arrive_whole(line, command):
+    async with line.engine.observe() as reports:
+        await line.engine.sync([machine_world.group()])
+        await until(reports, link.Phase.RUNNING)
+        async with line.engine.open_exec("g-1", "app", link.ExecOptions(command=command)) as stream:
+            await stream.send(channels.frame(channels.Channel.STDIN, b"hello"))
+            await stream.receive()
+        (what, _, options) = line.drivers.streams.opened[-1]
+        assert (what, options.command) == ("exec", command)
+
+
 async def test_usage_is_that_of_what_runs_and_many_who_ask_cost_one_read(line):
     async with line.engine.observe() as reports:
         await line.engine.sync([])

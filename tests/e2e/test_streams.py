@@ -53,6 +53,13 @@ def test_input_ends_where_it_ends_and_the_exit_code_is_exact(pods, way):
     assert (done.stdout.strip(), done.returncode) == ("12345", 7)
 
 
+def test_a_command_may_be_as_long_as_a_script(pods, way):
+    long = "x" * 60_000
+    assert (
+        pods.kubectl("exec", "shell", "--", "sh", "-c", 'echo "${#1} $#"', "sh", long, *"abc") == "60000 4\n"
+    )
+
+
 def test_attach_reaches_the_containers_own_shell(pods, way):
     with subprocess.Popen(
         pods.kubectl_argv("attach", "-i", "shell"),

@@ -51,8 +51,6 @@ class MemoryEngine:
 
     async def remove(self, group_id):
         self._require_sync()
-        if group_id not in self.wanted and group_id not in self._reports:
-            raise port.NotFoundError("cannot remove the group: it is not here")
         self._end(group_id)
 
     async def read_usage(self):
@@ -95,8 +93,9 @@ class MemoryEngine:
             self._report(group.group_id, link.Phase.RUNNING, group.generation)
 
     def _end(self, group_id):
-        self.wanted.pop(group_id, None)
-        self._report(group_id, link.Phase.GONE, 1)
+        known = self.wanted.pop(group_id, None)
+        if known is not None or group_id not in self._reports:
+            self._report(group_id, link.Phase.GONE, known.generation if known else 0)
 
     def _report(self, group_id, phase, generation):
         report = link.GroupReport(group_id=group_id, generation=generation, phase=phase)

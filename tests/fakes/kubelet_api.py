@@ -40,7 +40,7 @@ class Api:
 
 
 @contextlib.asynccontextmanager
-async def running(authority, *, reviewer=None, tls=None, **settings):
+async def running(authority, *, reviewer=None, tls=None, silence_s=30.0, **settings):
     certificate, key = authority.issue("vn", "system:nodes", server_names=("127.0.0.1",), client=False)
     reviewer, streams = reviewer or kubelet_peers.Reviewer(), kubelet_peers.Streams()
     usage, wall = kubelet_peers.Usage(), clock.SystemClock()
@@ -53,6 +53,7 @@ async def running(authority, *, reviewer=None, tls=None, **settings):
         server.ServerSettings(
             address="127.0.0.1",
             port=0,
+            silence_s=silence_s,
             streams=handlers.StreamSettings(**settings),
         ),
         tls=tls,

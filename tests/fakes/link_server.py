@@ -35,6 +35,8 @@ class LinkServer:
         # Commands, attachments and ports that are open now, and whether they take what they are sent.
         self.open_streams: tasks.Latest[int] = tasks.Latest(0)
         self.reads_streams = True
+        # Why no log and no stream can be opened.
+        self.refusal = ""
         # A removed group is reported Gone at once; otherwise only by `report`.
         self.ends_at_once = True
         self._reports: dict[ids.GroupId, link.GroupReport] = {}
@@ -84,11 +86,6 @@ class LinkServer:
         for line in self._lines:
             line.put_nowait(report)
 
-    def forget(self, group_id: ids.GroupId) -> None:
-        """As after a restart: nothing of the group is known."""
-        self.wanted.pop(group_id, None)
-        self._reports.pop(group_id, None)
-
     async def _sync(self, request: web.Request) -> web.Response:
         self.calls.append("PUT /v1/groups")
         sync = msgspec.json.decode(await request.read(), type=link.Sync)
@@ -113,8 +110,6 @@ class LinkServer:
     async def _remove(self, request: web.Request) -> web.Response:
         self.calls.append(f"DELETE {request.path}")
         group_id = ids.GroupId(request.match_info["id"])
-        if group_id not in self.wanted and group_id not in self._reports:
-            return _error(404, "NotFound", "cannot remove the group: it is not here")
         self._end(group_id)
         return web.json_response({})
 
@@ -125,9 +120,11 @@ class LinkServer:
             self.report(group.group_id, phase, generation=group.generation)
 
     def _end(self, group_id: ids.GroupId) -> None:
-        if self.ends_at_once:
-            self.wanted.pop(group_id, None)
-            self.report(group_id, link.Phase.GONE)
+        if not self.ends_at_once:
+            return
+        known = self.wanted.pop(group_id, None)
+        if known is not None or group_id not in self._reports:
+            self.report(group_id, link.Phase.GONE, generation=known.generation if known else 0)
 
     async def _stream_reports(self, request: web.Request) -> web.StreamResponse:
         self.calls.append("GET /v1/reports")
@@ -158,6 +155,8 @@ class LinkServer:
 
     async def _log(self, request: web.Request) -> web.StreamResponse:
         self.queries.append({key: request.query.getall(key) for key in request.query})
+        if self.refusal:
+            return _error(503, "Unavailable", self.refusal)
         content = self.logs.get((request.match_info["id"], request.match_info["name"]))
         if content is None:
             return _error(404, "NotFound", "cannot open the log: the container has none yet")
@@ -176,6 +175,8 @@ class LinkServer:
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         self.calls.append(f"GET {request.path}")
         self.queries.append({key: request.query.getall(key) for key in request.query})
+        if self.refusal:
+            return _error(503, "Unavailable", self.refusal)
         if request.match_info["id"] not in self.wanted:
             return _error(404, "NotFound", "cannot run a command: the group is not here")
         socket = web.WebSocketResponse(protocols=(channels.V5,))
@@ -205,4 +206,6 @@ class LinkServer:
 
 
 def _error(status: int, code: str, message: str) -> web.Response:
-    return web.json_response({"error": {"code": code, "message": message}}, status=status)
+    return web.json_response(
+        {"error": {"code": code, "message": message}}, status=status, headers=channels.refusal_header(message)
+    )

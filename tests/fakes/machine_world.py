@@ -415,6 +415,8 @@ class FakeStreams:
     def __init__(self):
         self.logs = {}
         self.opened = []
+        # Why no log can be read.
+        self.error = None
 
     async def exec(self, container_id, options, peer):
         await self._echo(("exec", container_id, options), peer)
@@ -431,6 +433,8 @@ class FakeStreams:
             await peer.send(message)
 
     async def log(self, log_directory, container_name, options, *, attempt=None):
+        if self.error is not None:
+            raise self.error
         if container_name not in self.logs:
             raise ports.NotFoundError(f"cannot find a log of {container_name!r}")
         yield b""

@@ -35,7 +35,6 @@ _SHIMS = {
     "kci": """\
 case "${1:-}" in
     up) exec "$bin/kci" "$@" "${state[@]}" --netns "$netns" ;;
-    down | status | kubeconfig) exec "$bin/kci" "$@" "${state[@]}" ;;
     plan | "" | -*) exec "$bin/kci" "$@" ;;
 esac
 words=()
@@ -44,7 +43,8 @@ for word in "$@"; do
     [ "$word" = -- ] && words+=("${state[@]}") && state=()
     words+=("$word")
 done
-exec "${inside[@]}" "$bin/kci" "${words[@]}" "${state[@]}"
+# Each goes into the stack's network namespace by itself.
+exec "$bin/kci" "${words[@]}" "${state[@]}"
 """,
 }
 # One block, from its first command to its last; a page that needs more says `repeat`.

@@ -13,7 +13,7 @@ from kci.client import client as clients
 from kci.client import credentials as sources
 from kci.contract import groups as api
 from kci.contract import ids, packages, signing
-from kci.kit import clock, observing, secret, tasks
+from kci.kit import clock, entrance, observing, secret, tasks
 from kci.service import instruments
 from kci.service.app import (
     accounts,
@@ -135,6 +135,8 @@ async def running(
     mtu: int = 0,
     measured: instruments.Instruments | None = None,
     tracer: observing.Tracer = observing.NO_TRACER,
+    bounds: entrance.Bounds | None = None,
+    silence_s: float = server.SILENCE_S,
 ):
     measured = measured or instruments.make()
     place = dataclasses.replace(PLACE, table=table, mtu=mtu)
@@ -184,7 +186,14 @@ async def running(
             tracer=tracer,
         )
         _, port = await stack.enter_async_context(
-            server.listening(application, "127.0.0.1", 0, before_end=feed.close)
+            server.listening(
+                application,
+                "127.0.0.1",
+                0,
+                before_end=feed.close,
+                bounds=bounds or entrance.Bounds(),
+                silence_s=silence_s,
+            )
         )
         await stack.enter_async_context(tasks.background("groups", reconciler.run(service)))
         reader = reports.ReportReader(engine, service, reconciler)

@@ -12,7 +12,7 @@ import yarl
 
 from kci.client import errors
 from kci.contract import signing
-from kci.kit import clock
+from kci.kit import clock, entrance
 from kci.service.http import server
 
 FORM = "application/x-www-form-urlencoded"
@@ -247,6 +247,39 @@ async def test_requests_that_proxies_and_we_might_read_differently_are_refused(w
             writer.close()
             await writer.wait_closed()
         assert line.split()[1:2] in ([b"400"], [b"403"]), (head, line)
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"GET / HTTP/1.1\r\nHost: a\r\nX-Half: ", b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"]
+)
+async def test_who_does_not_say_what_they_want_is_cut_off_and_holds_up_nobody(tmp_path, head):
+    """Nothing, half a head, and nothing after a whole call; a watch is quiet for as long as it likes."""
+    async with (
+        asyncio.timeout(10),
+        service_world.running(tmp_path, silence_s=0.3) as world,
+        service_world.watching(world.alice) as watch,
+    ):
+        await service_world.until(watch, lambda change: change.synced)
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        writer.write(head)
+        assert await world.alice.list_container_groups() == []
+        assert b"400" not in await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        made = await world.alice.create_container_group(service_world.create_request())
+        await service_world.until(watch, lambda change: change.group_id == made)
+
+
+async def test_more_connections_than_the_bound_are_cut_off_and_the_others_served(tmp_path):
+    bounds = entrance.Bounds(of_peer=2, in_all=9)
+    async with asyncio.timeout(10), service_world.running(tmp_path, bounds=bounds) as world:
+        assert await world.alice.list_container_groups() == []
+        _, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        with pytest.raises(errors.UnreachableError):
+            await world.bob.list_container_groups()
+        assert await world.alice.list_container_groups() == []
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_a_caller_who_leaves_in_the_middle_of_a_body_is_no_fault_of_ours(world, capfd):

@@ -18,6 +18,7 @@ from kci.client import errors
 from kci.contract import credentials, ids, networks, operations, security_groups, signing, wire
 from kci.contract import groups as api
 from kci.kit import clock, tasks
+from kci.link import types as link
 from kci.service.app import accounts, changes, groups, replays
 from kci.service.store import database
 
@@ -172,7 +173,7 @@ async def test_a_token_is_known_for_a_day_after_its_groups_deletion(tmp_path):
         await service_world.prepare(store)
         made = await service.create(caller.tenant_id, request)
         await service.delete(caller, made)
-        await service.record_absent(made)
+        await service.record(link.GroupReport(group_id=made, generation=0, phase=link.Phase.GONE))
         wall.moment += datetime.timedelta(hours=24)
         assert await service.remove_tombstones() == 0
         assert await service.create(caller.tenant_id, request) == made

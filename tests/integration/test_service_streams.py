@@ -166,6 +166,32 @@ async def test_what_makes_no_sense_is_refused_by_its_name(world, group_id):
             await call
 
 
+@pytest.mark.parametrize("text", ["yesterday", "2026-01-31", "2026-13-01T00:00:00Z", "2026-01-31T08:00:00"])
+async def test_a_log_since_what_is_no_time_is_refused_by_its_name(world, group_id, text):
+    world.kcilet.logs[group_id, "web"] = b"one\n"
+    with pytest.raises(errors.InvalidError, match="SinceTime"):
+        await anext(
+            world.alice.stream_container_log(group_id, "web", api.StreamContainerLog(since_time=text))
+        )
+
+
+async def test_why_the_machine_cannot_is_in_the_answer_and_in_the_log(world, group_id, capfd):
+    world.kcilet.refusal = "cannot read the log of container 'web': Input/output error"
+    calls = [
+        anext(world.alice.stream_container_log(group_id, "web")),
+        world.alice.describe_container_log(group_id, "web", 10),
+    ]
+    for call in calls:
+        with pytest.raises(errors.TryLaterError, match="Input/output error"):
+            await call
+    uri = await world.alice.exec_container_command(group_id, "web", ["id"])
+    with pytest.raises(errors.TryLaterError, match="Input/output error"):
+        await world.alice.open_exec(uri)
+    printed = "".join(capfd.readouterr())
+    told = [line for line in printed.splitlines() if "warning" in line and "Input/output error" in line]
+    assert len(told) == 3, printed
+
+
 @pytest.mark.requirement("R48")
 @pytest.mark.parametrize("what", OPENED)
 async def test_a_token_opens_once_even_when_many_try_at_once(world, group_id, what, runs, capsys):

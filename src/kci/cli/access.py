@@ -75,9 +75,14 @@ def find(state_dir: pathlib.Path | None, variables: Mapping[str, str]) -> Accoun
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
+        # Variables are not looked at where a stack is named.
+        remedy = (
+            f"give --state-dir, or set {', '.join(_NEEDED)}"
+            if state_dir is None
+            else "or give another --state-dir"
+        )
         raise errors.UserError(
-            f"cannot find a KCI service: {file} cannot be read ({error.strerror}); run `kci up`, give "
-            f"--state-dir, or set {', '.join(_NEEDED)}"
+            f"cannot find a KCI service: {file} cannot be read ({error.strerror}); run `kci up`, {remedy}"
         ) from error
     values = {name: value for name, _, value in (line.partition("=") for line in lines)}
     return dataclasses.replace(_to_account(values, str(file)), state_dir=where.root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import json
 import pathlib
@@ -10,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from kci.cli import access
 from kci.contract import credentials as api
-from kci.kit import errors
-from kci.stack import layout, settings
+from kci.stack import settings
 
 _NAMESPACE = "kube-system"
 
@@ -46,7 +45,7 @@ def issue(
         pathlib.Path, typer.Option("--state-dir", readable=False, help="The stack's state folder.")
     ] = settings.DEFAULT_STATE_DIR,
 ) -> None:
-    issued = asyncio.run(_issue(_read_operator(layout.Layout(state_dir).env_file), duration_s))
+    issued = access.ask(state_dir, lambda service: service.issue_credentials(duration_s))
     typer.echo(json.dumps(to_manifest(issued, name=name, node_name=node_name), indent=2))
 
 
@@ -84,30 +83,3 @@ def to_manifest(issued: api.IssuedCredentials, *, name: str, node_name: str) -> 
             },
         ],
     }
-
-
-def _read_operator(file: pathlib.Path) -> dict[str, str]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise errors.UserError(
-            f"cannot read the operator's keys {file}: {error.strerror}; run `kci up`, or give its --state-dir"
-        ) from error
-    return {name: value for name, _, value in (line.partition("=") for line in lines)}
-
-
-async def _issue(operator: dict[str, str], duration_s: int) -> api.IssuedCredentials:
-    # They take long to import.
-    from kci.client import client, credentials
-    from kci.client import errors as client_errors
-    from kci.contract import signing
-    from kci.kit import secret
-
-    keys = signing.Credentials(operator["KCI_ACCESS_KEY"], secret.Secret(operator["KCI_SECRET_KEY"]))
-    try:
-        async with client.KciClient(
-            operator["KCI_ENDPOINT"], region=operator["KCI_REGION"], credentials=credentials.Static(keys)
-        ) as service:
-            return await service.issue_credentials(duration_s)
-    except client_errors.KciError as error:
-        raise errors.UserError(f"cannot issue credentials: {error}; look at `kci status`") from error

@@ -103,20 +103,23 @@ def events(group: groups.ContainerGroup) -> list[Event]:
 
 
 def find(found: Iterable[groups.ContainerGroup], wanted: str) -> groups.ContainerGroup:
-    """By id, by `<namespace>/<pod>`, or by a pod's name or the beginning of an id if it is the only one."""
-    listed = list(found)
-    for group in listed:
-        if wanted in {group.container_group_id, pod(group)}:
+    """By id; or by `<namespace>/<pod>`, a pod's name or the beginning of an id, if it is the only one: pods
+    of several clusters may have one name, and so has a pod that ends and the one that takes its place.
+    """
+    matching = []
+    for group in found:
+        if group.container_group_id == wanted:
             return group
-    matching = [
-        group
-        for group in listed
-        if group.label(groups.POD_NAME) == wanted or group.container_group_id.startswith(wanted)
-    ]
+        if wanted in {pod(group), group.label(groups.POD_NAME)} or group.container_group_id.startswith(
+            wanted
+        ):
+            matching.append(group)
     if len(matching) == 1:
         return matching[0]
     if matching:
-        several = ", ".join(f"{group.container_group_id} ({pod(group)})" for group in matching)
+        several = ", ".join(
+            f"{group.container_group_id} ({pod(group)}, {group.status})" for group in matching
+        )
         raise errors.UserError(f"cannot tell which group {wanted!r} is: {several}; give its id")
     raise errors.UserError(f"cannot find a group {wanted!r}: `kci groups` lists what there is")
 

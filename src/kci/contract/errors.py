@@ -30,10 +30,6 @@ class Entry:
     kind: Kind
     text: str
 
-    @property
-    def retryable(self) -> bool:
-        return self.kind is Kind.TRY_LATER
-
 
 class ApiError(Exception):
     """An answer that is an error. `parameter` is the path of the wrong parameter, as the caller wrote it."""

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from kci.contract import errors, ids
+from kci.kit import clock
 
 CLUSTER_ID = "cluster-id"
 NAMESPACE = "namespace"
@@ -118,7 +119,35 @@ class Fence(Parameters, frozen=True):
     epoch: Int
 
 
-class CreateContainerGroup(Parameters, frozen=True):
+class NotHonoured(Parameters, frozen=True):
+    """What a create call may say to Kingsoft's service and this one has nothing for: each is refused by its
+    name unless it is empty.
+    """
+
+    # Machines of a certain kind, and what they cost.
+    instance_type: Text = ""
+    instance_family: Text = ""
+    spot_strategy: Text = ""
+    gpu: Annotated[float, msgspec.Meta(ge=0, le=256)] = 0
+    advance_settings: dict[str, object] = {}
+    data_disk: tuple[dict[str, object], ...] = ()
+    eip_allocation_id: Text = ""
+    multi_eip_allocation_id: tuple[Text, ...] = ()
+    auto_match_image_cache: bool = False
+    image_cache_id: Text = ""
+    klog_enabled: bool = False
+    host_pid: bool = msgspec.field(default=False, name="HostPID")
+    # Standalone mode's, where the call says what the cluster's pod says here.
+    container: tuple[dict[str, object], ...] = ()
+    init_container: tuple[dict[str, object], ...] = ()
+    volume: tuple[dict[str, object], ...] = ()
+    image_registry_credential: tuple[dict[str, object], ...] = ()
+    dns_config: dict[str, object] = {}
+    host_aliase: tuple[dict[str, object], ...] = ()
+    restart_policy: Text = ""
+
+
+class CreateContainerGroup(NotHonoured, frozen=True):
     """Cluster mode: the pod itself is read from the cluster that `kube_config` leads to.
 
     `kube_config` is a secret; it is left out of the repr.
@@ -130,21 +159,13 @@ class CreateContainerGroup(Parameters, frozen=True):
     security_group_id: Annotated[tuple[Text, ...], msgspec.Meta(max_length=3)] = ()
     kci_type: Literal["RBKCI"] = "RBKCI"
     charge_type: Literal["HourlyInstantSettlement", "Spot"] = "HourlyInstantSettlement"
-    spot_strategy: Literal["SpotAsPriceGo", ""] = ""
-    instance_type: Text = ""
-    instance_family: Text = ""
     project_id: Int = 0
     # Cores and GB, up to three decimals; 0 leaves the choice to the service.
     cpu: Cores = 0
     memory: Gigabytes = 0
-    gpu: Annotated[float, msgspec.Meta(ge=0, le=256)] = 0
     kube_config: Annotated[str, msgspec.Meta(max_length=_MAX_KUBECONFIG_LENGTH)] = ""
     retain_ip: bool = False
     retain_ip_hours: Annotated[int, msgspec.Meta(ge=0, le=8760)] = RETAIN_IP_HOURS
-    eip_allocation_id: Text = ""
-    multi_eip_allocation_id: tuple[Text, ...] = ()
-    auto_match_image_cache: bool = False
-    image_cache_id: Text = ""
     machine_dns_config: MachineDnsConfig | None = None
     # Names that the machine below knows beside those of its DNS.
     machine_host_aliase: Annotated[tuple[HostAlias, ...], msgspec.Meta(max_length=64)] = ()
@@ -152,11 +173,7 @@ class CreateContainerGroup(Parameters, frozen=True):
     cluster_domain: Text = ""
     label: tuple[Label, ...] = ()
     kube_proxy: KubeProxy | None = None
-    klog_enabled: bool = False
-    data_disk: tuple[dict[str, object], ...] = ()
     container_spec: Annotated[tuple[ContainerSpec, ...], msgspec.Meta(max_length=64)] = ()
-    # Standalone mode, which this service does not know yet.
-    container: tuple[dict[str, object], ...] = ()
     # Extension: the same token and parameters give the same group again.
     client_token: Annotated[str, msgspec.Meta(max_length=64, pattern=r"\A[!-~]*\Z")] = ""
     bandwidth: Bandwidth | None = None
@@ -398,6 +415,15 @@ def check_group_id(value: str) -> ids.GroupId:
     return ids.GroupId(value)
 
 
+def check_log(request: StreamContainerLog) -> None:
+    check_container_name(request.container_name)
+    if request.since_time:
+        try:
+            _ = clock.parse_rfc3339_ns(request.since_time)
+        except ValueError as error:
+            raise _invalid("SinceTime", "is no RFC 3339 time, such as 2026-01-31T08:00:00Z") from error
+
+
 def check_exec(request: ExecContainerCommand) -> None:
     check_container_name(request.container_name)
     if not request.command or not request.command[0]:
@@ -516,21 +542,12 @@ def is_host_name(text: str) -> bool:
 
 
 def _check_unsupported(request: CreateContainerGroup) -> None:
-    asked = {
-        "Gpu": request.gpu > 0,
-        "EipAllocationId": bool(request.eip_allocation_id),
-        "MultiEipAllocationId": bool(request.multi_eip_allocation_id),
-        "ImageCacheId": bool(request.image_cache_id),
-        "DataDisk": bool(request.data_disk),
-        "KlogEnabled": request.klog_enabled,
-        "Container": bool(request.container),
-    }
-    for name, given in asked.items():
-        if given:
+    for field in msgspec.structs.fields(NotHonoured):
+        if getattr(request, field.name):
             raise errors.ApiError(
                 errors.UNSUPPORTED_OPERATION,
                 "cannot be honoured by this service; leave it out",
-                parameter=name,
+                parameter=field.encode_name,
             )
 
 

@@ -180,32 +180,6 @@ def sign(
     return [*added, ("Authorization", value)]
 
 
-def sign_query(
-    request: Request,
-    credentials: Credentials,
-    *,
-    region: str,
-    now: datetime.datetime,
-    expires_s: int | None = None,
-) -> list[Pair]:
-    """The query pairs to add to a request that has `host` among its headers already."""
-    stamp = now.astimezone(datetime.UTC)
-    scope = Scope(date=stamp.strftime("%Y%m%d"), region=region)
-    names = _names_to_sign(request.headers)
-    added = [
-        ("X-Amz-Algorithm", ALGORITHM),
-        ("X-Amz-Credential", f"{credentials.access_key}/{scope}"),
-        ("X-Amz-Date", stamp.strftime(_BASIC_DATE)),
-        ("X-Amz-SignedHeaders", ";".join(names)),
-    ]
-    if expires_s is not None:
-        added.append(("X-Amz-Expires", str(expires_s)))
-    whole = dataclasses.replace(request, query=[*request.query, *added])
-    body_hash = hashlib.sha256(request.body).hexdigest()
-    signature = signature_of(whole, scope, stamp, names, body_hash, credentials.secret_key)
-    return [*added, ("X-Amz-Signature", signature)]
-
-
 # ---- the canonical form ---------------------------------------------------------------------------
 
 

@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 ALIVE_EVERY_S = 15.0
 MAX_BODY_BYTES = 64 << 20
+# A command comes as query: of all that the public API takes, each byte written as three.
+MAX_LINE_BYTES = 4 << 20
 MAX_MESSAGE_BYTES = 1 << 20
 STOP_S = 2.0
 # RFC 6455: what is noted of a WebSocket that ended without a goodbye.
@@ -48,7 +50,11 @@ class Server:
     async def listen(self, path: pathlib.Path) -> AsyncIterator[None]:
         """Serve until the block ends. A socket that an earlier run left is replaced."""
         runner = web.AppRunner(
-            self.application(), access_log=None, shutdown_timeout=STOP_S, handler_cancellation=True
+            self.application(),
+            access_log=None,
+            max_line_size=MAX_LINE_BYTES,
+            shutdown_timeout=STOP_S,
+            handler_cancellation=True,
         )
         await runner.setup()
         try:
@@ -286,6 +292,7 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     except (agent.UnknownGroupError, ports.NotFoundError) as error:
         return _error(404, "NotFound", str(error))
     except ports.DriverError as error:
+        log.warning("request failed", method=request.method, path=request.path, error=str(error))
         return _error(503, "Unavailable", str(error))
 
 

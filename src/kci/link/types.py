@@ -15,7 +15,8 @@ HTTP/1.1 with JSON over the kcilet's unix socket; the kcilet listens, the servic
     GET    /v1/stats                     Usages: what the pod of each group has used, read at most once
                                          a second
     GET    /v1/groups/{id}/containers/{name}/log    LogOptions as query; the log's bytes, chunked
-    GET    /v1/groups/{id}/containers/{name}/exec   ExecOptions as query; WebSocket, v5.channel.k8s.io
+    GET    /v1/groups/{id}/containers/{name}/exec   ExecOptions as query, of up to 4 MiB; WebSocket,
+                                                    v5.channel.k8s.io
     GET    /v1/groups/{id}/containers/{name}/attach AttachOptions as query; the same
     GET    /v1/groups/{id}/ports/{port}             one connection to the port; the same framing, with STDIN
                                                     to the pod, STDOUT from it, CLOSE as half-close, and a

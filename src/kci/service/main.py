@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from kci.kit import clock, crashpoints, environment, errors, logs, tasks, tracing
+from kci.kit import clock, crashpoints, entrance, environment, errors, logs, tasks, tracing
 from kci.service import instruments, settings
 from kci.service.app import (
     accounts,
@@ -114,7 +114,10 @@ async def serve(chosen: settings.Settings, store: database.Database, stop: async
             await tasks.first_of(
                 stop.wait(), reader.wait_tried(), asyncio.sleep(_FIRST_TRY_S), name="first try"
             )
-            async with server.listening(application, chosen.host, chosen.port, before_end=feed.close):
+            bounds = entrance.Bounds.within(entrance.raise_file_limit())
+            async with server.listening(
+                application, chosen.host, chosen.port, before_end=feed.close, bounds=bounds
+            ):
                 log.info("serving", host=chosen.host, port=chosen.port, region=chosen.place.region)
                 await tasks.first_of(
                     stop.wait(), reconciler.run(service), rules.run(security_group_service), name="serve"

@@ -26,15 +26,20 @@ from kci.vnode.usage import handlers as usage_handlers
 log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT_S = 2.0
+# As a kubelet's (Go's http.DefaultMaxHeaderBytes): a command comes as query.
+_MAX_LINE_BYTES = 1 << 20
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Where to listen."""
+    """Where to listen. Who has not sent a whole head of a request after `silence_s`, be it the first or
+    another one, is cut off; the API server, as each client in Go, repeats a call that met such an end.
+    """
 
     address: str
     port: int
+    silence_s: float = 30.0
     streams: handlers.StreamSettings = dataclasses.field(default_factory=handlers.StreamSettings)
 
 
@@ -77,6 +82,8 @@ class Server:
             self._application(),
             access_log=None,
             handler_cancellation=True,
+            keepalive_timeout=settings.silence_s,
+            max_line_size=_MAX_LINE_BYTES,
             shutdown_timeout=STOP_TIMEOUT_S,
         )
         await runner.setup()

@@ -7,7 +7,7 @@ from typer import testing
 
 from kci.cli import credentials, main
 from kci.contract import credentials as api
-from kci.kit import secret
+from kci.kit import errors, secret
 from kci.provider import aksk
 
 ISSUED = api.IssuedCredentials(
@@ -36,3 +36,11 @@ def test_without_a_stack_it_says_what_to_do(tmp_path):
     result = testing.CliRunner().invoke(main.app, ["credentials", "issue", "--state-dir", str(tmp_path)])
     assert result.exit_code == 1
     assert "run `kci up`" in str(result.exception)
+
+
+def test_what_is_missing_of_the_operators_keys_is_named(tmp_path):
+    (tmp_path / "kci.env").write_text("KCI_ACCESS_KEY=a\nKCI_REGION=r\n")
+    result = testing.CliRunner().invoke(main.app, ["credentials", "issue", "--state-dir", str(tmp_path)])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, errors.UserError)
+    assert "KCI_SECRET_KEY, KCI_ENDPOINT missing in" in str(result.exception)

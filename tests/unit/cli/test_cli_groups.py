@@ -64,6 +64,19 @@ def test_a_group_is_found_by_id_pod_or_the_beginning_of_an_id():
         group_rows.find([one, two], "zz")
 
 
+def test_of_several_groups_of_one_pod_none_is_taken_silently():
+    old, new = group("aa-1", "web"), group("ab-2", "web")
+    for wanted in ("default/web", "web"):
+        with pytest.raises(errors.UserError, match=r"aa-1 \(default/web, Running\), ab-2 \(default/web"):
+            group_rows.find([old, new], wanted)
+    assert group_rows.find([old, new], "ab-2") is new
+
+
+def test_an_id_is_one_though_another_begins_with_it():
+    one, two = group("aa", "web"), group("aa-1", "db")
+    assert group_rows.find([two, one], "aa") is one
+
+
 def test_subnets_and_security_groups_are_counted():
     assert group_rows.places([group("1"), group("2")]) == ({"s": 2}, {"g": 2})
 

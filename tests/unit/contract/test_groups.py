@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from ksyun.client.kci.v20200702 import models
 
 from kci.contract import errors, groups, wire
 
@@ -71,15 +72,69 @@ def test_a_whole_request_is_accepted_and_survives_the_wire():
         (_aliased("registry", "r"), "InvalidParameterValue", "MachineHostAliase.Ip"),
         (_aliased("10.0.0.9"), "MissingParameter", "MachineHostAliase.Hostname"),
         (_aliased("10.0.0.9", "r\n10.0.0.1 s"), "InvalidParameterValue", "MachineHostAliase.Hostname"),
-        ({"eip_allocation_id": ID}, "UnsupportedOperation", "EipAllocationId"),
-        ({"gpu": 1}, "UnsupportedOperation", "Gpu"),
-        ({"data_disk": ({"Type": "EHDD"},)}, "UnsupportedOperation", "DataDisk"),
     ],
 )
 def test_a_broken_rule_is_named_by_its_parameter(changes, code, parameter):
     with pytest.raises(errors.ApiError) as caught:
         groups.check_create(msgspec.structs.replace(GOOD, **changes))
     assert (caught.value.entry.code, caught.value.parameter) == (code, parameter)
+
+
+# One value of each, as an SDK sends it.
+NOT_HONOURED = {
+    "InstanceType": "N3.4B",
+    "InstanceFamily": "S6,X7",
+    "SpotStrategy": "SpotAsPriceGo",
+    "Gpu": "1.0",
+    "AdvanceSettings.SystemDisk.Type": "SSD3.0",
+    "DataDisk.0.Type": "EHDD",
+    "EipAllocationId": ID,
+    "MultiEipAllocationId.0": ID,
+    "AutoMatchImageCache": "True",
+    "ImageCacheId": ID,
+    "KlogEnabled": "true",
+    "HostPID": "true",
+    "Container.0.Name": "a",
+    "InitContainer.0.Name": "a",
+    "Volume.0.Name": "a",
+    "ImageRegistryCredential.0.Server": "registry.example",
+    "DnsConfig.NameServer.0": "10.0.0.2",
+    "HostAliase.0.Ip": "10.0.0.9",
+    "RestartPolicy": "Always",
+}
+
+
+def _sent(**more):
+    return wire.read(
+        wire.nest([*wire.flatten(msgspec.to_builtins(GOOD)), *more.items()]), groups.CreateContainerGroup
+    )
+
+
+@pytest.mark.parametrize(("name", "value"), NOT_HONOURED.items())
+def test_what_cannot_be_honoured_is_refused_by_its_name_and_never_dropped(name, value):
+    with pytest.raises(errors.ApiError) as caught:
+        groups.check_create(_sent(**{name: value}))
+    assert caught.value.entry is errors.UNSUPPORTED_OPERATION
+    assert caught.value.parameter == name.partition(".")[0]
+
+
+def test_none_of_it_asks_for_anything_where_it_is_empty():
+    assert {name.partition(".")[0] for name in NOT_HONOURED} == {
+        field.encode_name for field in msgspec.structs.fields(groups.NotHonoured)
+    }
+    empty = {
+        "Gpu": "0.0",
+        "AutoMatchImageCache": "False",
+        "KlogEnabled": "false",
+        "HostPID": "0",
+        "InstanceType": "",
+    }
+    groups.check_create(_sent(**empty))
+
+
+def test_each_parameter_of_kingsofts_own_sdk_is_known():
+    ours = {field.encode_name for field in msgspec.structs.fields(groups.CreateContainerGroup)}
+    assert set(vars(models.CreateContainerGroupRequest())) <= ours
 
 
 def test_a_kubeconfig_is_not_in_the_repr():
@@ -89,4 +144,4 @@ def test_a_kubeconfig_is_not_in_the_repr():
 def test_every_error_of_the_catalogue_has_a_status_of_its_kind():
     for entry in errors.CATALOGUE.values():
         assert (entry.status == 404) == (entry.kind is errors.Kind.NOT_FOUND)
-        assert entry.retryable == (entry.status in {429, 503})
+        assert (entry.kind is errors.Kind.TRY_LATER) == (entry.status in {429, 503})

@@ -5,6 +5,7 @@ import datetime
 import hashlib
 
 import pytest
+from fakes import presigned
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -123,7 +124,7 @@ def signed(*, query=(), body=b"Action=DescribeContainerGroup", keys=KEYS, now=NO
 
 def signed_in_query(*, expires_s=None, now=NOW):
     bare = signing.Request("GET", "/", [("Action", "DescribeContainerGroup")], [("Host", "h:1")])
-    added = signing.sign_query(bare, KEYS, region=REGION, now=now, expires_s=expires_s)
+    added = presigned.sign(bare, KEYS, region=REGION, now=now, expires_s=expires_s)
     return dataclasses.replace(bare, query=[*bare.query, *added])
 
 

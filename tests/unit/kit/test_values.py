@@ -37,6 +37,19 @@ def test_times_are_written_as_kubernetes_writes_them():
     assert clock.to_rfc3339_micro(moment) == "2026-01-01T19:04:05.678901Z"
 
 
+@pytest.mark.parametrize("text", ["2026-01-01T19:04:05.5Z", "2026-01-01t20:04:05.500000000999+01:00"])
+def test_times_are_read_to_the_nanosecond(text):
+    assert clock.parse_rfc3339_ns(text) == 1767294245_500000000
+
+
+@pytest.mark.parametrize(
+    "text", ["", "now", "2026-01-01", "2026-13-01T00:00:00Z", "\uff12026-01-01T00:00:00Z"]
+)
+def test_what_is_no_time_is_not_read(text):
+    with pytest.raises(ValueError, match=r"time|month"):
+        clock.parse_rfc3339_ns(text)
+
+
 @pytest.mark.parametrize("code", [0, 1, 7, 137, 255])
 def test_an_exit_code_survives_the_status_message(code):
     assert channels.parse_status(channels.exit_status(code))[0] == code

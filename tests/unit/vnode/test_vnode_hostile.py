@@ -71,6 +71,21 @@ async def raw(api, kind):
         writer.transport.abort()
 
 
+@pytest.mark.parametrize("head", [b"", b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Half: "])
+async def test_who_does_not_say_what_they_want_is_cut_off_and_holds_up_nobody(authority, head):
+    async with asyncio.timeout(10), kubelet_api.running(authority, silence_s=0.3) as api:
+        api.streams.endless = True
+        async with api.admin() as session, session.get("/containerLogs/default/web/c?follow=true") as log:
+            await log.content.readline()
+            host, port = api.url.removeprefix("https://").split(":")
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=api.context("admin"))
+            writer.write(head)
+            assert await reader.read() == b""
+            writer.transport.abort()
+            # A stream is silent for as long as it likes.
+            assert not api.streams.closed.is_set()
+
+
 @pytest.mark.requirement("R42")
 @pytest.mark.parametrize("kind", PATHS)
 async def test_compression_is_never_agreed_on(authority, kind):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import pathlib
+import urllib.parse
 
 import aiohttp
 import pytest
@@ -276,6 +277,18 @@ async def test_exec_over_v5_carries_every_message_both_ways(api):
         channels.close_frame(channels.Channel.STDIN),
     ]
     assert api.streams.options.command == ("sh",)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("sh", "-c", "%" * 65536), tuple(f"argument {number}" for number in range(500))],
+    ids=["a long argument", "many arguments"],
+)
+async def test_commands_of_any_length_arrive_whole(api, command):
+    query = urllib.parse.urlencode({"command": command, "output": 1}, doseq=True)
+    async with execing(api, channels.V5, path=f"/exec/default/web/c?{query}") as socket:
+        assert await received(socket) == b"\x01"
+    assert api.streams.options.command == command
 
 
 async def test_exec_over_v4_has_no_close_messages(api):

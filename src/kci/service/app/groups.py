@@ -248,19 +248,6 @@ class GroupService:
         with self.starts.working(report.group_id, "record report"):
             await self._record(report.group_id, see)
 
-    async def record_absent(self, group_id: ids.GroupId) -> None:
-        """The engine itself says that it holds nothing of a group that is to be deleted."""
-
-        def see(group: groups.Group) -> groups.Group:
-            if group.lifecycle is not states.Lifecycle.DELETING:
-                return group
-            return views.apply_report(
-                group,
-                link.GroupReport(group_id=group_id, generation=group.generation, phase=link.Phase.GONE),
-            )
-
-        await self._record(group_id, see)
-
     async def remove_tombstones(self) -> int:
         """Forget groups that were deleted long ago; until then a repeated create call finds them. Holders
         that have not written for much longer go, too, addresses are kept for a name no longer than asked, and

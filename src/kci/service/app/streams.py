@@ -189,7 +189,7 @@ class StreamService:
     async def _opened_log(
         self, tenant_id: ids.TenantId, request: api.StreamContainerLog, options: link.LogOptions
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        api.check_container_name(request.container_name)
+        api.check_log(request)
         group_id = api.check_group_id(request.container_group_id)
         _ = await self._groups.require(tenant_id, group_id)
         with self._open.taken(tenant_id, group_id), _wrapped():
@@ -268,7 +268,7 @@ def _wrapped() -> Iterator[None]:
     except port.InvalidError as error:
         raise errors.ApiError(errors.INVALID_PARAMETER_VALUE, str(error)) from error
     except port.EngineError as error:
-        raise errors.ApiError(errors.SERVICE_UNAVAILABLE, retry_after_s=1) from error
+        raise errors.ApiError(errors.SERVICE_UNAVAILABLE, str(error), retry_after_s=1) from error
 
 
 def _hash(token: str) -> bytes:

@@ -78,7 +78,9 @@ class Engine(Protocol):
         ...
 
     async def remove(self, group_id: ids.GroupId) -> None:
-        """Have the group gone; a report says when it is. NotFoundError: nothing of it is there."""
+        """Have the group gone; a report says when it is, also of one of which nothing was ever there.
+        May be repeated.
+        """
         ...
 
     async def read_usage(self) -> link.Usages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 import uuid
@@ -12,7 +13,7 @@ import structlog
 from aiohttp import web
 
 from kci.contract import capabilities, errors, groups, operations, wire
-from kci.kit import channels, observing
+from kci.kit import channels, entrance, observing
 from kci.kit import errors as kit_errors
 from kci.service.http import answers, parameters, verification
 from kci.service.http import credentials as credential_actions
@@ -30,6 +31,9 @@ PUBLIC_PATHS = frozenset(("/healthz", stream_actions.PATH))
 
 _VERIFIED = web.RequestKey("verified", verification.Verified)
 _MAX_LINE_BYTES = 64 * 1024
+_BACKLOG = 128
+# Longer than clients keep a connection that they do not use (aiohttp 15 s), who would else call into its end.
+SILENCE_S = 30.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Action = Callable[[verification.Verified, Any], Awaitable[groups.Answer]]
@@ -73,10 +77,18 @@ def make_application(
 
 @contextlib.asynccontextmanager
 async def listening(
-    application: web.Application, host: str, port: int, *, before_end: Callable[[], None]
+    application: web.Application,
+    host: str,
+    port: int,
+    *,
+    before_end: Callable[[], None],
+    bounds: entrance.Bounds,
+    silence_s: float = SILENCE_S,
 ) -> AsyncIterator[tuple[str, int]]:
     """Serve inside the block, which is given the real address. At its end nothing new is taken, then
     `before_end` tells endless answers to end, and what is not done soon after is cut off.
+
+    Who has not sent a whole head of a request after `silence_s` is cut off, be it the first or another one.
     """
 
     async def end_watches(_application: web.Application) -> None:
@@ -88,21 +100,27 @@ async def listening(
         application,
         access_log=None,
         auto_decompress=False,
+        keepalive_timeout=silence_s,
         max_line_size=_MAX_LINE_BYTES,
         shutdown_timeout=2.0,
         handle_signals=False,
     )
     await runner.setup()
+    assert runner.server is not None, "it was set up"
     try:
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            raise kit_errors.UserError(
-                f"cannot listen on {host}:{port}: {error.strerror}; give another --listen"
-            ) from error
-        bound = runner.addresses[0]
+        listener = await asyncio.get_running_loop().create_server(
+            entrance.Entrance(runner.server, bounds), host, port, backlog=_BACKLOG
+        )
+    except OSError as error:
+        await runner.cleanup()
+        raise kit_errors.UserError(
+            f"cannot listen on {host}:{port}: {error.strerror}; give another --listen"
+        ) from error
+    try:
+        bound = listener.sockets[0].getsockname()
         yield bound[0], bound[1]
     finally:
+        listener.close()
         await runner.cleanup()
 
 
@@ -118,6 +136,9 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
             error = _to_api_error(raised)
             if error.entry is errors.INTERNAL_ERROR:
                 log.error("request failed", exc_info=raised)
+            elif error.entry is errors.SERVICE_UNAVAILABLE:
+                # Of the store's errors the answer does not say what they are.
+                log.warning("request failed", code=error.entry.code, error=str(raised), path=request.path)
             else:
                 log.info("request refused", code=error.entry.code, message=str(error), path=request.path)
             response = answers.failure(request, error)
@@ -247,7 +268,6 @@ def _to_api_error(raised: Exception) -> errors.ApiError:
         case web.HTTPException() if raised.status < 500:
             return errors.ApiError(errors.NOT_FOUND if raised.status == 404 else errors.MALFORMED_REQUEST)
         case store_errors.StoreError():
-            log.warning("store failed", error=str(raised))
             return errors.ApiError(errors.SERVICE_UNAVAILABLE, retry_after_s=1)
         case _:
             return errors.ApiError(errors.INTERNAL_ERROR)

@@ -65,10 +65,7 @@ class GroupReconciler:
             crashpoints.reached("service.ensure_group.after")
         elif lifecycle is states.Lifecycle.DELETING:
             crashpoints.reached("service.remove_group.before")
-            try:
-                await self._engine.remove(group_id)
-            except port.NotFoundError:
-                await service.record_absent(group_id)
+            await self._engine.remove(group_id)
             crashpoints.reached("service.remove_group.after")
 
     async def _look_again(self, service: groups.GroupService) -> None:

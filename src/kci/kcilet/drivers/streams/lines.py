@@ -5,28 +5,16 @@ Ported from k8s.io/cri-client pkg/logs/logs.go (0.36). P is a part of a line tha
 
 from __future__ import annotations
 
-import datetime
-import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from kci.kit import clock
+
 Place = TypeVar("Place")
 
-_NS = 1_000_000_000
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:\d\d)")
 _STREAMS = (b"stdout", b"stderr")
 # A runtime cuts lines at 16 KiB; whatever is longer than this is no line of a runtime.
 MAX_LINE_BYTES = 1 << 20
-
-
-def parse_time_ns(text: str) -> int:
-    """Unix nanoseconds of an RFC 3339 time with up to nine digits; ValueError if it is none."""
-    match = _TIME.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text[:64]!r} is no RFC 3339 time")
-    seconds, fraction, zone = match.groups()
-    moment = datetime.datetime.fromisoformat(seconds + zone.upper().replace("Z", "+00:00"))
-    return int(moment.timestamp()) * _NS + int((fraction or "").ljust(9, "0"))
 
 
 class Decoder:
@@ -65,7 +53,7 @@ class Decoder:
         shown = b""
         if self._since_ns or self._timestamps:
             try:
-                moment_ns = parse_time_ns(time.decode("ascii", "replace"))
+                moment_ns = clock.parse_rfc3339_ns(time.decode("ascii", "replace"))
             except ValueError:
                 return b""
             if moment_ns < self._since_ns:
@@ -137,7 +125,7 @@ def _is_partial(tags: bytes) -> bool:
 
 def _to_fixed(time: bytes) -> bytes:
     """Always nine digits, as the kubelet shows them."""
-    match = _TIME.fullmatch(time.decode("ascii"))
+    match = clock.RFC3339.fullmatch(time.decode("ascii"))
     assert match is not None
     seconds, fraction, zone = match.groups()
     return f"{seconds}.{(fraction or '').ljust(9, '0')}{zone}".encode()

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 
 from kci.kcilet import ports
 from kci.kcilet.drivers.streams import files, inotify, lines
-from kci.kit import tasks
+from kci.kit import clock, tasks
 from kci.link import types as link
 
 _READ_BYTES = 128 << 10
@@ -168,7 +168,7 @@ def _lines_back(opened: files.OpenFiles, sizes: list[int]) -> Iterator[tuple[tup
 def _since_ns(options: link.LogOptions, now: datetime.datetime) -> int:
     if options.since_time:
         try:
-            return lines.parse_time_ns(options.since_time)
+            return clock.parse_rfc3339_ns(options.since_time)
         except ValueError as error:
             raise ports.DriverError(f"cannot read sinceTime: {error}") from error
     if options.since_seconds is not None:
