@@ -43,7 +43,7 @@ class Services(Protocol):
 
     @property
     def outlook(self) -> str:
-        """Names it: the same after any restart, and another for each cluster, node and identity."""
+        """Names it: the same after any restart, and another for each tenant, cluster, node and identity."""
         ...
 
     @property

@@ -102,6 +102,31 @@ async def test_a_newer_kubeconfig_serves_all_groups(api):
         await until(lambda: api.lists == 2)
 
 
+async def test_tenants_share_nothing_though_their_clusters_and_nodes_have_the_same_names(api):
+    pod, other, connected = await api.add_pod(), await source_world.new_api(), []
+    apis = {"https://10.0.0.1:6443": api, "https://10.0.0.2:6443": other}
+
+    def connect(access):
+        connected.append(access.server)
+        return apis[access.server]
+
+    ours = msgspec.structs.replace(group(pod.uid), tenant_id="a/c")
+    renewed = kubeconfig("https://10.0.0.2:6443")
+    theirs = msgspec.structs.replace(group("uid-2", text=renewed, name="other"), tenant_id="b/c")
+    async with asyncio.timeout(10), cluster.ClusterSources(connect=connect) as sources:
+        found = sources.join(ours, lambda: None)
+        await until(lambda: found.view.pod)
+        stranger = sources.join(theirs, lambda: None)
+        assert (await stranger.confirm()).sight is port.Sight.ABSENT
+        await found.patch_status(pod, {"metadata": {"uid": pod.uid}, "status": {"phase": "Running"}})
+        assert found.view.sight is port.Sight.PRESENT
+        assert (found.endpoint.host, stranger.endpoint.host) == ("10.0.0.1", "10.0.0.2")
+        assert found.services.outlook != stranger.services.outlook
+    assert connected == ["https://10.0.0.1:6443", "https://10.0.0.2:6443"]
+    assert "pods/web" not in other.reads
+    assert not other.patches
+
+
 async def test_answers_are_asked_for_once(api):
     pod = await api.add_pod()
     await api.create(
