@@ -507,6 +507,10 @@ class ClusterPod:
                     field_manager=FIELD_MANAGER,
                 )
                 crashpoints.reached("source.patch_status.after")
+        except errors.GoneError:
+            # The API server's own word, as good as a deletion on the watch, which may be away just now.
+            self._cluster.note_gone(pod.uid)
+            raise
         except _ConflictError as error:
             # Either the UID under the name is another by now, or only others' writes came in between.
             if (await self.confirm()).sight is port.Sight.ABSENT:

@@ -66,6 +66,22 @@ async def test_a_pod_of_another_uid_under_the_name_is_not_ours(api):
         assert (await api.get(resources.PODS, "web", namespace="default")).status == new.status
 
 
+async def test_a_pod_that_a_status_finds_gone_is_absent_though_no_watch_tells(api):
+    pod = await api.add_pod()
+    async with sources_of(api) as sources:
+        found = sources.join(group(pod.uid), lambda: None)
+        await until(lambda: found.view.pod)
+        # The watch breaks and stays away.
+        api.failures = [errors.UnreachableError("cannot reach it")] * 100
+        api.cut()
+        await until(lambda: len(api.failures) < 100)
+        await api.delete(resources.PODS, "web", namespace="default")
+        assert found.view.sight is port.Sight.PRESENT
+        with pytest.raises(source_errors.GoneError):
+            await found.patch_status(pod, {"metadata": {"uid": pod.uid}, "status": {"phase": "Running"}})
+        assert found.view.sight is port.Sight.ABSENT
+
+
 async def test_a_failed_look_says_nothing(api):
     async with sources_of(api) as sources:
         found = sources.join(group("uid-9"), lambda: None)
