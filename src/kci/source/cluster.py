@@ -245,7 +245,8 @@ class Cluster:
 
     async def _after_sync(self, watch: reflector.Reflector[models.Pod]) -> None:
         await watch.synced.wait()
-        # A pod that the former watch knew and this one does not: it has to be looked at directly.
+        # A pod that the former watch knew and this one does not (it may also be one that cannot be read any
+        # more): it has to be looked at directly.
         for uid in [uid for uid in self._pods if uid not in watch.objects]:
             self._forget(uid)
         self._tell()

@@ -82,6 +82,36 @@ async def test_a_pod_that_a_status_finds_gone_is_absent_though_no_watch_tells(ap
         assert found.view.sight is port.Sight.ABSENT
 
 
+async def test_a_pod_that_cannot_be_read_is_not_absent_and_hides_no_other(api):
+    def spoil():
+        api.change(resources.PODS, "bad", namespace="default", spec={"containers": "none"})
+
+    bad = await api.add_pod("bad")
+    async with sources_of(api) as sources:
+        found = sources.join(group(bad.uid, name="bad"), lambda: None)
+        await until(lambda: found.view.pod)
+        spoil()
+        other = await api.add_pod("other")
+        second = sources.join(group(other.uid, name="other"), lambda: None)
+        await until(lambda: second.view.pod)
+        # A new list does not change that.
+        api.forget()
+        spoil()
+        api.forget()
+        await until(lambda: api.lists == 2)
+        assert found.view == port.View(port.Sight.PRESENT, bad)
+        # A watch that begins anew has never been able to read it: then it is looked at directly.
+        renewed = kubeconfig("https://10.0.0.2:6443")
+        _ = sources.join(group(other.uid, text=renewed, name="other"), lambda: None)
+        await until(lambda: found.view.sight is port.Sight.UNKNOWN)
+        await until(lambda: second.host_ip)
+        with pytest.raises(source_errors.SourceError, match="default/bad"):
+            await found.confirm()
+        assert found.view.sight is port.Sight.UNKNOWN
+        await api.delete(resources.PODS, "bad", namespace="default")
+        assert (await found.confirm()).sight is port.Sight.ABSENT
+
+
 async def test_a_failed_look_says_nothing(api):
     async with sources_of(api) as sources:
         found = sources.join(group("uid-9"), lambda: None)
