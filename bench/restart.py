@@ -84,7 +84,7 @@ async def _node_ready_s(stack: lines.Line, client: clients.Client) -> float:
     )
     killed = await tasks.in_thread(stack.kill, "virtual-kubelet")
     async for event in watch:
-        if isinstance(event, clients.Bookmark):
+        if not isinstance(event, clients.WatchEvent):
             continue
         # A node that was killed writes no more, so this is the new one's first word.
         if any(one.type == "Ready" and one.status == "True" for one in event.object.status.conditions):

@@ -110,7 +110,7 @@ class Watcher:
         async for event in self._client.watch(
             resources.PODS, namespace="default", resource_version=listing.resource_version, timeout_s=3000
         ):
-            if isinstance(event, kube_client.Bookmark):
+            if not isinstance(event, kube_client.WatchEvent):
                 continue
             name = event.object.metadata.name
             if event.kind is kube_client.EventKind.DELETED:
@@ -265,7 +265,7 @@ async def floor_node(client) -> None:
         resource_version=listing.resource_version,
         timeout_s=3000,
     ):
-        if isinstance(event, kube_client.Bookmark):
+        if not isinstance(event, kube_client.WatchEvent):
             continue
         pod = event.object
         if event.kind is kube_client.EventKind.DELETED:

@@ -30,10 +30,13 @@ def test_a_pod_sees_what_changes_while_it_runs(line):
                     {"name": "config", "mountPath": "/config"},
                     {"name": "all", "mountPath": "/all"},
                     {"name": "config", "mountPath": "/frozen", "subPath": "color"},
+                    {"name": "empty", "mountPath": "/empty"},
                 ]
             },
             volumes=[
                 {"name": "config", "configMap": {"name": "live"}},
+                # The API server sends its sources as null.
+                {"name": "empty", "projected": {}},
                 {
                     "name": "all",
                     "projected": {"sources": [{"secret": {"name": "live"}}, {"downwardAPI": labels}]},
@@ -52,6 +55,7 @@ def test_a_pod_sees_what_changes_while_it_runs(line):
         print(f"{path} shows the change after {time.monotonic() - began_s:.2f} s")
 
     assert (shown("/config/color"), shown("/all/password"), shown("/frozen")) == ("blue", "first", "blue")
+    assert line.kubectl("exec", "live", "--", "ls", "/empty") == ""
     line.apply(config_map("live", color="green"), secret("live", password="second"))
     until_shown("/config/color", "green")
     until_shown("/all/password", "second")

@@ -8,6 +8,8 @@ import copy
 import json
 import uuid
 
+import msgspec
+
 from kci.kube import client as clients
 from kci.kube import errors
 
@@ -34,19 +36,26 @@ class FakeApi:
 
     async def get(self, resource, name, *, namespace=""):
         self._fail(self.failures)
-        return self._decode(resource, self._find(resource, namespace, name))
+        try:
+            return self._decode(resource, self._find(resource, namespace, name))
+        except msgspec.ValidationError as error:
+            raise errors.UnreachableError(f"cannot get {name}: it is not as expected") from error
 
     async def list_all(
         self, resource, *, namespace="", field_selector="", label_selector="", resource_version=""
     ):
         self.lists += 1
         self._fail(self.failures)
-        found = [
-            self._decode(resource, item)
+        events = [
+            self._event(resource, "ADDED", item)
             for (plural, where, _), item in sorted(self._objects.items())
             if plural == resource.plural and namespace in {"", where} and _is_selected(item, field_selector)
         ]
-        return clients.Listing(tuple(found), str(self.version))
+        return clients.Listing(
+            tuple(event.object for event in events if isinstance(event, clients.WatchEvent)),
+            str(self.version),
+            tuple(event.metadata for event in events if isinstance(event, clients.Unreadable)),
+        )
 
     async def watch(
         self,
@@ -84,7 +93,7 @@ class FakeApi:
                     and namespace in {"", item["metadata"].get("namespace", "")}
                     and _is_selected(item, field_selector)
                 ):
-                    yield clients.WatchEvent(clients.EventKind(kind), self._decode(resource, item))
+                    yield self._event(resource, kind, item)
             await self._news.wait()
             if line != self._lines:
                 raise errors.UnreachableError("cannot watch: the line was cut")
@@ -114,7 +123,7 @@ class FakeApi:
         self._fail(self.write_failures)
         item = copy.deepcopy(self._find(resource, namespace, name))
         self._expect(item, uid)
-        self._store(resource, item, "DELETED")
+        self._put(resource, item, "DELETED")
         del self._objects[resource.plural, namespace, name]
 
     # ---- what happens to a server -----------------------------------------------------------------
@@ -135,14 +144,21 @@ class FakeApi:
         self._history.append((self.version, "", "BOOKMARK", None))
         self._tell()
 
+    def change(self, resource, name, *, namespace="", **fields):
+        """Somebody writes fields of an object, perhaps such as nobody can read."""
+        self._put(resource, copy.deepcopy(self._find(resource, namespace, name)) | fields, "MODIFIED")
+
     def _store(self, resource, item, kind):
+        self._put(resource, item, kind)
+        return self._decode(resource, item)
+
+    def _put(self, resource, item, kind):
         self.version += 1
         item["metadata"]["resourceVersion"] = str(self.version)
         meta = item["metadata"]
         self._objects[resource.plural, meta.get("namespace", ""), meta["name"]] = item
         self._history.append((self.version, resource.plural, kind, copy.deepcopy(item)))
         self._tell()
-        return self._decode(resource, item)
 
     def _find(self, resource, namespace, name):
         try:
@@ -156,6 +172,13 @@ class FakeApi:
 
     def _decode(self, resource, item):
         return resource.decoder.decode(json.dumps(item))
+
+    def _event(self, resource, kind, item):
+        try:
+            return clients.WatchEvent(clients.EventKind(kind), self._decode(resource, item))
+        except msgspec.ValidationError:
+            meta = resource.decoder.decode(json.dumps({"metadata": item["metadata"]})).metadata
+            return clients.Unreadable(clients.EventKind(kind), meta)
 
     def _fail(self, failures):
         if failures:

@@ -175,7 +175,8 @@ def _of_volume(number: int, volume: models.Volume) -> Iterator[Refusal]:
             f"there is no medium {volume.empty_dir.medium!r}",
             "leave it empty or use Memory",
         )
-    for index, source in enumerate(volume.projected.sources if volume.projected else ()):
+    sources = volume.projected.sources if volume.projected else None
+    for index, source in enumerate(sources or ()):
         if not any((source.config_map, source.secret, source.downward_api, source.service_account_token)):
             yield _refuse(
                 f"{path}.projected.sources[{index}]",

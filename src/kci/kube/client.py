@@ -2,6 +2,9 @@
 or models, and nothing is encoded twice: this is on the hot path of a pod's start.
 
 One call is one request: nothing is retried here (style rule 7). Callers read the error's type.
+
+An object of a list or a watch that is not as we expect it is passed over, so that it keeps nobody from the
+others; the log says which one, and who asked is told that it is there: it must not look absent.
 """
 
 from __future__ import annotations
@@ -10,13 +13,16 @@ import dataclasses
 import enum
 import types
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import msgspec
+import structlog
 
 from kci.kit import observing, secret
 from kci.kube import access, errors, models, resources, transport
 from kci.kube import config as configs
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 MAX_PAGES = 10_000
@@ -54,11 +60,31 @@ class Bookmark:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A change of an object that cannot be read; of its metadata what tells it from others."""
+
+    kind: EventKind
+    metadata: models.ObjectMeta
+
+
+# What a watch tells.
+Watched: TypeAlias = WatchEvent[T] | Unreadable | Bookmark
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Listing(Generic[T]):
     """All objects, as they were together at one version."""
 
     items: tuple[T, ...]
     resource_version: str
+    # Those that are there and cannot be read; what tells each from others.
+    unreadable: tuple[models.ObjectMeta, ...] = ()
+
+    def require_readable(self) -> None:
+        """For whom an object that cannot be read must not look absent; UnreachableError."""
+        for meta in self.unreadable:
+            where = f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
+            raise errors.UnreachableError(f"cannot read {where}: it is not as expected")
 
 
 class _Frame(msgspec.Struct, frozen=True):
@@ -66,12 +92,20 @@ class _Frame(msgspec.Struct, frozen=True):
     object: msgspec.Raw
 
 
-class _Partial(models.Model, frozen=True):
-    metadata: models.ObjectMeta = models.ObjectMeta()
+class _Identity(models.Model, frozen=True):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+
+
+class _Identified(models.Model, frozen=True):
+    metadata: _Identity = _Identity()
 
 
 _FRAME = msgspec.json.Decoder(_Frame)
-_PARTIAL = msgspec.json.Decoder(_Partial)
+_IDENTIFIED = msgspec.json.Decoder(_Identified)
+_UNREAD_LIST = msgspec.json.Decoder(resources.ListBody[msgspec.Raw])
 _STATUS = msgspec.json.Decoder(errors.Status)
 
 
@@ -125,7 +159,9 @@ class Client:
         label_selector: str = "",
         resource_version: str = "",
     ) -> Listing[T]:
-        """All pages of a list, whole or an error, never a part; of the newest version unless one is named."""
+        """All pages of a list, whole or an error, never a part; of the newest version unless one is named.
+        Who takes what is not there for gone looks at `unreadable` too.
+        """
         what = f"cannot list {resource.plural}"
         query = _query(
             limit=str(self._page_size),
@@ -135,18 +171,19 @@ class Client:
         )
         path = resource.collection_path(namespace)
         items: list[T] = []
+        unreadable: list[models.ObjectMeta] = []
         for _ in range(MAX_PAGES):
-            page = _decode(
-                what, resource.list_decoder, await self._transport.call(what, "GET", path, query=query)
-            )
+            body = await self._transport.call(what, "GET", path, query=query)
+            page, passed_over = _page(what, resource, body)
             items.extend(page.items or ())
+            unreadable.extend(passed_over)
             version, following = page.metadata.resource_version, page.metadata.continue_
             if not version:
                 # Something else answers there: an empty list of its would read as deletions.
                 raise errors.UnreachableError(f"{what}: the answer has no resource version")
             if not following:
                 # Later pages carry the version of the first: the list is one moment.
-                return Listing(tuple(items), version)
+                return Listing(tuple(items), version, tuple(unreadable))
             if following == query.get("continue"):
                 raise errors.UnreachableError(f"{what}: the server sends the same page again")
             query = {**query, "continue": following}
@@ -163,7 +200,7 @@ class Client:
         label_selector: str = "",
         resource_version: str,
         timeout_s: int = 300,
-    ) -> AsyncGenerator[WatchEvent[T] | Bookmark, None]:
+    ) -> AsyncGenerator[Watched[T], None]:
         """Changes after a version, until the server ends the watch after `timeout_s` (then the generator
         ends). GoneError when the version is too old, however the server says it; SilentError when not even
         a bookmark came for `watch_stall_s`, as may be where nothing moves. Close it (`contextlib.aclosing`).
@@ -324,11 +361,29 @@ def _decode(what: str, decoder: msgspec.json.Decoder[T], body: bytes | msgspec.R
         raise errors.UnreachableError(f"{what}: the answer is not as expected: {error}") from error
 
 
-def _event(what: str, resource: resources.Resource[T], line: bytes) -> WatchEvent[T] | Bookmark:
+def _page(
+    what: str, resource: resources.Resource[T], body: bytes
+) -> tuple[resources.ListBody[T], list[models.ObjectMeta]]:
+    """A page, and what was passed over. One by one only if it has to be: that takes longer."""
+    try:
+        return resource.list_decoder.decode(body), []
+    except msgspec.DecodeError:
+        page = _decode(what, _UNREAD_LIST, body)
+    items: list[T] = []
+    unreadable: list[models.ObjectMeta] = []
+    for raw in page.items or ():
+        try:
+            items.append(resource.decoder.decode(raw))
+        except msgspec.DecodeError as error:
+            unreadable.append(_pass_over(what, resource, raw, error))
+    return resources.ListBody(page.metadata, tuple(items)), unreadable
+
+
+def _event(what: str, resource: resources.Resource[T], line: bytes) -> Watched[T]:
     frame = _decode(what, _FRAME, line)
     if frame.type == "BOOKMARK":
         # A bookmark's object is empty but for its version, and not valid as an object of its kind.
-        return Bookmark(_decode(what, _PARTIAL, frame.object).metadata.resource_version)
+        return Bookmark(_decode(what, _IDENTIFIED, frame.object).metadata.resource_version)
     if frame.type == "ERROR":
         status = _decode(what, _STATUS, frame.object)
         raise errors.from_status(what, status, status.code)
@@ -336,4 +391,30 @@ def _event(what: str, resource: resources.Resource[T], line: bytes) -> WatchEven
         kind = EventKind(frame.type)
     except ValueError as error:
         raise errors.UnreachableError(f"{what}: unknown event type {frame.type!r}") from error
-    return WatchEvent(kind, _decode(what, resource.decoder, frame.object))
+    try:
+        return WatchEvent(kind, resource.decoder.decode(frame.object))
+    except msgspec.DecodeError as error:
+        return Unreadable(kind, _pass_over(what, resource, frame.object, error))
+
+
+def _pass_over(
+    what: str, resource: resources.Resource[Any], raw: msgspec.Raw, error: msgspec.DecodeError
+) -> models.ObjectMeta:
+    """What tells an object that cannot be read from others; UnreachableError if it is no object at all."""
+    found = _decode(what, _IDENTIFIED, raw).metadata
+    if not found.uid:
+        raise errors.UnreachableError(f"{what}: the answer is not as expected: {error}") from error
+    log.error(
+        "object cannot be read, passing it over",
+        resource=resource.plural,
+        namespace=found.namespace,
+        name=found.name,
+        uid=found.uid,
+        error=str(error),
+    )
+    return models.ObjectMeta(
+        name=found.name,
+        namespace=found.namespace,
+        uid=found.uid,
+        resource_version=found.resource_version,
+    )

@@ -304,7 +304,8 @@ class VolumeProjection(Model, frozen=True):
 
 
 class ProjectedVolume(Model, frozen=True):
-    sources: tuple[VolumeProjection, ...] = ()
+    # Go sends null for an empty list here.
+    sources: tuple[VolumeProjection, ...] | None = None
     default_mode: int | None = None
 
 

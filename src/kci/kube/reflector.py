@@ -5,7 +5,8 @@
 What stays true: objects are keyed by UID. A deletion is told only for what an event or a *whole* list says
 is gone. Events may come twice, late or in another order: an object never goes back, and one that was deleted
 does not come back. When a name was re-created and the deletion in between was lost, the old object's DELETED
-comes before the new one's ADDED.
+comes before the new one's ADDED. An object that cannot be read is there all the same: what was known of it
+stays, and nothing new is told of it until it can be read, or is gone.
 
 Lists ask for the newest version (no resourceVersion=0: a server that lags behind after a restart could
 hide what we have seen already, which would read as deletions). A cut watch goes on from the last version
@@ -83,10 +84,11 @@ class Store(Generic[T]):
     def replace(self, listing: clients.Listing[T]) -> list[Change[T]]:
         """Take a whole list as the truth: deletions first, then what is new or different."""
         found = {item.metadata.uid: item for item in listing.items}
+        unreadable = {meta.uid for meta in listing.unreadable}
         changes = [
             Change(ChangeKind.DELETED, self._remove(uid), final_state_unknown=True)
             for uid in [*self.objects]
-            if uid not in found
+            if uid not in found and uid not in unreadable
         ]
         for uid, item in found.items():
             known = self.objects.get(uid)
@@ -98,12 +100,12 @@ class Store(Generic[T]):
         self.resource_version = self._listed_version = listing.resource_version
         return changes
 
-    def apply(self, event: clients.WatchEvent[T] | clients.Bookmark) -> list[Change[T]]:
+    def apply(self, event: clients.Watched[T]) -> list[Change[T]]:
         """Take one event of a watch."""
         if isinstance(event, clients.Bookmark):
             self._advance(event.resource_version)
             return []
-        meta = event.object.metadata
+        meta = event.object.metadata if isinstance(event, clients.WatchEvent) else event.metadata
         self._advance(meta.resource_version)
         if not self._is_news(meta):
             return []
@@ -111,13 +113,17 @@ class Store(Generic[T]):
             self._remember_deletion(meta.uid, meta.resource_version)
             if meta.uid not in self.objects:
                 return []
-            _ = self._remove(meta.uid)
+            last = self._remove(meta.uid)
+            if isinstance(event, clients.Unreadable):
+                return [Change(ChangeKind.DELETED, last, final_state_unknown=True)]
             return [Change(ChangeKind.DELETED, event.object)]
         changes = []
         holder = self._names.get((meta.namespace, meta.name), meta.uid)
         if holder != meta.uid:
             changes.append(Change(ChangeKind.DELETED, self._remove(holder), final_state_unknown=True))
             self._remember_deletion(holder, meta.resource_version)
+        if isinstance(event, clients.Unreadable):
+            return changes
         kind = ChangeKind.MODIFIED if meta.uid in self.objects else ChangeKind.ADDED
         changes.append(Change(kind, self._put(event.object)))
         return changes
@@ -182,7 +188,7 @@ class Api(Protocol):
         label_selector: str = "",
         resource_version: str,
         timeout_s: int = 300,
-    ) -> AsyncGenerator[clients.WatchEvent[Any] | clients.Bookmark, None]: ...
+    ) -> AsyncGenerator[clients.Watched[Any], None]: ...
 
 
 class Reflector(Generic[T]):

@@ -119,7 +119,7 @@ def files(volume: models.Volume, pod: models.Pod, facts: Facts) -> tuple[File, .
 def _sources(volume: models.Volume) -> tuple[models.VolumeProjection, ...]:
     """Each kind as the projection that it is a special case of."""
     if volume.projected:
-        return volume.projected.sources
+        return volume.projected.sources or ()
     if volume.config_map:
         whole = volume.config_map
         return (

@@ -121,7 +121,8 @@ class WantedGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     group_id: ids.GroupId
     generation: int
-    # Groups of different tenants never reach each other, whatever their security groups say.
+    # Groups of different tenants never reach each other, whatever their security groups say, nor share
+    # anything of their clusters, whatever these are called.
     tenant_id: str = ""
     cluster: Cluster
     namespace: str

@@ -315,6 +315,7 @@ class _Followed:
     async def list_all(self, resource: resources.Resource[Any], **selection: Any) -> clients.Listing[Any]:
         try:
             listing = await self._client.list_all(resource, **selection)
+            listing.require_readable()
         except kube_errors.KubeError as error:
             self.place.unread = str(error)
             self._on_news()
@@ -326,7 +327,7 @@ class _Followed:
 
     def watch(
         self, resource: resources.Resource[Any], **selection: Any
-    ) -> AsyncGenerator[clients.WatchEvent[Any] | clients.Bookmark, None]:
+    ) -> AsyncGenerator[clients.Watched[Any], None]:
         return self._client.watch(resource, **selection)
 
 

@@ -1,8 +1,9 @@
 """Pods of users' clusters.
 
-All groups of one cluster, identity and node share one client and one watch
+All groups of one tenant's cluster, identity and node share one client and one watch
 (`spec.nodeName=<node>`, all that the Node authorizer allows). A newer kubeconfig for the same identity
-replaces the client under all of them; the pods known stay known meanwhile.
+replaces the client under all of them; the pods known stay known meanwhile. Cluster ids and names are what
+customers chose, and two may choose the same: nothing is shared between tenants.
 
 What stays true: a pod counts as absent only when the API server itself said so of this pod, by a deletion
 event or by a direct look; it never goes back to an older version; and a group that came without a UID
@@ -57,7 +58,8 @@ IDLE_S = 600.0
 # Stands for a version; no API server makes such a one.
 _UNREADABLE = "unreadable"
 
-Key = tuple[str, str, str]
+# Tenant, cluster, user, node.
+Key = tuple[str, str, str, str]
 Spawn = Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
@@ -102,7 +104,7 @@ class ClusterSources:
         """As port.Sources; RefusedError for a kubeconfig that cannot be used."""
         access = identity.read(group.cluster.kubeconfig)
         node = identity.node_name(access, group.node_name)
-        key = (group.cluster.cluster_id, access.user, node)
+        key = (group.tenant_id, group.cluster.cluster_id, access.user, node)
         if key not in self._clusters:
             cluster = Cluster(
                 access,
@@ -243,7 +245,8 @@ class Cluster:
 
     async def _after_sync(self, watch: reflector.Reflector[models.Pod]) -> None:
         await watch.synced.wait()
-        # A pod that the former watch knew and this one does not: it has to be looked at directly.
+        # A pod that the former watch knew and this one does not (it may also be one that cannot be read any
+        # more): it has to be looked at directly.
         for uid in [uid for uid in self._pods if uid not in watch.objects]:
             self._forget(uid)
         self._tell()
@@ -505,6 +508,10 @@ class ClusterPod:
                     field_manager=FIELD_MANAGER,
                 )
                 crashpoints.reached("source.patch_status.after")
+        except errors.GoneError:
+            # The API server's own word, as good as a deletion on the watch, which may be away just now.
+            self._cluster.note_gone(pod.uid)
+            raise
         except _ConflictError as error:
             # Either the UID under the name is another by now, or only others' writes came in between.
             if (await self.confirm()).sight is port.Sight.ABSENT:

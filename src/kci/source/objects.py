@@ -231,16 +231,18 @@ class Watch:
 
     async def list_all(self, resource: resources.Resource[Any], **selection: Any) -> clients.Listing[Any]:
         try:
-            return await (await self._current()).list_all(resource, **selection)
+            listing = await (await self._current()).list_all(resource, **selection)
+            listing.require_readable()
         except errors.ForbiddenError as error:
             raise _NotListedError from error
         except errors.KubeError as error:
             self._note_failed(error)
             raise
+        return listing
 
     async def watch(
         self, resource: resources.Resource[Any], **selection: Any
-    ) -> AsyncGenerator[clients.WatchEvent[Any] | clients.Bookmark, None]:
+    ) -> AsyncGenerator[clients.Watched[Any], None]:
         # A list was taken, or there would be nothing to watch from: if it was empty, nobody was told yet.
         if not self._reflector.objects:
             self._take(None)

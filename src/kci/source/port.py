@@ -43,7 +43,7 @@ class Services(Protocol):
 
     @property
     def outlook(self) -> str:
-        """Names it: the same after any restart, and another for each cluster, node and identity."""
+        """Names it: the same after any restart, and another for each tenant, cluster, node and identity."""
         ...
 
     @property
@@ -133,7 +133,9 @@ class PodSource(Protocol):
         ...
 
     async def patch_status(self, pod: models.Pod, patch: Mapping[str, Any]) -> None:
-        """Patch `pods/status`; the view then shows the answer. GoneError if the pod is gone or another."""
+        """Patch `pods/status`; the view then shows the answer. GoneError if the pod is gone or another, and
+        the view says so too.
+        """
         ...
 
     def record_event(

@@ -243,7 +243,7 @@ class _Api:
 
     async def watch(
         self, resource: resources.Resource[Any], **selection: Any
-    ) -> AsyncGenerator[clients.WatchEvent[Any] | clients.Bookmark, None]:
+    ) -> AsyncGenerator[clients.Watched[Any], None]:
         stream = (await self._services.current(resource)).watch(resource, **selection)
         async with contextlib.aclosing(stream) as events:
             async for event in events:

@@ -73,7 +73,9 @@ class ClusterPodApi:
     async def list_pod_uids(self) -> set[models.PodUid]:
         selector = pod_selector(self._node_name)
         listing = await self._client.list_all(resources.PODS, field_selector=selector)
-        return {pod.uid for pod in listing.items}
+        # What cannot be read is there all the same, and what runs it must not be taken for nobody's.
+        unreadable = {models.PodUid(meta.uid) for meta in listing.unreadable}
+        return {pod.uid for pod in listing.items} | unreadable
 
 
 class RecordedEvents:

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 from fakes import kcilet_world, machine_world
 
@@ -99,6 +100,57 @@ async def test_a_group_whose_pod_is_not_found_out_keeps_no_orphan_alive():
         await it.start(machine_world.group("unknown", "", "g-3"))
         await it.until(lambda: not any(it.left()))
         assert it.phase("g-3") is link.Phase.PENDING
+
+
+def damaged(generation):
+    """The group, as a service hands it on whose kubeconfig of it does not open any more."""
+    group = machine_world.group(generation=generation)
+    return msgspec.structs.replace(group, cluster=link.Cluster(cluster_id="c-1", kubeconfig=""))
+
+
+@on_virtual_time
+async def test_a_pod_that_runs_is_no_orphan_because_its_groups_kubeconfig_is_refused():
+    async with world() as it:
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        records = dict(it.runtime.containers)
+        await it.kill()
+        it.cluster.refusal = "cannot use the group's kubeconfig"
+        await it.start(damaged(2))
+        await asyncio.sleep(120)
+        assert it.runtime.containers == records
+        assert it.agent.reports.get("g-1").reason == "SourceRefused"
+        assert ("orphan",) not in it.observed
+        # As soon as there is a good one it is worked on again; and what is not wanted any more goes.
+        it.cluster.refusal = ""
+        it.agent.want(machine_world.group(generation=3))
+        await it.until_phase(link.Phase.RUNNING)
+        assert it.runtime.containers == records
+        await it.kill()
+        it.cluster.refusal = "cannot use the group's kubeconfig"
+        await it.start(damaged(4))
+        it.agent.drop("g-1")
+        await it.until_phase(link.Phase.GONE)
+        assert not any(it.left())
+
+
+@on_virtual_time
+async def test_a_group_is_followed_as_before_while_its_new_kubeconfig_is_refused():
+    async with world() as it:
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        (source,) = it.cluster.followers
+        it.cluster.refusal = "cannot use the group's kubeconfig"
+        it.agent.want(damaged(2))
+        await it.until(lambda: it.agent.reports.get("g-1").generation == 2)
+        it.runtime.exit("app", 1)
+        await it.until(lambda: app(it).restart_count == 1)
+        assert it.cluster.followers == {source}
+        it.cluster.refusal = ""
+        it.agent.want(machine_world.group(generation=3))
+        await it.until(lambda: it.agent.reports.get("g-1").generation == 3)
+        assert len(it.cluster.followers) == 1
+        assert source not in it.cluster.followers
 
 
 @pytest.mark.requirement("R29")

@@ -27,8 +27,10 @@ class Source:
         self.view = port.View(sight, known)
         self.is_gone = is_gone
         self.patches = []
+        self.tries = 0
 
     async def patch_status(self, known, patch):
+        self.tries += 1
         if self.is_gone:
             raise errors.GoneError("it is gone")
         self.patches.append(patch)
@@ -79,6 +81,18 @@ async def test_a_status_that_is_not_final_never_counts():
         made = publisher.Publisher(group, "web", lambda: None)
         made.publish(Source(PRESENT, pod(FINAL)), FINAL, {}, is_final=False)
         assert not made.is_final_written
+
+
+async def test_a_pod_that_is_gone_is_written_to_once_though_the_view_still_shows_it():
+    source, settled = Source(PRESENT, pod(), is_gone=True), asyncio.Event()
+    async with tasks.Tasks() as group:
+        made = publisher.Publisher(group, "web", settled.set)
+        made.publish(source, FINAL, {}, is_final=False)
+        await settled.wait()
+        # As the worker does that was woken by it.
+        for _ in range(3):
+            assert made.publish(source, FINAL, {}, is_final=False) is None
+    assert source.tries == 1
 
 
 class Server(Source):

@@ -29,6 +29,8 @@ ORDINARY = {
             {"name": "v", "emptyDir": {"medium": "Memory"}},
             {"name": "c", "configMap": {"name": "c"}},
             {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}},
+            # As an API server sends one without sources.
+            {"name": "e", "projected": {"sources": None, "defaultMode": 420}},
         ],
         "securityContext": {"fsGroup": 1, "sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "1"}]},
         "os": {"name": "linux"},

@@ -7,10 +7,11 @@ import json
 
 import pytest
 from aiohttp import web
+from structlog import testing
 
 from kci.kit import secret
 from kci.kube import client as clients
-from kci.kube import config, errors, resources, transport
+from kci.kube import config, errors, models, resources, transport
 
 
 @contextlib.asynccontextmanager
@@ -154,6 +155,58 @@ async def test_a_list_that_cannot_be_whole_is_none(page, asked):
             async with asyncio.timeout(5):
                 await client.list_all(resources.CONFIG_MAPS)
     assert len(calls) == asked
+
+
+def config_map(uid, data):
+    return {"metadata": {"name": uid, "namespace": "ns", "uid": uid, "resourceVersion": "4"}, "data": data}
+
+
+UNREADABLE = config_map("bad", "no map")
+IDENTITY = models.ObjectMeta(name="bad", namespace="ns", uid="bad", resource_version="4")
+
+
+@pytest.mark.requirement("R06")
+async def test_an_object_of_a_list_that_cannot_be_read_is_named_and_hides_no_other():
+    items = [config_map("a", {"k": "v"}), UNREADABLE, config_map("b", {})]
+
+    async def handler(request):
+        if "continue" in request.query:
+            return web.json_response({"metadata": {"resourceVersion": "5"}, "items": [config_map("c", {})]})
+        return web.json_response({"metadata": {"resourceVersion": "5", "continue": "x"}, "items": items})
+
+    async with serving(handler) as client:
+        with testing.capture_logs() as logs:
+            listing = await client.list_all(resources.CONFIG_MAPS)
+    assert [one.metadata.uid for one in listing.items] == ["a", "b", "c"]
+    assert listing.items[0].data == {"k": "v"}
+    assert listing.unreadable == (IDENTITY,)
+    with pytest.raises(errors.UnreachableError, match="ns/bad"):
+        listing.require_readable()
+    [told] = [entry for entry in logs if entry["log_level"] == "error"]
+    assert (told["namespace"], told["name"], told["uid"]) == ("ns", "bad", "bad")
+
+
+async def test_an_event_of_an_object_that_cannot_be_read_does_not_end_the_watch():
+    frames = [{"type": "MODIFIED", "object": one} for one in (UNREADABLE, config_map("b", {}))]
+    async with serving(lines(*frames)) as client:
+        first, second = await watched(client)
+    assert first == clients.Unreadable(clients.EventKind.MODIFIED, IDENTITY)
+    assert second.object.metadata.uid == "b"
+
+
+@pytest.mark.parametrize("item", [5, {"metadata": {}, "data": 5}, {"metadata": "none"}])
+async def test_what_is_no_object_at_all_makes_no_list_and_no_watch(item):
+    page = {"metadata": {"resourceVersion": "5"}, "items": [item]}
+
+    async def handler(request):
+        return web.json_response(page)
+
+    async with serving(handler) as client:
+        with pytest.raises(errors.UnreachableError, match="cannot list configmaps: the answer is not"):
+            await client.list_all(resources.CONFIG_MAPS)
+    async with serving(lines({"type": "ADDED", "object": item})) as client:
+        with pytest.raises(errors.UnreachableError, match="cannot watch configmaps: the answer is not"):
+            await watched(client)
 
 
 def lines(*frames, then="end"):

@@ -77,6 +77,39 @@ def test_a_bookmark_moves_the_version_forward_only():
     assert store.resource_version == "15"
 
 
+def unreadable(kind, uid, version, name="a"):
+    return clients.Unreadable(kind, thing(uid, version, name).metadata)
+
+
+def test_what_cannot_be_read_is_there_and_what_was_known_of_it_stays():
+    store = synced(thing("1", 1, "a"), thing("2", 2, "b"))
+    bad = thing("1", 12, "a").metadata
+    listing = clients.Listing((thing("3", 3, "c"),), "20", (bad, thing("9", 9, "x").metadata))
+    assert told(store.replace(listing)) == [("DELETED", "2", True), ("ADDED", "3", False)]
+    assert store.objects == {"1": thing("1", 1, "a"), "3": thing("3", 3, "c")}
+    assert store.apply(unreadable(MODIFIED, "3", 21, "c")) == []
+    assert store.resource_version == "21"
+    assert set(store.objects) == {"1", "3"}
+    # Somebody mends them.
+    assert told(store.apply(clients.WatchEvent(MODIFIED, thing("9", 22, "x")))) == [("ADDED", "9", False)]
+    assert told(store.apply(clients.WatchEvent(MODIFIED, thing("3", 23, "c")))) == [("MODIFIED", "3", False)]
+
+
+def test_the_end_of_what_cannot_be_read_is_told_with_what_was_known_of_it():
+    store = synced(thing("1", 1, "a"))
+    assert store.apply(unreadable(ADDED, "9", 11, "x")) == []
+    assert store.apply(unreadable(DELETED, "9", 12, "x")) == [], "nobody was told of it"
+    assert told(store.apply(unreadable(DELETED, "1", 13))) == [("DELETED", "1", True)]
+    assert store.apply(clients.WatchEvent(MODIFIED, thing("1", 12))) == []
+    assert store.objects == {}
+
+
+def test_a_name_made_anew_by_what_cannot_be_read_ends_the_old_object():
+    store = synced(thing("old", 1))
+    assert told(store.apply(unreadable(ADDED, "new", 11))) == [("DELETED", "old", True)]
+    assert store.objects == {}
+
+
 EXAMPLES = requirements.scaled(quick=500, faults=5000, release=5000)
 NAMES = ("a", "b", "c")
 steps = strategies.lists(

@@ -2,6 +2,7 @@
 
 import base64
 
+import msgspec
 import pytest
 
 from kci.kit import secret
@@ -105,6 +106,11 @@ def test_the_token_volume_of_every_pod():
         ("namespace", b"ns", 0o644),
         ("token", b"jwt", 0o644),
     ]
+
+
+@pytest.mark.parametrize("told", [{}, {"sources": None}, {"sources": []}])
+def test_a_projected_volume_without_sources_has_no_files(told):
+    assert made(msgspec.convert({"name": "v", "projected": told}, models.Volume)) == []
 
 
 def test_a_group_alone_reads_the_token():

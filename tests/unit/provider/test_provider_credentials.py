@@ -113,6 +113,20 @@ async def until_used(source, name):
 @pytest.mark.requirement("R58")
 @pytest.mark.guide("env TEMP_AKSK_CM")
 @on_virtual_time
+async def test_keys_that_cannot_be_read_are_not_said_to_be_none():
+    world = World()
+    await world.put(**fields())
+    world.api.change(resources.CONFIG_MAPS, NAME, namespace="kube-system", data="no map")
+    async with world.following() as source, asyncio.timeout(60):
+        while not world.told:  # noqa: ASYNC110  (the clock is virtual)
+            await asyncio.sleep(0.1)
+        assert "not as expected" in world.told[0]
+        await world.put(**fields())
+        await until_used(source, "AK1")
+    assert not [text for text in world.told if "there is none" in text]
+
+
+@on_virtual_time
 async def test_keys_are_there_for_the_first_call_and_new_ones_for_the_next(world):
     await world.put(**fields(expired_at=after(3600)))
     async with world.following() as source:

@@ -92,8 +92,8 @@ FAULTS = {
 class World:
     """Both servers; one of the reads answers with the fault, and writes are only noted."""
 
-    def __init__(self, read, fault):
-        self._read, self._fault = read, fault
+    def __init__(self, read, fault, **pod_changes):
+        self._read, self._fault, self._pod_changes = read, fault, pod_changes
         self._limit_s = STALLED_LIMIT_S if fault is _stalled else LIMIT_S
         self.asked, self.writes = set(), []
 
@@ -135,7 +135,7 @@ class World:
         if request.query.get("watch"):
             bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "6"}}}
             return await self._answer("watch pods", request, [bookmark])
-        pod = models.to_json_types(vnode_world.pod(UID))
+        pod = models.to_json_types(vnode_world.pod(UID)) | self._pod_changes
         return await self._answer(
             "list pods", request, {"metadata": {"resourceVersion": "5"}, "items": [pod]}
         )
@@ -218,5 +218,11 @@ async def test_no_read_that_fails_leads_to_a_write():
 
 async def test_the_same_world_without_a_fault_asks_all_that_is_always_asked_and_writes_nothing_either():
     world = World("", _reset)
+    await world.run()
+    assert world.writes == []
+
+
+async def test_a_pod_that_cannot_be_read_is_not_gone_and_nothing_is_done_to_what_runs_it():
+    world = World("", _reset, spec={"containers": "none"})
     await world.run()
     assert world.writes == []

@@ -66,6 +66,52 @@ async def test_a_pod_of_another_uid_under_the_name_is_not_ours(api):
         assert (await api.get(resources.PODS, "web", namespace="default")).status == new.status
 
 
+async def test_a_pod_that_a_status_finds_gone_is_absent_though_no_watch_tells(api):
+    pod = await api.add_pod()
+    async with sources_of(api) as sources:
+        found = sources.join(group(pod.uid), lambda: None)
+        await until(lambda: found.view.pod)
+        # The watch breaks and stays away.
+        api.failures = [errors.UnreachableError("cannot reach it")] * 100
+        api.cut()
+        await until(lambda: len(api.failures) < 100)
+        await api.delete(resources.PODS, "web", namespace="default")
+        assert found.view.sight is port.Sight.PRESENT
+        with pytest.raises(source_errors.GoneError):
+            await found.patch_status(pod, {"metadata": {"uid": pod.uid}, "status": {"phase": "Running"}})
+        assert found.view.sight is port.Sight.ABSENT
+
+
+async def test_a_pod_that_cannot_be_read_is_not_absent_and_hides_no_other(api):
+    def spoil():
+        api.change(resources.PODS, "bad", namespace="default", spec={"containers": "none"})
+
+    bad = await api.add_pod("bad")
+    async with sources_of(api) as sources:
+        found = sources.join(group(bad.uid, name="bad"), lambda: None)
+        await until(lambda: found.view.pod)
+        spoil()
+        other = await api.add_pod("other")
+        second = sources.join(group(other.uid, name="other"), lambda: None)
+        await until(lambda: second.view.pod)
+        # A new list does not change that.
+        api.forget()
+        spoil()
+        api.forget()
+        await until(lambda: api.lists == 2)
+        assert found.view == port.View(port.Sight.PRESENT, bad)
+        # A watch that begins anew has never been able to read it: then it is looked at directly.
+        renewed = kubeconfig("https://10.0.0.2:6443")
+        _ = sources.join(group(other.uid, text=renewed, name="other"), lambda: None)
+        await until(lambda: found.view.sight is port.Sight.UNKNOWN)
+        await until(lambda: second.host_ip)
+        with pytest.raises(source_errors.SourceError, match="default/bad"):
+            await found.confirm()
+        assert found.view.sight is port.Sight.UNKNOWN
+        await api.delete(resources.PODS, "bad", namespace="default")
+        assert (await found.confirm()).sight is port.Sight.ABSENT
+
+
 async def test_a_failed_look_says_nothing(api):
     async with sources_of(api) as sources:
         found = sources.join(group("uid-9"), lambda: None)
@@ -100,6 +146,31 @@ async def test_a_newer_kubeconfig_serves_all_groups(api):
         assert found.endpoint.host == "10.0.0.2"
         assert found.view.sight is port.Sight.PRESENT
         await until(lambda: api.lists == 2)
+
+
+async def test_tenants_share_nothing_though_their_clusters_and_nodes_have_the_same_names(api):
+    pod, other, connected = await api.add_pod(), await source_world.new_api(), []
+    apis = {"https://10.0.0.1:6443": api, "https://10.0.0.2:6443": other}
+
+    def connect(access):
+        connected.append(access.server)
+        return apis[access.server]
+
+    ours = msgspec.structs.replace(group(pod.uid), tenant_id="a/c")
+    renewed = kubeconfig("https://10.0.0.2:6443")
+    theirs = msgspec.structs.replace(group("uid-2", text=renewed, name="other"), tenant_id="b/c")
+    async with asyncio.timeout(10), cluster.ClusterSources(connect=connect) as sources:
+        found = sources.join(ours, lambda: None)
+        await until(lambda: found.view.pod)
+        stranger = sources.join(theirs, lambda: None)
+        assert (await stranger.confirm()).sight is port.Sight.ABSENT
+        await found.patch_status(pod, {"metadata": {"uid": pod.uid}, "status": {"phase": "Running"}})
+        assert found.view.sight is port.Sight.PRESENT
+        assert (found.endpoint.host, stranger.endpoint.host) == ("10.0.0.1", "10.0.0.2")
+        assert found.services.outlook != stranger.services.outlook
+    assert connected == ["https://10.0.0.1:6443", "https://10.0.0.2:6443"]
+    assert "pods/web" not in other.reads
+    assert not other.patches
 
 
 async def test_answers_are_asked_for_once(api):

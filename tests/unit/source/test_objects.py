@@ -54,6 +54,18 @@ async def test_fifty_pods_share_one_list_and_one_watch_until_the_last_has_left(a
         await until(lambda: api.watching == [ON_PODS])
 
 
+async def test_an_object_that_cannot_be_read_is_not_taken_for_none(api):
+    await api.put_config_map(k="1")
+    api.change(resources.CONFIG_MAPS, "a", namespace="default", data="no map")
+    async with sources_of(api) as sources:
+        pod = Pod(sources, await api.add_pod("p"))
+        with pytest.raises(source_errors.SourceError, match="default/a"):
+            await pod.read()
+        api.change(resources.CONFIG_MAPS, "a", namespace="default", data={"k": "2"})
+        await until(lambda: ON_A in api.watching)
+        assert await pod.read() == {"k": "2"}
+
+
 async def test_a_change_is_told_to_those_who_read_it_and_only_once(api):
     await api.put_config_map(k="1")
     async with sources_of(api) as sources:

@@ -97,6 +97,17 @@ async def test_what_changes_is_named_and_told(api):
         await until(lambda: ("default", "web") not in services.services)
 
 
+async def test_a_service_that_cannot_be_read_is_not_gone_and_hides_no_other(api):
+    await put_service(api, "web")
+    async with sources_of(api) as sources:
+        services = Holder(sources, await api.add_pod("p")).services
+        await until(lambda: services.is_known)
+        api.change(resources.SERVICES, "web", namespace="default", spec={"ports": "none"})
+        await put_service(api, "other", "10.96.0.11")
+        await until(lambda: ("default", "other") in services.services)
+        assert ("default", "web") in services.services
+
+
 async def test_a_refusal_is_told_with_its_remedy_until_it_is_lifted(api):
     await put_service(api, "web")
     async with sources_of(api) as sources:

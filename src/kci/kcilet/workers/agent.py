@@ -2,8 +2,8 @@
 
 What stays true: one worker per pod UID, and one group that it works for; a UID that is gone is never
 started again; before the first Sync nothing is removed, because until then it is not known what is wanted;
-after it, what the machine holds of pods that no group wants is removed. What goes wrong with one pod stays
-with that pod.
+after it, what the machine holds of pods that no group wants is removed; the pod of a group that is wanted and
+cannot be followed runs on. What goes wrong with one pod stays with that pod.
 """
 
 from __future__ import annotations
@@ -140,14 +140,14 @@ class Agent:
         group = known or Group(wanted)
         if group.uid is not None:
             wanted = msgspec.structs.replace(wanted, pod_uid=group.uid)
-        if group.wanted.cluster != wanted.cluster and group.source is not None:
-            group.source.leave()
-            group.source = None
+        is_moved = group.wanted.cluster != wanted.cluster
         group.wanted = wanted
         self._groups[wanted.group_id] = group
         self._guard.wake()
         if known is None:
             log.info("group wanted", group=wanted.group_id, pod=f"{wanted.namespace}/{wanted.pod_name}")
+        if is_moved and group.source is not None:
+            self._move(group, group.source)
         self._resolve(group)
 
     def drop(self, group_id: ids.GroupId) -> None:
@@ -197,6 +197,15 @@ class Agent:
 
     def _join(self, group: Group) -> None:
         group.source = self._sources.join(group.wanted, lambda: self._on_change(group))
+
+    def _move(self, group: Group, former: port.PodSource) -> None:
+        """Follow the pod where it is to be followed now; if that is refused, where it was."""
+        try:
+            self._join(group)
+        except source_errors.RefusedError as error:
+            log.warning("group followed as before", group=group.wanted.group_id, error=str(error))
+        else:
+            former.leave()
 
     def _on_change(self, group: Group) -> None:
         if group.uid is None:
@@ -419,7 +428,10 @@ class Agent:
         # known, they may be that pod's.
         is_unsure = any(group.uid is None for group in self._groups.values())
         known = {pod.pod_uid for pod in pods if pod.sandboxes}
-        for uid in known if is_unsure else known | {pod.pod_uid for pod in pods} | set(folders):
+        # A group that cannot be followed has no worker, and is wanted all the same.
+        wanted = {group.uid for group in self._groups.values()}
+        found = known if is_unsure else known | {pod.pod_uid for pod in pods} | set(folders)
+        for uid in found - wanted:
             if uid not in self._workers:
                 log.info("pod is wanted by no group, removing it", uid=uid)
                 self._machine.observed.orphan()

@@ -43,7 +43,7 @@ class Publisher:
         self._source: port.PodSource | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_final = False
-        # The server said so.
+        # The server said so; it holds for good, whatever a view shows that has not heard of it.
         self._is_gone = False
         self._accepted: told.Accepted | None = None
 
@@ -96,7 +96,7 @@ class Publisher:
             _ = self._task.cancel()
 
     def _next_patch(self) -> tuple[models.Pod, Mapping[str, object]] | None:
-        if self._source is None or self._wanted is None:
+        if self._source is None or self._wanted is None or self._is_gone:
             return None
         view = self._source.view
         if view.sight is not port.Sight.PRESENT or view.pod is None:
