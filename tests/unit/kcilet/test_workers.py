@@ -143,8 +143,9 @@ async def test_a_crashing_container_is_restarted_after_growing_delays():
         assert app(it).last_state.terminated.exit_code == 1
         assert it.cluster.status("uid-1").phase == "Running"
         assert "BackOff" in it.cluster.reasons()
-        # Two records of a container are kept, and no more.
-        assert len(it.runtime.containers) == 2
+        # Two records of a container are kept with their logs, and no more.
+        assert {one.attempt for one in it.runtime.containers.values()} == {4, 5}
+        assert it.drivers.logs.files == {"/logs/uid-1/app/4.log", "/logs/uid-1/app/5.log"}
 
 
 @on_virtual_time
