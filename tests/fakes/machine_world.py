@@ -90,7 +90,10 @@ class FakeRuntime:
 
     async def observe_pod(self, pod_uid):
         await self._called("observe_pod", quiet=True)
-        return self._pod(pod_uid)
+        seen = self._pod(pod_uid)
+        # An answer is as old as the list that it is made from.
+        await self._called("observed_pod", quiet=True)
+        return seen
 
     async def events(self):
         queue = asyncio.Queue()

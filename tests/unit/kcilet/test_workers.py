@@ -444,6 +444,24 @@ async def test_containers_that_start_at_different_speed_are_each_started_once():
 
 
 @on_virtual_time
+async def test_a_container_that_starts_while_another_one_is_looked_at_is_started_once():
+    async with world(containers=("a", "b")) as it:
+        create = it.runtime.create_container
+
+        async def create_apart(sandbox_id, spec):
+            await asyncio.sleep(0.002 if spec.container.name == "b" else 0.0)
+            return await create(sandbox_id, spec)
+
+        it.runtime.create_container = create_apart
+        it.runtime.delays_s |= {"start_container": 0.01, "observed_pod": 0.05}
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        # A runtime refuses to start what runs, which would be told as a failure.
+        assert it.runtime.names().count("start_container") == 2
+        assert "Warning" not in {kind for kind, _, _ in it.cluster.events}
+
+
+@on_virtual_time
 async def test_a_deletion_waits_for_volumes_that_are_being_written_however_often_it_is_woken():
     async with world() as it:
         began, volumes = asyncio.Event(), it.drivers.volumes
