@@ -75,7 +75,7 @@ class World:
         """Everything that a pod may leave on the machine."""
         drivers = self.drivers
         found = [self.runtime.sandboxes, self.runtime.containers, drivers.volumes.pods]
-        return [*found, drivers.network.links, drivers.cgroups.pods, drivers.logs.pods]
+        return [*found, drivers.network.links, drivers.cgroups.pods, drivers.logs.pods, drivers.logs.files]
 
 
 @contextlib.asynccontextmanager

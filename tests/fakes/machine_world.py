@@ -72,6 +72,9 @@ class FakeRuntime:
         self._starts = 0
         # Of containers that were made, in order.
         self.environments = []
+        # Paths of logs; as containerd, it makes them and removes none.
+        self.logs = set()
+        self._log_directories = {}
         # Names of calls that are being undone.
         self._reserved = set()
         self._numbers = itertools.count(1)
@@ -87,7 +90,10 @@ class FakeRuntime:
 
     async def observe_pod(self, pod_uid):
         await self._called("observe_pod", quiet=True)
-        return self._pod(pod_uid)
+        seen = self._pod(pod_uid)
+        # An answer is as old as the list that it is made from.
+        await self._called("observed_pod", quiet=True)
+        return seen
 
     async def events(self):
         queue = asyncio.Queue()
@@ -131,6 +137,7 @@ class FakeRuntime:
             group_id=spec.group_id,
         )
         self.sandboxes[box.id] = box
+        self._log_directories[box.id] = spec.log_directory
         live = sum(one.ready for one in self.sandboxes.values() if one.pod_uid == spec.pod.uid)
         self.most_live_sandboxes = max(self.most_live_sandboxes, live)
         self._tell(spec.pod.uid)
@@ -171,6 +178,7 @@ class FakeRuntime:
             image=spec.container.image,
             image_id=spec.image_id,
             created_at_ns=now_ns(),
+            log_path=f"{self._log_directories[sandbox_id]}/{spec.container.name}/{spec.attempt}.log",
         )
         self.containers[one.id] = one
         self._tell(spec.pod.uid)
@@ -184,6 +192,7 @@ class FakeRuntime:
             self._set(self.containers[container_id], phase=Phase.EXITED, finished_at_ns=now_ns(), **cut_off)
             raise
         one = self.containers[container_id]
+        self.logs.add(one.log_path)
         program = self.programs[one.image]
         if program.fails_to_start:
             self._set(one, phase=Phase.EXITED, exit_code=128, reason="StartError", finished_at_ns=now_ns())
@@ -393,17 +402,22 @@ class FakeCgroups:
 
 
 class FakeLogs:
-    """A ports.LogFolders."""
+    """A ports.LogFolders; `files` is what the runtime makes."""
 
-    def __init__(self):
+    def __init__(self, files):
         self.pods = set()
+        self.files = files
 
     def log_directory(self, pod):
         self.pods.add(pod.uid)
         return f"/logs/{pod.uid}"
 
+    async def remove_log(self, log_path):
+        self.files.discard(log_path)
+
     async def remove_logs(self, pod_uid):
         self.pods.discard(pod_uid)
+        self.files -= {path for path in self.files if path.startswith(f"/logs/{pod_uid}/")}
 
     async def list_pods(self):
         return list(self.pods)
@@ -690,7 +704,7 @@ def drivers(runtime):
         volumes=FakeVolumes(),
         network=FakeNetwork(),
         cgroups=FakeCgroups(),
-        logs=FakeLogs(),
+        logs=FakeLogs(runtime.logs),
         streams=FakeStreams(),
         probes=FakeProbes(),
         stats=FakeStats(),

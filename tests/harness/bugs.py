@@ -233,9 +233,9 @@ BUGS = (
         (
             Edit(
                 "kcilet/workers/worker.py",
-                "        self._view()\n        if self._has_acted",
+                "        self._view()\n        is_due =",
                 "        self._view()\n        _ = self._show(steps.Stage.RUNNING, self._world())\n"
-                "        if self._has_acted",
+                "        is_due =",
             ),
         ),
     ),

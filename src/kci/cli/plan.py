@@ -177,7 +177,7 @@ def _table(file: pathlib.Path | None, state_dir: pathlib.Path | None) -> package
         return packages.read_table(_read(file), str(file))
     try:
         table = access.ask(state_dir, _offered)
-    except (errors.UserError, TimeoutError) as error:
+    except errors.UserError as error:
         if state_dir is not None:
             typer.secho(f"taking the documentation's sizes: {error}", err=True)
         return packages.STANDARD
@@ -185,8 +185,13 @@ def _table(file: pathlib.Path | None, state_dir: pathlib.Path | None) -> package
 
 
 async def _offered(service: client.KciClient) -> packages.Table:
-    async with asyncio.timeout(_ANSWERS_WITHIN_S):
-        return await service.describe_kci_packages()
+    try:
+        async with asyncio.timeout(_ANSWERS_WITHIN_S):
+            return await service.describe_kci_packages()
+    except TimeoutError as error:
+        raise errors.UserError(
+            f"the service does not answer within {_ANSWERS_WITHIN_S:g} s; look at `kci status`"
+        ) from error
 
 
 def _network(text: str) -> preview.Network:

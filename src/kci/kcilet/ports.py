@@ -93,6 +93,7 @@ class SeenContainer:
     exit_code: int = 0
     reason: str = ""
     message: str = ""
+    # Where its log is on the machine; empty if it was never started.
     log_path: str = ""
     # The pod's own grace period, as it was when the container was made.
     grace_s: int = 30
@@ -505,6 +506,10 @@ class LogFolders(Protocol):
     """The folders of pods' logs. The runtime makes and writes them; nobody else ever removes them."""
 
     def log_directory(self, pod: models.Pod) -> str: ...
+    async def remove_log(self, log_path: str) -> None:
+        """The log of one attempt, with what rotation has put aside of it."""
+        ...
+
     async def remove_logs(self, pod_uid: models.PodUid) -> None: ...
     async def list_pods(self) -> list[models.PodUid]:
         """Pods that have a folder here, for cleaning up after a crash."""

@@ -62,6 +62,7 @@ OfPod = Literal[
     "Accepted",
     "CreateError",
     "CreateOutcomeUnknown",
+    "DiskNotLimited",
     "InstanceCreated",
     "InstanceLost",
     "InstanceNotRemoved",
@@ -290,6 +291,11 @@ POD: dict[OfPod, About] = {
         "Warning",
         "the create call was not answered; the node looks before it asks again",
         "if it stays: see the service",
+    ),
+    "DiskNotLimited": About(
+        "Warning",
+        "the pod limits what it writes to disk, and the limit is not held; it runs all the same",
+        "use an emptyDir with `medium: Memory` and a `sizeLimit` where a limit must hold",
     ),
     "InstanceCreated": About("Normal", "the service has taken the pod; the message has the instance's id"),
     "InstanceLost": About(

@@ -1,6 +1,7 @@
 """Pods from the first look to the last trace: the real agent and drivers, and a cluster in memory."""
 
 import asyncio
+import pathlib
 import statistics
 import time
 
@@ -69,6 +70,22 @@ async def test_exits_are_told_with_their_message_and_code(node):
         ended = node.app(one).state.terminated
         assert (ended.exit_code, ended.reason, ended.message) == (3, "Error", "last words\n")
         assert node.app(other).state.terminated.reason == "Completed"
+
+
+async def test_of_a_container_that_crashes_again_and_again_two_logs_are_kept(node):
+    async with node.kcilet():
+        group = node.add("echo once more; exit 1")
+        node.agent.sync((group,))
+        # A third run takes ten seconds of back-off.
+        await until(lambda: (app := node.app(group)) is not None and app.restart_count == 2)
+        await until(lambda: len(node.agent.find(group.group_id).seen.containers) == 2)
+        pod = node.agent.find(group.group_id).pod
+        folder = pathlib.Path(node.drivers.logs.log_directory(pod), "app")
+        assert names_in(folder) == ["1.log", "2.log"]
+
+
+def names_in(folder):
+    return sorted(file.name for file in folder.iterdir())
 
 
 async def test_a_kcilet_that_comes_back_takes_over_what_runs(node):

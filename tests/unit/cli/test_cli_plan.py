@@ -1,6 +1,7 @@
 """`kci plan`: manifests as users write them, and what they are told."""
 
 import json
+import socket
 
 import pytest
 import typer.testing
@@ -187,6 +188,20 @@ def test_sizes_of_a_file(tmp_path):
     file.write_text('{"Packages": [{"Cpu": 3, "Mem": [5]}]}')
     (found,) = plan(POD % ("", "cpu: 1"), *NODE, "--packages", str(file))
     assert found["granted"] == {"cpu": 3, "memory": 5}
+
+
+def test_a_service_that_does_not_answer_is_told_and_its_sizes_are_the_documentations(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        (tmp_path / "kci.env").write_text(
+            f"KCI_ACCESS_KEY=a\nKCI_SECRET_KEY=s\nKCI_REGION=r\nKCI_ENDPOINT={endpoint}\n"
+        )
+        found = run(POD % ("", ""), *NODE, "--state-dir", str(tmp_path))
+    assert (
+        "taking the documentation's sizes: the service does not answer within 1 s; look at `kci status`"
+        in found.stderr
+    )
+    assert json.loads(found.stdout)[0]["granted"] == {"cpu": 2, "memory": 4}
 
 
 def test_a_nodes_configuration_file_counts(tmp_path):

@@ -108,7 +108,7 @@ def test_a_fault_at_any_step_leaves_the_rest_untouched_and_nothing_behind(fault,
     steps = {
         "runtime.pull_image", "volumes.ensure_volumes", "cgroups.ensure_cgroup", "runtime.run_sandbox",
         "runtime.create_container", "runtime.start_container", "runtime.stop_container",
-        "runtime.stop_sandbox", "runtime.remove_container", "runtime.remove_sandbox",
+        "runtime.stop_sandbox", "logs.remove_log", "runtime.remove_container", "runtime.remove_sandbox",
         "network.remove_network", "cgroups.remove_cgroup", "logs.remove_logs", "volumes.remove_volumes",
     }  # fmt: skip
     assert steps <= set(reached)
@@ -146,6 +146,7 @@ def check(one, before, fault):
     for left in (it.drivers.volumes.pods, it.drivers.cgroups.pods, it.drivers.logs.pods):
         assert set(left) == {"uid-2"}, where
     assert set(it.drivers.network.links) == {"uid-2"}
+    assert it.drivers.logs.files == {"/logs/uid-2/app/0.log"}
     told = set(it.cluster.reasons())
     if fault is not Fault.FAILS:
         # A fault that is not the pod's is not told on it; a sandbox that was cut off is made anew.

@@ -143,8 +143,9 @@ async def test_a_crashing_container_is_restarted_after_growing_delays():
         assert app(it).last_state.terminated.exit_code == 1
         assert it.cluster.status("uid-1").phase == "Running"
         assert "BackOff" in it.cluster.reasons()
-        # Two records of a container are kept, and no more.
-        assert len(it.runtime.containers) == 2
+        # Two records of a container are kept with their logs, and no more.
+        assert {one.attempt for one in it.runtime.containers.values()} == {4, 5}
+        assert it.drivers.logs.files == {"/logs/uid-1/app/4.log", "/logs/uid-1/app/5.log"}
 
 
 @on_virtual_time
@@ -440,6 +441,24 @@ async def test_containers_that_start_at_different_speed_are_each_started_once():
         await it.until(lambda: ready(it) == "True")
         assert it.runtime.names().count("create_container") == 2
         assert it.cluster.reasons().count("Pulled") == 2
+
+
+@on_virtual_time
+async def test_a_container_that_starts_while_another_one_is_looked_at_is_started_once():
+    async with world(containers=("a", "b")) as it:
+        create = it.runtime.create_container
+
+        async def create_apart(sandbox_id, spec):
+            await asyncio.sleep(0.002 if spec.container.name == "b" else 0.0)
+            return await create(sandbox_id, spec)
+
+        it.runtime.create_container = create_apart
+        it.runtime.delays_s |= {"start_container": 0.01, "observed_pod": 0.05}
+        await it.start(machine_world.group())
+        await it.until(lambda: ready(it) == "True")
+        # A runtime refuses to start what runs, which would be told as a failure.
+        assert it.runtime.names().count("start_container") == 2
+        assert "Warning" not in {kind for kind, _, _ in it.cluster.events}
 
 
 @on_virtual_time

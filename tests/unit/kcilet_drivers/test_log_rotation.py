@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kci.kcilet import ports
-from kci.kcilet.drivers.logs import rotation
+from kci.kcilet.drivers.logs import folders, rotation
 from kci.kcilet.drivers.streams import files, inotify, logs
 from kci.kit import tasks
 from kci.link import types as link
@@ -199,6 +199,30 @@ async def test_a_reader_that_is_slow_misses_no_line_of_what_is_still_there(runti
         async for part in parts:
             shown += part
     assert [int(line) for line in shown.split()] == list(range(1, 31))
+
+
+async def test_a_log_is_removed_with_what_was_put_aside_of_it_and_no_other(tmp_path):
+    logs_of_pod = folders.Folders(tmp_path)
+    path = tmp_path / "default_web_uid-1" / "main" / "1.log"
+    # There is none, and no folder.
+    await logs_of_pod.remove_log(str(path))
+    path.parent.mkdir(parents=True)
+    moment = "20261123-180000"
+    for name in ("1.log", f"1.log.{moment}", f"1.log.{moment}.gz", f"1.log.{moment}.tmp"):
+        path.with_name(name).touch()
+    others = {"0.log", "11.log", f"0.log.{moment}.gz", f"11.log.{moment}"}
+    for name in others:
+        path.with_name(name).touch()
+    for _ in range(2):
+        await logs_of_pod.remove_log(str(path))
+        assert {file.name for file in path.parent.iterdir()} == others
+
+
+async def test_a_log_that_cannot_be_removed_says_which(tmp_path):
+    path = tmp_path / "0.log"
+    path.mkdir()
+    with pytest.raises(ports.DriverError, match=f"cannot remove the log {path}: "):
+        await folders.Folders(tmp_path).remove_log(str(path))
 
 
 async def test_a_reader_that_leaves_while_the_log_is_being_opened_leaves_no_file_open(runtime):

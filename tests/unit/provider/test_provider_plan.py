@@ -270,6 +270,29 @@ def test_more_containers_than_are_documented_run_with_a_warning():
     assert warnings(6) == ["MoreContainersThanDocumented"]
 
 
+def test_limits_of_disk_are_told_as_not_held_and_those_of_memory_are_not_told():
+    volumes = (
+        models.Volume(name="scratch", empty_dir=models.EmptyDirVolume(size_limit="1Gi")),
+        models.Volume(name="memory", empty_dir=models.EmptyDirVolume(medium="Memory", size_limit="1Gi")),
+        models.Volume(name="free", empty_dir=models.EmptyDirVolume()),
+    )
+    limits = {"cpu": "1", "memory": "1Gi"}
+    told = warnings_of(volumes, {**limits, "ephemeral-storage": "1Gi"})
+    assert [notice.reason for notice in told] == ["DiskNotLimited"]
+    assert told[0].message.startswith(
+        "spec.volumes[0].emptyDir.sizeLimit, spec.containers[0].resources.limits[ephemeral-storage]: "
+    )
+    assert warnings_of(volumes[1:], limits) == []
+
+
+def warnings_of(volumes, limits):
+    found = pod(resources=[{"limits": limits}])
+    found = msgspec.structs.replace(found, spec=msgspec.structs.replace(found.spec, volumes=volumes))
+    decision = group.decide(found, DEFAULTS)
+    assert decision.refusals == ()
+    return [notice for notice in decision.notices if notice.is_warning]
+
+
 @pytest.mark.parametrize(
     ("key", "hint"),
     [

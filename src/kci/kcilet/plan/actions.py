@@ -68,7 +68,11 @@ class StopSandbox:
 
 @dataclasses.dataclass(frozen=True)
 class RemoveContainer:
+    """Remove a container's record and its log."""
+
     container_id: ports.ContainerId
+    # As SeenContainer.log_path.
+    log_path: str
 
 
 @dataclasses.dataclass(frozen=True)

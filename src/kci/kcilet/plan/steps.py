@@ -183,7 +183,7 @@ class _Draft:
 def _run(pod: models.Pod, seen: ports.SeenPod, draft: _Draft) -> None:
     void = attempts.void(pod, seen, draft.history)
     for record in void:
-        draft.ask(actions.RemoveContainer(record.id))
+        draft.ask(actions.RemoveContainer(record.id, record.log_path))
     seen = attempts.without_void(pod, seen, draft.history)
     sandbox = records.current_sandbox(seen)
     if sandbox is None:
@@ -327,13 +327,15 @@ def pull_policy(container: models.Container) -> str:
 
 
 def _prune(seen: ports.SeenPod, draft: _Draft) -> None:
-    """Keep two records of a container (state and last state), and no former sandbox without records."""
+    """Keep two records of a container with their logs (state and last state), and no former sandbox without
+    records.
+    """
     kept = set()
     for name in {record.name for record in seen.containers}:
         kept |= {record.id for record in records.attempts_of(seen, name)[:2]}
     for record in seen.containers:
         if record.id not in kept and record.phase is not records.Phase.RUNNING:
-            draft.ask(actions.RemoveContainer(record.id))
+            draft.ask(actions.RemoveContainer(record.id, record.log_path))
     newest = records.newest_sandbox(seen)
     in_use = {record.sandbox_id for record in seen.containers}
     for sandbox in seen.sandboxes:
@@ -428,7 +430,7 @@ def _remove(seen: ports.SeenPod, draft: _Draft) -> Stage:
     sandboxes = {sandbox.id for sandbox in seen.sandboxes}
     for record in seen.containers:
         if record.sandbox_id not in sandboxes:
-            draft.ask(actions.RemoveContainer(record.id))
+            draft.ask(actions.RemoveContainer(record.id, record.log_path))
     for identifier in sorted(sandboxes):
         draft.ask(actions.RemoveSandbox(identifier))
     if seen.sandboxes or seen.containers or draft.is_busy(actions.PrepareVolumes):

@@ -73,7 +73,7 @@ async def carry_out(machine: machine.Machine, action: actions.Action, job: Job) 
         case actions.StopSandbox():
             await _stop_sandbox(runtime, action)
         case actions.RemoveContainer():
-            await _remove_container(runtime, action)
+            await _remove_container(machine, action)
         case actions.RemoveSandbox():
             await _remove_sandbox(runtime, action)
         case actions.RemoveLeftovers():
@@ -221,9 +221,12 @@ async def _stop_sandbox(runtime: ports.Runtime, action: actions.StopSandbox) -> 
     crashpoints.reached("kcilet.stop_sandbox.after")
 
 
-async def _remove_container(runtime: ports.Runtime, action: actions.RemoveContainer) -> None:
+async def _remove_container(machine: machine.Machine, action: actions.RemoveContainer) -> None:
     crashpoints.reached("kcilet.remove_container.before")
-    await runtime.remove_container(action.container_id)
+    # First: without the record nobody knows of the log. The runtime itself never removes one.
+    if action.log_path:
+        await machine.drivers.logs.remove_log(action.log_path)
+    await machine.drivers.runtime.remove_container(action.container_id)
     crashpoints.reached("kcilet.remove_container.after")
 
 

@@ -165,12 +165,15 @@ class Worker:
 
     async def _turn(self) -> steps.Stage:
         self._view()
-        if self._has_acted or (self._must_look and not self._is_starting()):
+        is_due = self._has_acted or (self._must_look and not self._is_starting())
+        while is_due:
             self._has_acted = self._must_look = False
             seen = await self._machine.drivers.runtime.observe_pod(self.uid)
             self.seen = records.with_lost(seen, self._lost)
             self._start.look(self.seen)
             await self._read_messages()
+            # What has ended meanwhile is not in that look, and a plan from it would ask for the same again.
+            is_due = self._has_acted
         self._probe()
         world = self._world()
         before = self._history.ending

@@ -17,6 +17,7 @@ ACCEPTED: Final = "Accepted"
 SIZE_ROUNDED: Final = "InstanceSizeRounded"
 LIMIT_CLAMPED: Final = "LimitAboveInstance"
 MANY_CONTAINERS: Final = "MoreContainersThanDocumented"
+DISK_LIMIT: Final = "DiskNotLimited"
 # Of Kingsoft Cloud; our own service runs any number.
 _DOCUMENTED_CONTAINERS = 5
 _RESOURCES = "spec.containers[*].resources"
@@ -147,6 +148,13 @@ def _notices(pod: models.Pod, choice: size.Choice | None) -> Iterator[provider.N
             "instance and may refuse the pod; run fewer in one pod if it is meant for there",
             is_warning=True,
         )
+    if fields := ", ".join(_disk_limits(pod.spec)):
+        yield provider.Notice(
+            DISK_LIMIT,
+            f"{fields}: the service of this project does not hold limits of disk yet, and the pod runs "
+            "without them; where a limit must hold, use an emptyDir with medium Memory and a sizeLimit",
+            is_warning=True,
+        )
     if choice is None:
         return
     granted = choice.grant.size
@@ -165,6 +173,18 @@ def _notices(pod: models.Pod, choice: size.Choice | None) -> Iterator[provider.N
                 "cannot use more than the instance has",
                 is_warning=True,
             )
+
+
+def _disk_limits(spec: models.PodSpec) -> Iterator[str]:
+    """The fields that limit what the pod writes to a disk."""
+    for number, volume in enumerate(spec.volumes):
+        folder = volume.empty_dir
+        if folder is not None and folder.medium != "Memory" and folder.size_limit is not None:
+            yield f"spec.volumes[{number}].emptyDir.sizeLimit"
+    for kind, containers in (("initContainers", spec.init_containers), ("containers", spec.containers)):
+        for number, container in enumerate(containers):
+            if "ephemeral-storage" in container.resources.limits:
+                yield f"spec.{kind}[{number}].resources.limits[ephemeral-storage]"
 
 
 def to_group(

@@ -7,6 +7,7 @@ import re
 import shutil
 
 from kci.kcilet import ports
+from kci.kcilet.drivers.logs import rotation
 from kci.kcilet.plan import identity
 from kci.kit import tasks
 from kci.kube import models
@@ -24,6 +25,9 @@ class Folders:
         if not _FOLDER.fullmatch(folder):
             raise ports.DriverError(f"cannot use {folder[:64]!r} as the name of a log folder")
         return str(self._root / folder)
+
+    async def remove_log(self, log_path: str) -> None:
+        await tasks.in_thread(_remove_log, pathlib.Path(log_path))
 
     async def remove_logs(self, pod_uid: models.PodUid) -> None:
         await tasks.in_thread(self._remove, pod_uid)
@@ -49,6 +53,17 @@ class Folders:
         if not self._root.is_dir():
             return []
         return [entry for entry in self._root.iterdir() if entry.name.count("_") == 2 and entry.is_dir()]
+
+
+def _remove_log(path: pathlib.Path) -> None:
+    try:
+        for name in [*rotation.list_put_aside(path), path.name]:
+            path.with_name(name).unlink(missing_ok=True)
+    except FileNotFoundError:
+        # There is no folder.
+        return
+    except OSError as error:
+        raise ports.DriverError(f"cannot remove the log {path}: {error.strerror}") from error
 
 
 def _uid_of(folder: pathlib.Path) -> models.PodUid:

@@ -123,6 +123,16 @@ def plan_cleaning(names: Sequence[str], *, max_files: int) -> Cleaning:
     )
 
 
+def list_put_aside(path: pathlib.Path) -> list[str]:
+    """The names of what was put aside of this log, and of what was being made of that."""
+    prefix = f"{path.name}."
+    return [
+        entry.name
+        for entry in path.parent.iterdir()
+        if entry.name.startswith(prefix) and _ROTATED.fullmatch(entry.name[len(prefix) :])
+    ]
+
+
 def _give_back(aside: pathlib.Path, path: pathlib.Path) -> None:
     """The log is written on under its new name: give it back its own, unless the runtime has made a new file
     there all the same.
@@ -133,13 +143,7 @@ def _give_back(aside: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def _clean(path: pathlib.Path, max_files: int) -> None:
-    prefix = f"{path.name}."
-    names = [
-        entry.name
-        for entry in path.parent.iterdir()
-        if entry.name.startswith(prefix) and _ROTATED.fullmatch(entry.name[len(prefix) :])
-    ]
-    cleaning = plan_cleaning(names, max_files=max_files)
+    cleaning = plan_cleaning(list_put_aside(path), max_files=max_files)
     for name in cleaning.remove:
         path.with_name(name).unlink(missing_ok=True)
     for name in cleaning.compress:

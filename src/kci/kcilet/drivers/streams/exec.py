@@ -46,9 +46,8 @@ async def run(
     """
     try:
         try:
-            async with asyncio.timeout(_CONNECT_S):
-                reader, writer = await _connect(await find_url())
-        except (ports.DriverError, _StreamError, OSError, TimeoutError) as error:
+            reader, writer = await _reach(find_url)
+        except (ports.DriverError, _StreamError) as error:
             await peer.send(channels.frame(channels.Channel.STATUS, channels.error_status(str(error))))
             return
         await _Streams(reader, writer, options, peer, on_left).run()
@@ -209,6 +208,20 @@ class _Streams:
                 await self._writer.wait_closed()
         except (OSError, TimeoutError):
             self._writer.transport.abort()
+
+
+async def _reach(
+    find_url: Callable[[], Awaitable[str]],
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    try:
+        async with asyncio.timeout(_CONNECT_S):
+            return await _connect(await find_url())
+    except TimeoutError as error:
+        raise _StreamError(
+            f"cannot have the streams within {_CONNECT_S:g} s: the runtime does not answer"
+        ) from error
+    except OSError as error:
+        raise _StreamError(f"cannot have the streams: {error}") from error
 
 
 async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
