@@ -225,8 +225,8 @@ def test_a_request_that_is_none_of_a_nodes_is_passed_over():
     foreign = models.CertificateSigningRequest(
         spec=models.CertificateSigningRequestSpec(request="", signer_name="example.com/signer")
     )
-    assert not signing_requests.is_of_node(strange, "vk")
-    assert not signing_requests.is_of_node(foreign, "vk")
+    assert signing_requests.node_of(strange) == ""
+    assert signing_requests.node_of(foreign) == ""
 
 
 @pytest.mark.parametrize("data", [None, {}, {"client-ca-file": ""}])

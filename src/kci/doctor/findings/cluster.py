@@ -218,7 +218,7 @@ def judge_requests(
     known = {account, signing_requests.user_of(node_name)}
     found, count = [], 0
     for one in seen:
-        if not signing_requests.is_of_node(one, node_name):
+        if signing_requests.node_of(one) != node_name:
             continue
         count += 1
         name, signer = one.metadata.name, one.spec.signer_name
