@@ -10,7 +10,7 @@ import rich.console
 import rich.live
 
 from kci.cli import table
-from kci.stack import lifecycle, record, settings
+from kci.stack import lifecycle, record
 
 DOWN_TIMEOUT_S = 300.0
 INTERRUPTED = 130
@@ -61,9 +61,7 @@ def show_up(run: lifecycle.Run, *, stay: bool) -> int:
         state = _follow(console, run, until=record.StackState.READY)
         if state.state is not record.StackState.READY:
             return _tell_end(console, state)
-        _print(
-            console, table.plan_summary(state, state_dir=str(run.where.root), default_state_dir=_default())
-        )
+        _print(console, table.plan_summary(state, state_dir=str(run.where.root)))
         if not stay or run.process is None:
             return 0
         console.print("Ctrl-C stops it.")
@@ -189,7 +187,3 @@ def _tell_end(console: rich.console.Console, state: record.State) -> int:
 def _print(console: rich.console.Console, lines: list[str]) -> None:
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
-
-
-def _default() -> str:
-    return str(settings.DEFAULT_STATE_DIR)

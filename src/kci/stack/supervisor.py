@@ -55,6 +55,7 @@ from kci.stack import (
     settings,
     teardown,
     trial,
+    typed,
 )
 
 log = structlog.get_logger(__name__)
@@ -162,7 +163,9 @@ class Supervisor:
             words = "as the given containerd is set up"
         prepared = dataclasses.replace(prepared, images_are_local=is_local)
         await tasks.in_thread(preparation.write_files, prepared)
-        blocked = await tasks.in_thread(otherfirewalls.find_warnings, self._where.bridge)
+        blocked = await tasks.in_thread(
+            otherfirewalls.find_warnings, self._where.bridge, typed.Place(self._asked)
+        )
         warnings = (*lacks, *blocked)
         for text in warnings:
             log.warning("the machine may be in the way", text=text)

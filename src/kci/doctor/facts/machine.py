@@ -24,6 +24,7 @@ from kci.stack import (
     record,
     settings,
     trial,
+    typed,
 )
 
 _UNSYNCHRONIZED = 0x40
@@ -134,8 +135,8 @@ def clock() -> findings.Clock:
     return findings.Clock(now.year, is_synchronized=not seen.status & _UNSYNCHRONIZED)
 
 
-def firewalls(where: layout.Layout) -> tuple[str, ...]:
-    return otherfirewalls.find_warnings(where.bridge)
+def firewalls(where: layout.Layout, place: typed.Place) -> tuple[str, ...]:
+    return otherfirewalls.find_warnings(where.bridge, place)
 
 
 def ranges(where: layout.Layout, asked: settings.Settings) -> tuple[str, str, str]:
