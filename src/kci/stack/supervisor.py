@@ -158,6 +158,7 @@ class Supervisor:
         is_local, words = await publicimages.decide(
             self._asked.images,
             has_default_route=links.has_default_route(await tasks.in_thread(links.list_routes)),
+            proxy=publicimages.choose_proxy(self._scene.machine.proxies),
         )
         if not self._asked.own_containerd:
             words = "as the given containerd is set up"
