@@ -136,7 +136,7 @@ def of_stack(state_dir: pathlib.Path) -> Subject:
         prepared = _prepare(where, asked, choices)
         found = dataclasses.replace(found, prepared=prepared)
         administrator = preparation.administrator(prepared)
-    except (errors.UserError, OSError) as error:
+    except (errors.UserError, OSError, UnicodeDecodeError) as error:
         return _without_cluster(found, f"its administrator's access is not there: {error}")
     node = _node_of_stack(prepared, administrator)
     if node is None:
