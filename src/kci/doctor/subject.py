@@ -11,7 +11,7 @@ import pathlib
 import urllib.parse
 from collections.abc import Mapping, Sequence
 
-from kci.doctor.facts import machine, stack
+from kci.doctor.facts import stack
 from kci.doctor.findings import cluster as cluster_findings
 from kci.doctor.findings import stack as findings
 from kci.kit import errors
@@ -221,7 +221,7 @@ def _prepare(
         where,
         asked,
         stack_settings.read_machine(),
-        machine.kept_ranges(choices),
+        preparation.kept_ranges(choices),
         choices,
         record.read_or_make_identity(where),
         binaries=None,
