@@ -49,12 +49,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 def show_up(run: lifecycle.Run, *, stay: bool) -> int:
     """Follow a start; with `stay`, also what comes after it, until Ctrl-C. Returns the exit code."""
-    console = rich.console.Console(highlight=False)
+    console, place = rich.console.Console(highlight=False), record.read_place(run.where)
     if run.process is None:
         console.print(
-            "It runs already, with other settings; `kci down` first to change them."
+            f"It runs already, with other settings; `{place.kci('down')}` first to change them."
             if run.differs
-            else "It runs already."
+            else "It runs already.",
+            markup=False,
+            soft_wrap=True,
         )
     interrupted = INTERRUPTED
     try:
@@ -80,7 +82,8 @@ def _show_interrupt(console: rich.console.Console, run: lifecycle.Run) -> int:
     try:
         return _tell_end(console, _follow(console, run, timeout_s=DOWN_TIMEOUT_S))
     except KeyboardInterrupt:
-        console.print("It goes on stopping without us; `kci status` shows how far it is.")
+        status = record.read_place(run.where).kci("status")
+        _print(console, [f"It goes on stopping without us; `{status}` shows how far it is."])
         return INTERRUPTED
 
 

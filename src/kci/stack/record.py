@@ -16,7 +16,7 @@ import uuid
 import msgspec
 
 from kci.kit import files
-from kci.stack import errors, layout, settings
+from kci.stack import errors, layout, settings, typed
 
 # The form of the whole state folder. Raise it when an older kci could not read or run what is in it.
 FORMAT = 1
@@ -227,6 +227,14 @@ def read_launch(where: layout.Layout) -> Launch:
         return msgspec.json.decode(where.launch.read_bytes(), type=Launch)
     except (FileNotFoundError, msgspec.DecodeError) as error:
         raise errors.StackError(f"cannot read {where.launch}: {error}; run `kci up` again") from error
+
+
+def read_place(where: layout.Layout) -> typed.Place:
+    """How commands about the stack of a folder are typed; whatever the folder's files are like."""
+    try:
+        return typed.Place(read_launch(where).settings)
+    except errors.StackError:
+        return typed.Place(settings.Settings(state_dir=str(where.root)))
 
 
 def restore_launch(where: layout.Layout) -> None:

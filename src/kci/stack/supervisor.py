@@ -346,12 +346,17 @@ class Supervisor:
             leftovers = (*parts.STOP_BEFORE_DRAIN, *parts.STOP_AFTER_DRAIN)
             problems = await teardown.stop_processes(self._account, leftovers)
         await tasks.in_thread(record.restore_launch, self._where)
+        place = await tasks.in_thread(record.read_place, self._where)
         why = str(failure or f"the supervisor ended by a fault of its own: {self._where.log('supervisor')}")
         self._account.update(
             state=record.StackState.FAILED,
             supervisor=None,
             failure="; ".join(
-                [why, *problems, "its pods go on: `kci up` takes them up again, `kci down` ends them"]
+                [
+                    why,
+                    *problems,
+                    f"its pods go on: `{place.up}` takes them up again, `{place.kci('down')}` ends them",
+                ]
             ),
             failure_log=failure.log_tail if failure else (),
         )
