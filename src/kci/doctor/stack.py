@@ -46,7 +46,7 @@ class Questions:
         return findings.judge_reserved(await self.service.subnets(), reserved, self.place)
 
     async def certificates(self) -> examination.Found:
-        """No certificate of the state folder has ended, or ends within 30 days."""
+        """No certificate of the state folder has ended, or ends within 30 days (half of a shorter life)."""
         seen = await threads.in_thread(facts.certificates, self.prepared.where)
         return findings.judge_certificates(seen, clock.SystemClock().now(), self.place)
 

@@ -79,7 +79,7 @@ def test_certificates_are_told_one_by_one_where_they_are_not_well():
         [
             certificate("well"),
             certificate("ended", end=NOW),
-            certificate("soon", end=NOW + 29 * DAY),
+            certificate("soon", NOW - 300 * DAY, NOW + 29 * DAY),
             certificate("early", begin=NOW + DAY),
             certificate("broken", None, None, "no PEM"),
         ],
@@ -90,6 +90,13 @@ def test_certificates_are_told_one_by_one_where_they_are_not_well():
     assert "kci down && kci up" in found[0].remedy
     assert "the clock was set back" in found[2].text
     assert "no PEM" in found[3].text
+
+
+def test_a_short_life_is_told_once_a_start_would_renew_it():
+    for age, level in ((10, WELL), (20, WARNING)):
+        begin = NOW - age * DAY
+        (found,) = stack.judge_certificates([certificate("a", begin, begin + 30 * DAY)], NOW, HERE)
+        assert found.level is level
 
 
 def test_missing_addresses_routes_and_forwarding_are_told_with_the_command_that_brings_them_back():

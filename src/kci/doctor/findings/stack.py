@@ -135,7 +135,8 @@ def judge_certificates(
                     "timedatectl set-ntp true",
                 )
             )
-        elif one.end - now < EXPIRES_SOON:
+        # A start makes what a given cluster issued for less anew from half of its life.
+        elif one.end - now < min(EXPIRES_SOON, (one.end - one.begin) / 2):
             found.append(finding.warning(f"{one.file} ends on {one.end:%Y-%m-%d}", renew))
         else:
             ends.append(one.end)
