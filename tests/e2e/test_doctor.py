@@ -63,12 +63,10 @@ def examine_cluster(line, env_file, *flags, kubeconfig=None):
 
 
 def shell(line, command):
-    """What the doctor says to type, typed where its user is."""
+    """What the doctor says to type, typed where its user is: on the machine."""
     bin_dir = pathlib.Path(sys.executable).parent
     script = f"export PATH={bin_dir}:$PATH KUBECONFIG={line.kubeconfig}; {command}"
-    done = subprocess.run(
-        line.inside("sh", "-c", script), capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -113,8 +111,8 @@ def test_what_is_broken_around_a_running_stack_is_found_and_mended_by_what_is_to
         line.kubectl("cordon", NODE)
         line.kubectl("taint", "node", NODE, "virtual-kubelet.io/provider-")
         line.kubectl("delete", "clusterrolebinding", f"kci-node-proxier-{NODE}")
-        shell(line, "sysctl -w net.ipv4.ip_forward=0")
-        shell(line, f"ip route del unreachable {service_range}")
+        shell(line, " ".join(line.inside("sysctl", "-w", "net.ipv4.ip_forward=0")))
+        shell(line, " ".join(line.inside("ip", "route", "del", "unreachable", service_range)))
         certificate = where.pki / "scheduler.crt"
         mended.callback(certificate.write_bytes, certificate.read_bytes())
         certificate.write_bytes(ended(certificate.read_bytes()))

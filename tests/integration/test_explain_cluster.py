@@ -63,6 +63,66 @@ async def test_pod_events_node_and_waiting_requests_are_gathered(admin, namespac
     assert found[:2] == ["NodeNotReady", "CertificateWaits"]
 
 
+@contextlib.asynccontextmanager
+async def unbound_pod(admin, namespace):
+    """For which a scheduler has found nothing, in a cluster with this ordinary node."""
+    body = {"metadata": {"name": "web"}, "spec": {"containers": [{"name": "main", "image": "busybox"}]}}
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    await admin.create(resources.PODS, body, namespace=namespace)
+    await admin.create(resources.NODES, {"metadata": {"name": f"{namespace}-ordinary"}})
+    try:
+        status = {"status": {"conditions": [unscheduled]}}
+        yield await admin.patch(resources.PODS, "web", status, namespace=namespace, subresource="status")
+    finally:
+        await admin.delete(resources.PODS, "web", namespace=namespace, grace_period_s=0)
+        await admin.delete(resources.NODES, f"{namespace}-ordinary")
+
+
+@contextlib.asynccontextmanager
+async def asked_for(admin, node_name):
+    """A request for the identity of a node that nobody has approved."""
+    identity, _ = signing_requests.plan(node_name, "10.0.0.1")
+    sent = signing_requests.request_pem(signing_requests.new_key(), identity)
+    await admin.create(
+        resources.CERTIFICATE_SIGNING_REQUESTS, signing_requests.to_object(f"{node_name}-csr", identity, sent)
+    )
+    try:
+        yield f"{node_name}-csr"
+    finally:
+        await admin.delete(resources.CERTIFICATE_SIGNING_REQUESTS, f"{node_name}-csr")
+
+
+async def test_a_pod_without_a_node_is_told_of_a_virtual_node_that_waits_for_its_identity(
+    admin, namespace, api_server
+):
+    async with (
+        unbound_pod(admin, namespace),
+        asked_for(admin, f"{namespace}-virtual") as name,
+        # The request of a node that is there is none of what the pod waits for.
+        asked_for(admin, f"{namespace}-ordinary"),
+    ):
+        known = await gather.of_cluster(api_server.admin, namespace, "web")
+    assert (known.unknown, known.nodes) == ((), ())
+    assert [one.metadata.name for one in known.requests] == [name]
+    assert [one.reason for one in reasons.explain(known)] == ["Unschedulable", "CertificateWaits"]
+
+
+async def test_a_pod_without_a_node_is_told_of_the_requests_of_virtual_nodes_that_there_are(
+    admin, namespace, api_server
+):
+    node = {"metadata": {"name": NODE, "labels": {"type": "virtual-kubelet"}}}
+    async with unbound_pod(admin, namespace):
+        await admin.create(resources.NODES, node)
+        try:
+            async with asked_for(admin, NODE) as name, asked_for(admin, f"{namespace}-other"):
+                known = await gather.of_cluster(api_server.admin, namespace, "web")
+        finally:
+            await admin.delete(resources.NODES, NODE)
+    assert [one.metadata.name for one in known.requests] == [name]
+    found = [one.reason for one in reasons.explain(known)]
+    assert found == ["Unschedulable", "NodeNotReady", "CertificateWaits"]
+
+
 async def test_who_may_not_see_nodes_is_told_so_and_the_rest(admin, namespace, api_server):
     role = {
         "metadata": {"name": f"{namespace}-reader"},

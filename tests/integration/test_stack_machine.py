@@ -157,7 +157,10 @@ print(json.dumps([str(one) for one in prepare().reserved]))
 
 
 def warnings(netns):
-    code = "from kci.stack import otherfirewalls\nprint(json.dumps(otherfirewalls.find_warnings('kci-test')))"
+    code = (
+        "from kci.stack import otherfirewalls, typed\n"
+        "print(json.dumps(otherfirewalls.find_warnings('kci-test', typed.USUAL)))"
+    )
     return json.loads(inside(netns, code))
 
 

@@ -10,7 +10,7 @@ import rich.console
 import rich.live
 
 from kci.cli import table
-from kci.stack import lifecycle, record, settings
+from kci.stack import lifecycle, record
 
 DOWN_TIMEOUT_S = 300.0
 INTERRUPTED = 130
@@ -49,21 +49,21 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 def show_up(run: lifecycle.Run, *, stay: bool) -> int:
     """Follow a start; with `stay`, also what comes after it, until Ctrl-C. Returns the exit code."""
-    console = rich.console.Console(highlight=False)
+    console, place = rich.console.Console(highlight=False), record.read_place(run.where)
     if run.process is None:
         console.print(
-            "It runs already, with other settings; `kci down` first to change them."
+            f"It runs already, with other settings; `{place.kci('down')}` first to change them."
             if run.differs
-            else "It runs already."
+            else "It runs already.",
+            markup=False,
+            soft_wrap=True,
         )
     interrupted = INTERRUPTED
     try:
         state = _follow(console, run, until=record.StackState.READY)
         if state.state is not record.StackState.READY:
             return _tell_end(console, state)
-        _print(
-            console, table.plan_summary(state, state_dir=str(run.where.root), default_state_dir=_default())
-        )
+        _print(console, table.plan_summary(state, state_dir=str(run.where.root)))
         if not stay or run.process is None:
             return 0
         console.print("Ctrl-C stops it.")
@@ -82,7 +82,8 @@ def _show_interrupt(console: rich.console.Console, run: lifecycle.Run) -> int:
     try:
         return _tell_end(console, _follow(console, run, timeout_s=DOWN_TIMEOUT_S))
     except KeyboardInterrupt:
-        console.print("It goes on stopping without us; `kci status` shows how far it is.")
+        status = record.read_place(run.where).kci("status")
+        _print(console, [f"It goes on stopping without us; `{status}` shows how far it is."])
         return INTERRUPTED
 
 
@@ -189,7 +190,3 @@ def _tell_end(console: rich.console.Console, state: record.State) -> int:
 def _print(console: rich.console.Console, lines: list[str]) -> None:
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
-
-
-def _default() -> str:
-    return str(settings.DEFAULT_STATE_DIR)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich import table, text
 
-from kci.stack import record
+from kci.stack import record, settings, typed
 
 _STYLES = {
     record.PartState.WAITING: "dim",
@@ -75,10 +75,9 @@ def plan_news(before: record.State | None, now: record.State) -> list[str]:
     return lines
 
 
-def plan_summary(state: record.State, *, state_dir: str, default_state_dir: str) -> list[str]:
+def plan_summary(state: record.State, *, state_dir: str) -> list[str]:
     """What a user needs to know of a stack that is ready, and what to try first."""
-    enter = f"nsenter --net=/run/netns/{state.netns} " if state.netns else ""
-    option = "" if state_dir == default_state_dir else f" --state-dir {state_dir}"
+    place = typed.Place(settings.Settings(state_dir=state_dir, netns=state.netns))
     took = "" if state.started_in_s is None else f" after {state.started_in_s:.1f} s"
     return [
         f"The stack is ready{took}: node {state.node_name} at {state.gateway}",
@@ -87,9 +86,9 @@ def plan_summary(state: record.State, *, state_dir: str, default_state_dir: str)
         *_plan_warnings(state),
         "",
         "Try:",
-        f"  export KUBECONFIG=$(kci kubeconfig{option})",
-        f"  {enter}kubectl get nodes,pods -A -o wide",
-        f"  kci status{option}",
+        f"  export KUBECONFIG=$({place.kci('kubeconfig')})",
+        f"  {place.inside('kubectl get nodes,pods -A -o wide')}",
+        f"  {place.kci('status')}",
     ]
 
 

@@ -40,7 +40,7 @@ def _questions(
         of_kci = kci.Questions(service, told)
     questions = examination.of(machine.AREA, of_machine, machine.ALL, why=why.machine)
     if found is not None:
-        questions.append(stack.of_supervisor(found.where, found.supervisor, found.problem))
+        questions.append(stack.of_supervisor(found.place, found.supervisor, found.problem))
     questions += examination.of(stack.AREA, of_stack, stack.ALL, why=why.stack)
     questions += examination.of(
         cluster.AREA, of_cluster, cluster.ALL, why=why.cluster, limit_s=cluster.LIMIT_S

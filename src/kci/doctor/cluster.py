@@ -46,7 +46,7 @@ class Questions:
             if seen.obstacle is None:
                 return finding.wrong(
                     f"{WHAT} {seen.place} takes connections and does not answer: {error}",
-                    "see whether it is ready: kubectl get --raw /readyz",
+                    f"see whether it is ready: {self.node.place.inside('kubectl get --raw /readyz')}",
                 )
             return connection.judge_reach(seen, WHAT, now, remedies=_REMEDIES)
 
@@ -71,7 +71,9 @@ class Questions:
     async def requests(self) -> examination.Found:
         """No certificate request of the node waits for approval, or came to nothing."""
         account = (await self.cluster.account()).name
-        return findings.judge_requests(await self.cluster.signing_requests(), self.name, account)
+        return findings.judge_requests(
+            await self.cluster.signing_requests(), self.name, account, self.node.place
+        )
 
     async def rights_of_node(self) -> examination.Found:
         """What the node's user must be allowed."""
@@ -104,7 +106,10 @@ class Questions:
         await self._check_form()
         denied = await self.cluster.denied_to_node(self.name, [findings.to_services()])
         return findings.judge_services(
-            signing_requests.user_of(self.name), may=not denied, is_needed=self.node.settings.kube_proxy
+            signing_requests.user_of(self.name),
+            self.node.place,
+            may=not denied,
+            is_needed=self.node.settings.kube_proxy,
         )
 
     async def _check_form(self) -> None:

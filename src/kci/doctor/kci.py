@@ -21,7 +21,6 @@ _INTERNAL = (
     "the internal endpoint answers in Kingsoft Cloud's own network alone: ask from there, or leave "
     "KCI_REQUEST_INTERNAL out"
 )
-_OTHERS = "correct KCI_ENDPOINT, and see that the service runs: kci status"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +34,8 @@ class Questions:
         if self.node.settings.endpoint == node_settings.INTERNAL_ENDPOINT:
             remedies = dict.fromkeys(connection.Obstacle, _INTERNAL)
         elif self.node.settings.endpoint != node_settings.PUBLIC_ENDPOINT:
-            remedies = {connection.Obstacle.NAME: _OTHERS, connection.Obstacle.REFUSED: _OTHERS}
+            others = f"correct KCI_ENDPOINT, and see that the service runs: {self.node.place.kci('status')}"
+            remedies = {connection.Obstacle.NAME: others, connection.Obstacle.REFUSED: others}
         return connection.judge_reach(await self._try(), WHAT, clock.SystemClock().now(), remedies=remedies)
 
     async def clock(self) -> examination.Found:
@@ -48,15 +48,17 @@ class Questions:
 
     async def temporary_keys(self) -> examination.Found:
         """Temporary keys stand where they should, and have not ended."""
-        return findings.judge_temporary(await self.service.temporary_keys(), clock.SystemClock().now())
+        return findings.judge_temporary(
+            await self.service.temporary_keys(), clock.SystemClock().now(), self.node.place
+        )
 
     async def subnet(self) -> examination.Found:
         """The service has the subnet of `KCI_SUBNET_ID`, and it has free addresses."""
-        return findings.judge_subnet(await self.service.networks())
+        return findings.judge_subnet(await self.service.networks(), self.node.place)
 
     async def security_groups(self) -> examination.Found:
         """It has those of `KCI_SECURITY_GROUP_IDS`, in the subnet's VPC."""
-        return findings.judge_security_groups(await self.service.networks())
+        return findings.judge_security_groups(await self.service.networks(), self.node.place)
 
     async def _try(self) -> connection.Connection:
         return await threads.in_thread(connections.try_url, connections.url_of(self.node.settings.endpoint))

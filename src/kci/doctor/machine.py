@@ -9,7 +9,7 @@ from kci.doctor import examination, threads
 from kci.doctor.facts import machine as facts
 from kci.doctor.findings import finding
 from kci.doctor.findings import machine as findings
-from kci.stack import commands, layout, probes, settings
+from kci.stack import commands, layout, probes, settings, typed
 
 AREA = "machine"
 
@@ -19,9 +19,13 @@ class Questions:
     where: layout.Layout
     asked: settings.Settings
 
+    @property
+    def place(self) -> typed.Place:
+        return typed.Place(self.asked)
+
     async def privileges(self) -> examination.Found:
         """We are root."""
-        return findings.judge_privileges(facts.user_id())
+        return findings.judge_privileges(facts.user_id(), self.place)
 
     async def programs(self) -> examination.Found:
         """The programs that `kci up` calls are installed."""
@@ -34,9 +38,7 @@ class Questions:
 
     async def cgroups(self) -> examination.Found:
         """Version, controllers `cpu`, `memory` and `pids`, and both versions mounted at once."""
-        seen = await threads.in_thread(facts.cgroup_facts)
-        own = self.asked.own_containerd
-        return findings.judge_cgroups(seen, own_containerd=own, handler=self.asked.runtime.value)
+        return findings.judge_cgroups(await threads.in_thread(facts.cgroup_facts), self.place)
 
     async def containerd(self) -> examination.Found:
         """The container runtime is there: containerd, and crun or runc, in versions that do."""
@@ -68,12 +70,12 @@ class Questions:
     async def firewalls(self) -> examination.Found:
         """No firewall of others drops pods' traffic."""
         _demand_root()
-        return findings.judge_firewalls(await threads.in_thread(facts.firewalls, self.where))
+        return findings.judge_firewalls(await threads.in_thread(facts.firewalls, self.where, self.place))
 
     async def ranges(self) -> examination.Found:
         """No route of the machine is in the way of the ranges of pods and Services."""
         problem, pods, services = await threads.in_thread(facts.ranges, self.where, self.asked)
-        return findings.judge_ranges(problem, pods=pods, services=services)
+        return findings.judge_ranges(problem, self.place, pods=pods, services=services)
 
 
 def _demand_root() -> None:

@@ -50,7 +50,7 @@ class Questions:
 
     async def ready(self) -> examination.Found:
         """The Node object is there, is a virtual node's, and is Ready; its other conditions."""
-        return findings.judge_node(await self._get_node(), self.name, log=self.node.log)
+        return findings.judge_node(await self._get_node(), self.name, self.node.place, log=self.node.log)
 
     async def heartbeat(self) -> examination.Found:
         """Its Lease is fresh, and somebody holds it."""
@@ -77,14 +77,14 @@ class Questions:
             version=kci.__version__,
             taints=settings.taints,
         )
-        return findings.judge_taints(seen, wanted)
+        return findings.judge_taints(seen, wanted, self.node.place)
 
     async def kubelet_api(self) -> examination.Found:
         """The API server reaches its port 10250."""
         if await self._get_node() is None:
             raise finding.NotAtHandError(f"there is no node {self.name}")
         answer, problem = await self.cluster.healthz_of_node(self.name)
-        return findings.judge_proxy(answer, problem, self.name, log=self.node.log)
+        return findings.judge_proxy(answer, problem, self.name, self.node.place, log=self.node.log)
 
     async def serving_certificate(self) -> examination.Found:
         """What it serves there with is good: end, names, signer."""
@@ -93,7 +93,7 @@ class Questions:
         try:
             found = await threads.in_thread(connections.read_certificate, address, port)
         except OSError as error:
-            return findings.judge_unserved(place, str(error))
+            return findings.judge_unserved(place, str(error), self.node.place)
         if found is None:
             raise finding.NotAtHandError(f"the kubelet API {place} is not reached from here")
         served = findings.Served(
@@ -102,7 +102,9 @@ class Questions:
             _is_of(found, self.cluster.config.ca_pem),
         )
         expected = (self.name, address)
-        return findings.judge_served(served, expected=expected, now=clock.SystemClock().now())
+        return findings.judge_served(
+            served, self.node.place, expected=expected, now=clock.SystemClock().now()
+        )
 
     async def server_of_instances(self) -> examination.Found:
         """The API server's address that instances are given, and its certificate."""
@@ -130,7 +132,7 @@ class Questions:
         if not self.node.is_told:
             raise finding.NotAtHandError(subjects.NOT_TOLD)
         if not settings.cluster_dns:
-            return dns.judge_none()
+            return dns.judge_none(self.node.place)
         name = f"kubernetes.default.svc.{settings.cluster_domain}"
         service_address = await self._find_dns_service()
         found = []
@@ -139,7 +141,7 @@ class Questions:
                 found.append(dns.judge_cluster_ip(address))
             else:
                 reply = await threads.in_thread(dns_facts.ask, address, name)
-                found.append(dns.judge_reply(reply, name=name, is_here=self.is_here))
+                found.append(dns.judge_reply(reply, self.node.place, name=name, is_here=self.is_here))
         return found
 
     async def _get_node(self) -> models.Node | None:

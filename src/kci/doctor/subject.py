@@ -11,7 +11,7 @@ import pathlib
 import urllib.parse
 from collections.abc import Mapping, Sequence
 
-from kci.doctor.facts import machine, stack
+from kci.doctor.facts import stack
 from kci.doctor.findings import cluster as cluster_findings
 from kci.doctor.findings import stack as findings
 from kci.kit import errors
@@ -19,7 +19,7 @@ from kci.kube import config as configs
 from kci.provider import flags as node_flags
 from kci.provider import kubeconfig as handed
 from kci.provider import settings as node_settings
-from kci.stack import layout, namespaces, parts, preparation, programs, record
+from kci.stack import layout, namespaces, parts, preparation, programs, record, typed
 from kci.stack import settings as stack_settings
 
 # What an environment has that is a virtual node's.
@@ -54,6 +54,10 @@ class Stack:
     # Why the folder cannot be used.
     problem: str = ""
 
+    @property
+    def place(self) -> typed.Place:
+        return typed.Place(self.asked)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Node:
@@ -71,8 +75,9 @@ class Node:
     unread_config: str = ""
     # Where it runs its address is filled in; elsewhere nobody may know it.
     knows_address: bool = True
-    # How one sees what the program says.
+    # How one sees what the program says, and types the rest.
     log: str = ""
+    place: typed.Place = typed.USUAL
 
     @property
     def why_not_itself(self) -> str:
@@ -125,17 +130,17 @@ def of_stack(state_dir: pathlib.Path) -> Subject:
         return _without_cluster(broken, f"the state folder {where.root} cannot be used")
     found = Stack(where=where, asked=asked, supervisor=supervisor)
     if choices is None or not where.identity.exists() or not findings.is_up(supervisor):
-        return _without_cluster(found, f"no stack runs in {where.root} (kci up)")
+        return _without_cluster(found, f"no stack runs in {where.root} ({found.place.up})")
     _enter(supervisor)
     try:
         prepared = _prepare(where, asked, choices)
         found = dataclasses.replace(found, prepared=prepared)
         administrator = preparation.administrator(prepared)
-    except (errors.UserError, OSError) as error:
+    except (errors.UserError, OSError, UnicodeDecodeError) as error:
         return _without_cluster(found, f"its administrator's access is not there: {error}")
     node = _node_of_stack(prepared, administrator)
     if node is None:
-        return _without_cluster(found, "the stack's node has no identity yet: kci status")
+        return _without_cluster(found, f"the stack's node has no identity yet: {found.place.kci('status')}")
     return Subject(stack=found, cluster=administrator, node=node, is_here=True)
 
 
@@ -216,7 +221,7 @@ def _prepare(
         where,
         asked,
         stack_settings.read_machine(),
-        machine.kept_ranges(choices),
+        preparation.kept_ranges(choices),
         choices,
         record.read_or_make_identity(where),
         binaries=None,
@@ -241,4 +246,5 @@ def _node_of_stack(prepared: preparation.Prepared, administrator: configs.Cluste
         config=configs.load(kubeconfig),
         problems=tuple(problems),
         log=f"tail {prepared.where.log(parts.Part.VIRTUAL_KUBELET)}",
+        place=typed.Place(prepared.asked),
     )

@@ -20,6 +20,7 @@ from kci.kit import environment, secret
 from kci.kube import errors
 
 SERVICE_ACCOUNT_DIRECTORY = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_ANEW = "get it anew from where it came"
 # The C loader is an order of magnitude faster; PyYAML is built without it on some machines.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNSUPPORTED_USER = {
@@ -56,7 +57,10 @@ def load(path: pathlib.Path) -> ClusterConfig:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise errors.KubeconfigError(f"cannot read the kubeconfig {path}: {error}") from error
-    return _parse(text, directory=path.absolute().parent)
+    try:
+        return _parse(text, directory=path.absolute().parent)
+    except errors.KubeconfigError as error:
+        raise errors.KubeconfigError(f"{error} (in {path})") from error
 
 
 def in_cluster(variables: Mapping[str, str] | None = None) -> ClusterConfig:
@@ -148,14 +152,18 @@ def _document(text: str) -> Mapping[str, Any]:
         try:
             text = base64.b64decode(text, validate=False).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
-            raise errors.KubeconfigError("cannot read a kubeconfig: neither YAML nor base64") from error
+            raise errors.KubeconfigError(
+                f"cannot read a kubeconfig: neither YAML nor base64; {_ANEW}"
+            ) from error
     try:
         document = yaml.load(text, Loader=_LOADER)  # noqa: S506  (a safe loader)
     except yaml.YAMLError as error:
         # YAML's own text quotes the lines, which may hold a key.
-        raise errors.KubeconfigError("cannot read a kubeconfig: it is no YAML") from error
+        raise errors.KubeconfigError(f"cannot read a kubeconfig: it is no YAML; {_ANEW}") from error
     if not isinstance(document, dict):
-        raise errors.KubeconfigError("cannot read a kubeconfig: it is no mapping with clusters and users")
+        raise errors.KubeconfigError(
+            f"cannot read a kubeconfig: it is no mapping with clusters and users; {_ANEW}"
+        )
     return document
 
 

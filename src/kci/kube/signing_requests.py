@@ -191,13 +191,13 @@ def renewal(pair: Pair, *, since: datetime.datetime | None, share: float) -> dat
     return begin + (certificate.not_valid_after_utc - begin) * share
 
 
-def is_of_node(asked: models.CertificateSigningRequest, node_name: str) -> bool:
-    """Whether it asks for a certificate of this node, whoever sent it."""
+def node_of(asked: models.CertificateSigningRequest) -> str:
+    """The node whose certificate it asks for, whoever sent it; empty if it is none of a node's."""
     if asked.spec.signer_name not in {CLIENT_SIGNER, SERVING_SIGNER}:
-        return False
+        return ""
     try:
         request = x509.load_pem_x509_csr(base64.b64decode(asked.spec.request))
     except ValueError:
-        return False
-    names = request.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    return [str(name.value) for name in names] == [user_of(node_name)]
+        return ""
+    names = [str(name.value) for name in request.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
+    return names[0].removeprefix(USER_PREFIX) if len(names) == 1 and names[0].startswith(USER_PREFIX) else ""

@@ -20,8 +20,9 @@ from kci.kit import files, pki
 
 AUTHORITY_LIFE = datetime.timedelta(days=3650)
 LIFE = datetime.timedelta(days=365)
-# A stack that runs for months is not renewed meanwhile, so its start renews early.
-RENEW_BEFORE = datetime.timedelta(days=120)
+# A stack that runs for months is not renewed meanwhile: what its start keeps lives until the next start, if
+# that is no later than this (docs/operations.md).
+START_EVERY = datetime.timedelta(days=180)
 # Clocks of machines that joined a moment ago may be behind.
 BACKDATE = datetime.timedelta(minutes=5)
 
@@ -122,7 +123,7 @@ def fits(
     certificate: x509.Certificate, leaf: Leaf, authority: x509.Certificate, now: datetime.datetime
 ) -> bool:
     """Whether a certificate still is what the plan says, from this authority, and lives long enough."""
-    if certificate.not_valid_after_utc - now < RENEW_BEFORE or certificate.not_valid_before_utc > now:
+    if certificate.not_valid_after_utc - now < START_EVERY or certificate.not_valid_before_utc > now:
         return False
     return pki.is_issued_by(certificate, authority) and is_for(certificate, leaf)
 
@@ -153,7 +154,7 @@ def issue(leaf: Leaf, issuer: Issuer, now: datetime.datetime) -> Issuer:
 
 def _ensure_authority(folder: pathlib.Path, authority: Authority, now: datetime.datetime) -> Issuer:
     kept = _load(folder, authority.name)
-    if kept and kept.certificate.not_valid_after_utc - now > RENEW_BEFORE:
+    if kept and kept.certificate.not_valid_after_utc - now >= START_EVERY:
         return kept
     key = pki.new_key()
     subject = x509.Name([x509.NameAttribute(oid.NameOID.COMMON_NAME, authority.common_name)])

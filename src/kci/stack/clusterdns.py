@@ -6,12 +6,10 @@ EndpointSlice that leads to the gateway address, so it needs no pod.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import structlog
 
-from kci.kube import client as kube
 from kci.kube import config, resources
 from kci.kube import errors as kube_errors
 from kci.stack import addresses, clusterobjects, coredns, errors
@@ -23,7 +21,6 @@ NAMESPACE, SERVICE = "kube-system", "kube-dns"
 SLICE = "kube-dns-kci"
 # Which of the service range's addresses is the DNS': kubeadm's.
 NUMBER = 10
-TIMEOUT_S = 30.0
 
 
 def role() -> dict[str, Any]:
@@ -71,7 +68,7 @@ def _ports() -> list[dict[str, Any]]:
 
 async def ensure(administrator: config.ClusterConfig, *, services: addresses.Network, gateway: str) -> None:
     """Have all of it in the cluster. A Service of that name that somebody else made is left as it is."""
-    async with asyncio.timeout(TIMEOUT_S), kube.Client(administrator, user_agent="kci-stack") as client:
+    async with clusterobjects.opened(administrator, "set up the cluster's DNS") as client:
         await clusterobjects.apply(client, resources.CLUSTER_ROLES, role())
         await clusterobjects.apply(client, resources.CLUSTER_ROLE_BINDINGS, binding())
         try:
@@ -96,7 +93,7 @@ async def ensure(administrator: config.ClusterConfig, *, services: addresses.Net
 async def find(administrator: config.ClusterConfig) -> str:
     """The address of the cluster's DNS service; empty if it has none by the usual name."""
     try:
-        async with asyncio.timeout(TIMEOUT_S), kube.Client(administrator, user_agent="kci-stack") as client:
+        async with clusterobjects.opened(administrator, "find the cluster's DNS") as client:
             found = await client.get(resources.SERVICES, SERVICE, namespace=NAMESPACE)
     except kube_errors.NotFoundError:
         return ""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from kci.kube import client as kube
-from kci.kube import errors, resources
+from kci.kube import config, resources
+from kci.kube import errors as kube_errors
+from kci.stack import errors
 
 MANAGER = "kci-stack"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 OURS: Mapping[str, str] = {MANAGED_BY: MANAGER}
 RBAC = "rbac.authorization.k8s.io"
 INTERVAL_S = 0.05
+TIMEOUT_S = 30.0
 
 
 def is_ours(labels: Mapping[str, str]) -> bool:
@@ -53,6 +57,21 @@ def endpoint_slice(name: str, *, service: str, address: str, ports: list[dict[st
     }
 
 
+@contextlib.asynccontextmanager
+async def opened(
+    administrator: config.ClusterConfig, what: str, *, timeout_s: float = TIMEOUT_S
+) -> AsyncIterator[kube.Client]:
+    """A client for what is done in the cluster at a start; StackError that names it if it takes too long."""
+    try:
+        async with asyncio.timeout(timeout_s), kube.Client(administrator, user_agent="kci-stack") as client:
+            yield client
+    except TimeoutError as error:
+        raise errors.StackError(
+            f"cannot {what} within {timeout_s:g} s: the API server {administrator.server} answers too "
+            "slowly; see its log and whether the machine is busy, and start again"
+        ) from error
+
+
 async def apply(
     client: kube.Client, resource: resources.Resource[Any], body: Mapping[str, Any], *, namespace: str = ""
 ) -> None:
@@ -70,7 +89,7 @@ async def apply(
                 field_manager=MANAGER,
                 force=True,
             )
-        except errors.NotFoundError:
+        except kube_errors.NotFoundError:
             if not namespace:
                 raise
             await asyncio.sleep(INTERVAL_S)

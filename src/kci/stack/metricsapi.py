@@ -7,7 +7,6 @@ namespace's end, so it goes when the stack starts without metrics-server.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import dataclasses
@@ -17,8 +16,9 @@ from typing import Any
 import structlog
 
 from kci.kube import client as kube
-from kci.kube import config, errors, resources
-from kci.stack import clusterobjects, metricsserver
+from kci.kube import config, resources
+from kci.kube import errors as kube_errors
+from kci.stack import clusterobjects, errors, metricsserver
 
 log = structlog.get_logger(__name__)
 # Who metrics-server is to the cluster, and what it may do; the names are those of its own manifests.
@@ -31,7 +31,6 @@ API_SERVICE = f"{VERSION}.{GROUP}"
 # By which name the API server asks for its certificate.
 SERVER_NAME = f"{SERVICE}.{NAMESPACE}.svc"
 PORT, PORT_NAME = 443, "https"
-TIMEOUT_S = 30.0
 
 
 def role() -> dict[str, Any]:
@@ -88,7 +87,7 @@ def api_service(authority_pem: str) -> dict[str, Any]:
 
 async def ensure(administrator: config.ClusterConfig, *, gateway: str, port: int) -> None:
     """Have all of it in the cluster. If somebody else has made any of it, nothing is touched."""
-    async with asyncio.timeout(TIMEOUT_S), kube.Client(administrator, user_agent="kci-stack") as client:
+    async with clusterobjects.opened(administrator, "make metrics-server known to the cluster") as client:
         if theirs := [str(one) for one in OBJECTS if await one.owner(client) is _Owner.OTHERS]:
             log.warning("the cluster has metrics of its own, left as they are", objects=theirs)
             return
@@ -110,12 +109,12 @@ async def remove(administrator: config.ClusterConfig) -> None:
     no more: nobody asked for metrics.
     """
     try:
-        async with asyncio.timeout(TIMEOUT_S), kube.Client(administrator, user_agent="kci-stack") as client:
+        async with clusterobjects.opened(administrator, "take metrics-server from the cluster") as client:
             for one in OBJECTS:
                 if await one.owner(client) is _Owner.US:
                     await one.delete(client)
-    except (errors.KubeError, TimeoutError) as error:
-        log.warning("what leads to metrics-server is left in the cluster", error=str(error) or repr(error))
+    except (kube_errors.KubeError, errors.StackError) as error:
+        log.warning("what leads to metrics-server is left in the cluster", error=str(error))
 
 
 class _Owner(enum.Enum):
@@ -136,13 +135,13 @@ class _Object:
     async def owner(self, client: kube.Client) -> _Owner:
         try:
             found = await client.get(self.resource, self.name, namespace=self.namespace)
-        except errors.NotFoundError:
+        except kube_errors.NotFoundError:
             return _Owner.NOBODY
         is_ours = clusterobjects.is_ours(clusterobjects.labels_of(found))
         return _Owner.US if is_ours else _Owner.OTHERS
 
     async def delete(self, client: kube.Client) -> None:
-        with contextlib.suppress(errors.NotFoundError):
+        with contextlib.suppress(kube_errors.NotFoundError):
             await client.delete(self.resource, self.name, namespace=self.namespace)
 
 

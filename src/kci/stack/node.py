@@ -2,7 +2,8 @@
 
 The node gets a client certificate `system:node:<name>` and a serving certificate by signing requests,
 which the stack approves after it has checked that they are its own: Kubernetes never approves
-serving certificates by itself. Both are kept while they are valid long enough.
+serving certificates by itself. Both are kept while they are valid long enough; while the stack runs nobody
+renews them.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ LEASE_NAMESPACE = "kube-node-lease"
 ISSUE_TIMEOUT_S = 30.0
 INTERVAL_S = 0.05
 LOOK_UP_S = 5.0
-# The share of its life after which a certificate is asked for anew at the next start.
-RENEW_AT = 0.6
+# The share of its life after which a certificate is asked for anew at the next start. Of a year, which our
+# own control plane gives, more than certificates.START_EVERY is left then. A given cluster may give less.
+RENEW_AT = 0.5
 
 
 async def ensure_identity(

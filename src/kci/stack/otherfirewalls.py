@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kci.kit import nft
+from kci.stack import typed
 
 # What the names of pods' links begin with (kcilet/drivers/network/cni.py), for nft and for iptables.
 PODS, PODS_OF_IPTABLES = "kv*", "kv+"
@@ -45,7 +46,7 @@ class Chain:
     docker_user: Sequence[Any] = ()
 
 
-def find_warnings(bridge: str) -> tuple[str, ...]:
+def find_warnings(bridge: str, place: typed.Place) -> tuple[str, ...]:
     """In words, what on this machine may drop pods' traffic, and what can be done. Blocking."""
     try:
         kernel = nft.Nft()
@@ -62,16 +63,21 @@ def find_warnings(bridge: str) -> tuple[str, ...]:
         legacy = LEGACY_TABLES.read_text().split()
     except FileNotFoundError:
         legacy = []
-    return tuple(plan_warnings(chains, firewalld=firewalld, legacy_tables=legacy, bridge=bridge))
+    return tuple(plan_warnings(chains, firewalld=firewalld, legacy_tables=legacy, bridge=bridge, place=place))
 
 
 def plan_warnings(
-    chains: Iterable[Chain], *, firewalld: Sequence[Any], legacy_tables: Sequence[str], bridge: str
+    chains: Iterable[Chain],
+    *,
+    firewalld: Sequence[Any],
+    legacy_tables: Sequence[str],
+    bridge: str,
+    place: typed.Place,
 ) -> list[str]:
     """`firewalld` is what is in firewalld's table. Pure."""
     found = [
         f"the chain {chain.name} of the table {chain.family} {chain.table} drops what it does not know, "
-        f"and so pods' traffic; {_remedy(chain)} ({HOW_TO})"
+        f"and so pods' traffic; {_remedy(chain, place)} ({HOW_TO})"
         for chain in chains
         if _closes(chain) and not _is_open(chain)
     ]
@@ -82,21 +88,23 @@ def plan_warnings(
             f"{bridge}, and `firewall-cmd --reload` ({HOW_TO})"
         )
     if "filter" in legacy_tables:
+        legacy = ("iptables-legacy -S FORWARD", "iptables-legacy -S INPUT")
         found.append(
             "there are rules of iptables-legacy, and whether they drop pods' traffic cannot be told: "
-            f"see `iptables-legacy -S FORWARD` and `iptables-legacy -S INPUT` ({HOW_TO})"
+            f"see {' and '.join(f'`{place.inside(one)}`' for one in legacy)} ({HOW_TO})"
         )
     return found
 
 
-def _remedy(chain: Chain) -> str:
+def _remedy(chain: Chain, place: typed.Place) -> str:
     sides = ("i", "o") if chain.hook == "forward" else ("i",)
     if chain.family == "ip" and chain.name in {"FORWARD", "INPUT"}:
         into = DOCKER_USER if chain.has_docker_user and chain.hook == "forward" else chain.name
-        texts = [f"`iptables -I {into} -{side} {PODS_OF_IPTABLES} -j ACCEPT`" for side in sides]
+        rules = [f"iptables -I {into} -{side} {PODS_OF_IPTABLES} -j ACCEPT" for side in sides]
     else:
         rule = f"nft insert rule {chain.family} {chain.table} {chain.name}"
-        texts = [f'`{rule} {side}ifname "{PODS}" accept`' for side in sides]
+        rules = [f'{rule} {side}ifname "{PODS}" accept' for side in sides]
+    texts = [f"`{place.inside(one)}`" for one in rules]
     return f"{' and '.join(texts)} {'lets' if len(texts) == 1 else 'let'} it pass"
 
 

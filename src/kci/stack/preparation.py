@@ -239,6 +239,11 @@ def choose_ports(
     return [port or next(fresh) for port in known]
 
 
+def kept_ranges(kept: record.Choices) -> addresses.Ranges:
+    services = addresses.Network(kept.service_cidr) if kept.service_cidr else None
+    return addresses.Ranges(pods=addresses.Network(kept.pod_cidr), services=services)
+
+
 def write_files(prepared: Prepared) -> None:
     """Certificates and configuration of all parts. Blocking."""
     where = prepared.where
@@ -355,7 +360,7 @@ def _choose_ranges(
         routes=routes,
         bridge=where.bridge,
         link_group=linkgroups.number_of(where.bridge),
-        kept=_kept_ranges(kept),
+        kept=kept_ranges(kept) if kept else None,
     )
 
 
@@ -367,13 +372,6 @@ def _check_same_cluster(kept: record.Choices | None, server: str) -> None:
         f"cannot use {now} with the state folder of a stack that uses {was}: "
         "choose another --state-dir, or `kci down --purge` first"
     )
-
-
-def _kept_ranges(kept: record.Choices | None) -> addresses.Ranges | None:
-    if kept is None:
-        return None
-    services = addresses.Network(kept.service_cidr) if kept.service_cidr else None
-    return addresses.Ranges(pods=addresses.Network(kept.pod_cidr), services=services)
 
 
 def _kept_ports(kept: record.Choices | None) -> list[int]:

@@ -16,7 +16,7 @@ import uuid
 import msgspec
 
 from kci.kit import files
-from kci.stack import errors, layout, settings
+from kci.stack import errors, layout, settings, typed
 
 # The form of the whole state folder. Raise it when an older kci could not read or run what is in it.
 FORMAT = 1
@@ -206,14 +206,19 @@ def _has_other_content(where: layout.Layout) -> bool:
 
 
 def read_state(where: layout.Layout) -> State | None:
-    """None if nothing was started yet; StackError if the file was not written by this version."""
+    """None if nothing was started yet; StackError if the file is damaged or another version's."""
     try:
         return msgspec.json.decode(where.state.read_bytes(), type=State)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except msgspec.DecodeError as error:
+    except msgspec.ValidationError as error:
         raise errors.StackError(
             f"cannot read {where.state}: {error}; stop the stack with the kci that started it"
+        ) from error
+    except msgspec.DecodeError as error:
+        raise errors.StackError(
+            f"cannot read {where.state}: the file is damaged; stop the stack by "
+            f"`kill $(fuser {where.lock})`, which writes it anew, or remove it if that names no process"
         ) from error
 
 
@@ -222,6 +227,14 @@ def read_launch(where: layout.Layout) -> Launch:
         return msgspec.json.decode(where.launch.read_bytes(), type=Launch)
     except (FileNotFoundError, msgspec.DecodeError) as error:
         raise errors.StackError(f"cannot read {where.launch}: {error}; run `kci up` again") from error
+
+
+def read_place(where: layout.Layout) -> typed.Place:
+    """How commands about the stack of a folder are typed; whatever the folder's files are like."""
+    try:
+        return typed.Place(read_launch(where).settings)
+    except errors.StackError:
+        return typed.Place(settings.Settings(state_dir=str(where.root)))
 
 
 def restore_launch(where: layout.Layout) -> None:
@@ -239,14 +252,25 @@ def read_down_request(where: layout.Layout) -> DownRequest:
         return msgspec.json.decode(where.down_request.read_bytes(), type=DownRequest)
     except FileNotFoundError:
         return DownRequest()
+    except msgspec.DecodeError:
+        # Damaged. A Node that is kept can still be deleted.
+        return DownRequest(keep_node=True)
 
 
 def read_or_make_identity(where: layout.Layout) -> Identity:
-    """The stack's identity, made at its first start. Its files are readable by root alone."""
+    """The stack's identity, made at its first start. Its files are readable by root alone. StackError if it
+    is damaged: another one would know nothing of what runs.
+    """
     try:
         return msgspec.json.decode(where.identity.read_bytes(), type=Identity)
     except FileNotFoundError:
         pass
+    except msgspec.DecodeError as error:
+        # Not the decoder's words: they may quote a secret.
+        raise errors.StackError(
+            f"cannot read {where.identity}: the file is damaged; restore it from a copy, or "
+            "`kci down --purge` first"
+        ) from error
     identity = Identity(
         access_key="AKLT" + secrets.token_hex(10),
         secret_key=secrets.token_urlsafe(33),

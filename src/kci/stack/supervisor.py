@@ -55,6 +55,7 @@ from kci.stack import (
     settings,
     teardown,
     trial,
+    typed,
 )
 
 log = structlog.get_logger(__name__)
@@ -157,12 +158,15 @@ class Supervisor:
         is_local, words = await publicimages.decide(
             self._asked.images,
             has_default_route=links.has_default_route(await tasks.in_thread(links.list_routes)),
+            proxy=publicimages.choose_proxy(self._scene.machine.proxies),
         )
         if not self._asked.own_containerd:
             words = "as the given containerd is set up"
         prepared = dataclasses.replace(prepared, images_are_local=is_local)
         await tasks.in_thread(preparation.write_files, prepared)
-        blocked = await tasks.in_thread(otherfirewalls.find_warnings, self._where.bridge)
+        blocked = await tasks.in_thread(
+            otherfirewalls.find_warnings, self._where.bridge, typed.Place(self._asked)
+        )
         warnings = (*lacks, *blocked)
         for text in warnings:
             log.warning("the machine may be in the way", text=text)
@@ -342,12 +346,17 @@ class Supervisor:
             leftovers = (*parts.STOP_BEFORE_DRAIN, *parts.STOP_AFTER_DRAIN)
             problems = await teardown.stop_processes(self._account, leftovers)
         await tasks.in_thread(record.restore_launch, self._where)
+        place = await tasks.in_thread(record.read_place, self._where)
         why = str(failure or f"the supervisor ended by a fault of its own: {self._where.log('supervisor')}")
         self._account.update(
             state=record.StackState.FAILED,
             supervisor=None,
             failure="; ".join(
-                [why, *problems, "its pods go on: `kci up` takes them up again, `kci down` ends them"]
+                [
+                    why,
+                    *problems,
+                    f"its pods go on: `{place.up}` takes them up again, `{place.kci('down')}` ends them",
+                ]
             ),
             failure_log=failure.log_tail if failure else (),
         )

@@ -51,7 +51,7 @@ def test_status_says_where_the_logs_are():
 def test_what_may_be_in_the_way_is_said_when_the_stack_is_ready_and_afterwards():
     state = msgspec.structs.replace(STATE, warnings=("a firewall",))
     said = "warning     a firewall"
-    assert said in table.plan_summary(state, state_dir="/state", default_state_dir="/state")
+    assert said in table.plan_summary(state, state_dir="/state")
     assert said in table.plan_place(state)
     assert screen.to_status(state).warnings == ("a firewall",)
 
@@ -62,7 +62,7 @@ def test_where_there_is_no_terminal_each_change_is_one_line():
 
 
 def test_the_summary_names_the_kubeconfig_and_what_to_try_where_the_stack_is():
-    text = "\n".join(table.plan_summary(STATE, state_dir="/state", default_state_dir="/var/lib/kci"))
+    text = "\n".join(table.plan_summary(STATE, state_dir="/state"))
     assert "/state/kubeconfig" in text
     assert "nsenter --net=/run/netns/n1 kubectl" in text
     assert "$(kci kubeconfig --state-dir /state)" in text

@@ -7,17 +7,22 @@ import pytest
 
 from kci.cli.explanation import facts, reasons, text
 from kci.contract import groups
-from kci.kube import models
+from kci.kube import models, signing_requests
 
 NOW = datetime.datetime(2026, 1, 1, 12, 0, 0, tzinfo=datetime.UTC)
 NODE = {
     "metadata": {"name": "vnode", "labels": {"type": "virtual-kubelet"}},
     "status": {"conditions": [{"type": "Ready", "status": "True"}]},
 }
-WAITING_REQUEST = {
-    "metadata": {"name": "csr-1"},
-    "spec": {"username": "system:node:vnode", "signerName": "kubernetes.io/kubelet-serving"},
-}
+IDENTITY, SERVING = signing_requests.plan("vnode", "10.88.0.1")
+ACCOUNT = "system:serviceaccount:kube-system:virtual-kubelet-sa"
+
+
+def waiting_request(of, by):
+    sent = signing_requests.request_pem(signing_requests.new_key(), of)
+    asked = signing_requests.to_object("csr-1", of, sent)
+    asked["spec"]["username"] = by
+    return msgspec.convert(asked, models.CertificateSigningRequest)
 
 
 def pod(*, phase="Pending", node="vnode", containers=(), init=(), conditions=(), spec=(), **status):
@@ -97,7 +102,7 @@ def unscheduled(message, reason="Unschedulable"):
             "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.",
             "type=virtual-kubelet",
         ),
-        ("0/1 nodes are available: 1 Insufficient cpu.", "ask for less"),
+        ("0/1 nodes are available: 1 Insufficient cpu.", "`capacity` in the file of"),
         ("0/1 nodes are available: 1 node(s) were unschedulable.", "uncordon"),
         ("something new", "kubectl describe node"),
     ],
@@ -120,10 +125,29 @@ def test_a_cluster_without_a_virtual_node_is_named():
 
 def test_a_node_that_waits_for_its_certificate_is_told_with_the_command():
     unready = node(status={"conditions": []})
-    requests = (msgspec.convert(WAITING_REQUEST, models.CertificateSigningRequest),)
+    requests = (waiting_request(SERVING, "system:node:vnode"),)
     found = reasons.explain(known(pod(), node=unready, requests=requests))
     assert [one.reason for one in found][:2] == ["NodeNotReady", "CertificateWaits"]
-    assert "kubectl certificate approve csr-1" in found[1].remedy
+    assert "for the node vnode, sent by system:node:vnode" in found[1].message
+    assert found[1].remedy.endswith(
+        "the node itself or its account sent it; only then: kubectl certificate approve csr-1"
+    )
+
+
+def test_a_cluster_whose_virtual_node_waits_for_its_identity_is_told_who_asked_and_what_to_look_at():
+    requests = (waiting_request(IDENTITY, ACCOUNT),)
+    found = reasons.explain(known(unscheduled("no nodes available"), requests=requests))
+    assert [one.reason for one in found] == ["Unschedulable", "CertificateWaits"]
+    assert "no virtual node" in found[1].message
+    assert f"for the node vnode, sent by {ACCOUNT}" in found[1].message
+    look, _, approve = found[1].remedy.partition("; only then: ")
+    assert "kubectl describe csr csr-1" in look
+    assert look.endswith("vnode is a virtual node of yours and that its account sent it")
+    assert approve == "kubectl certificate approve csr-1"
+
+
+def test_who_may_not_list_nodes_is_not_told_that_there_is_none():
+    assert only(unscheduled("no nodes available"), nodes=None).reason == "Unschedulable"
 
 
 @pytest.mark.parametrize(

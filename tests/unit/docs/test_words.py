@@ -1,6 +1,7 @@
 """What pages for users name is there: flags, variables, commands, and reasons of Events and errors."""
 
 import argparse
+import ast
 import re
 
 import doc_pages
@@ -90,6 +91,33 @@ def problem_of(code):
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_and_their_flags_are_there(page):
     assert [problem for code in codes(page) if (problem := problem_of(code))] == []
+
+
+# Of programs that are not ours.
+OTHERS_FLAGS = {
+    "kubectl": {"--force", "--previous", "--raw", "--minify", "--list", "--clusterrole", "--user"},
+    "kube-apiserver": {"--authorization-mode", "--client-ca-file", "--kubelet-certificate-authority"},
+    "kube-controller-manager": {"--cluster-signing-cert-file"},
+    "ps and du": {"--sort", "--inodes"},
+    "nsenter": {"--net"},
+}
+
+
+def texts_of(module):
+    """Every text in a module's code, docstrings included."""
+    tree = ast.parse(module.read_text())
+    return [
+        one.value for one in ast.walk(tree) if isinstance(one, ast.Constant) and isinstance(one.value, str)
+    ]
+
+
+@pytest.mark.parametrize("folder", ["cli/explanation", "doctor"])
+def test_remedies_name_flags_that_are_there(folder):
+    known = set().union(*COMMANDS.values(), *OTHERS_FLAGS.values())
+    modules = [*(doc_pages.REPOSITORY / "src" / "kci" / folder).rglob("*.py")]
+    named = {flag for module in modules for text in texts_of(module) for flag in _FLAG.findall(text)}
+    assert named
+    assert named - known == set()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from kci.doctor.findings import cluster, finding
 from kci.kit import pki
 from kci.kube import access, models, signing_requests
+from kci.stack import typed
 
+HERE = typed.USUAL
 WELL, WARNING, WRONG = finding.Level.WELL, finding.Level.WARNING, finding.Level.WRONG
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -135,14 +137,14 @@ def test_an_account_that_is_not_there_is_told_with_the_option_that_names_another
 
 def test_a_node_without_the_right_to_services_is_told_the_binding_to_make():
     user = "system:node:vk"
-    assert cluster.judge_services(user, may=True, is_needed=True).level is WELL
-    needed = cluster.judge_services(user, may=False, is_needed=True)
+    assert cluster.judge_services(user, HERE, may=True, is_needed=True).level is WELL
+    needed = cluster.judge_services(user, HERE, may=False, is_needed=True)
     assert needed.level is WRONG
     assert needed.remedy == (
         "kubectl create clusterrolebinding kci-node-proxier-vk --clusterrole=system:node-proxier "
         "--user=system:node:vk"
     )
-    assert cluster.judge_services(user, may=False, is_needed=False).level is WARNING
+    assert cluster.judge_services(user, HERE, may=False, is_needed=False).level is WARNING
 
 
 ACCOUNT = cluster.SERVICE_ACCOUNT.user.name
@@ -166,10 +168,10 @@ def condition(kind):
 
 def test_requests_of_the_node_that_wait_are_told_with_the_line_that_approves_them():
     others = request("others", node="another")
-    (well,) = cluster.judge_requests([others], "vk", ACCOUNT)
+    (well,) = cluster.judge_requests([others], "vk", ACCOUNT, HERE)
     assert well.level is WELL
     (well,) = cluster.judge_requests(
-        [request("got", certificate="x", conditions=condition("Approved"))], "vk", ACCOUNT
+        [request("got", certificate="x", conditions=condition("Approved"))], "vk", ACCOUNT, HERE
     )
     assert well.level is WELL
     found = cluster.judge_requests(
@@ -182,6 +184,7 @@ def test_requests_of_the_node_that_wait_are_told_with_the_line_that_approves_the
         ],
         "vk",
         ACCOUNT,
+        HERE,
     )
     assert [one.level for one in found] == [WRONG, WRONG, WARNING, WRONG]
     assert found[0].remedy.endswith("kubectl certificate approve first")
@@ -191,7 +194,7 @@ def test_requests_of_the_node_that_wait_are_told_with_the_line_that_approves_the
 
 
 def test_whoever_pastes_the_remedy_of_a_request_approves_nothing(tmp_path):
-    (found,) = cluster.judge_requests([request("first")], "vk", ACCOUNT)
+    (found,) = cluster.judge_requests([request("first")], "vk", ACCOUNT, HERE)
     assert found.remedy.startswith("kubectl describe csr first; ")
     kubectl = tmp_path / "kubectl"
     kubectl.write_text('#!/bin/sh\necho "$*" >> "$0.calls"\n')
@@ -207,7 +210,7 @@ def test_whoever_pastes_the_remedy_of_a_request_approves_nothing(tmp_path):
 def test_a_request_that_somebody_else_sent_in_the_nodes_name_is_a_warning_not_to_approve_it(what, conditions):
     mallory = "system:serviceaccount:dev:mallory"
     evil = request("evil", what=what, conditions=conditions, by=mallory)
-    (found,) = cluster.judge_requests([evil], "vk", ACCOUNT)
+    (found,) = cluster.judge_requests([evil], "vk", ACCOUNT, HERE)
     assert found.level is WARNING
     assert f"somebody else asks in the node's name: {mallory} sent the request evil" in found.text
     assert found.remedy == "do not approve it, look who that is: kubectl describe csr evil"
@@ -215,7 +218,7 @@ def test_a_request_that_somebody_else_sent_in_the_nodes_name_is_a_warning_not_to
 
 def test_a_request_of_somebody_else_that_was_refused_is_nobodys_to_delete():
     evil = request("evil", conditions=condition("Denied"), by="mallory")
-    assert [one.level for one in cluster.judge_requests([evil], "vk", ACCOUNT)] == [WELL]
+    assert [one.level for one in cluster.judge_requests([evil], "vk", ACCOUNT, HERE)] == [WELL]
 
 
 def test_a_request_that_is_none_of_a_nodes_is_passed_over():
@@ -225,8 +228,8 @@ def test_a_request_that_is_none_of_a_nodes_is_passed_over():
     foreign = models.CertificateSigningRequest(
         spec=models.CertificateSigningRequestSpec(request="", signer_name="example.com/signer")
     )
-    assert not signing_requests.is_of_node(strange, "vk")
-    assert not signing_requests.is_of_node(foreign, "vk")
+    assert signing_requests.node_of(strange) == ""
+    assert signing_requests.node_of(foreign) == ""
 
 
 @pytest.mark.parametrize("data", [None, {}, {"client-ca-file": ""}])

@@ -6,7 +6,9 @@ import pytest
 
 from kci.client import errors
 from kci.doctor.findings import connection, finding, kci
+from kci.stack import typed
 
+HERE = typed.USUAL
 WELL, WARNING, WRONG = finding.Level.WELL, finding.Level.WARNING, finding.Level.WRONG
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
 MINUTE, DAY = datetime.timedelta(minutes=1), datetime.timedelta(days=1)
@@ -79,18 +81,18 @@ def keys(place="ConfigMap a", end=NOW + 60 * MINUTE, **more):
 
 
 def test_temporary_keys_are_told_by_their_end():
-    assert [one.level for one in kci.judge_temporary([keys()], NOW)] == [WELL]
-    assert "without an end" in kci.judge_temporary([keys(end=None)], NOW)[0].text
-    assert [one.level for one in kci.judge_temporary([keys(end=NOW + 4 * MINUTE)], NOW)] == [WARNING]
-    (late,) = kci.judge_temporary([keys(end=NOW)], NOW)
+    assert [one.level for one in kci.judge_temporary([keys()], NOW, HERE)] == [WELL]
+    assert "without an end" in kci.judge_temporary([keys(end=None)], NOW, HERE)[0].text
+    assert [one.level for one in kci.judge_temporary([keys(end=NOW + 4 * MINUTE)], NOW, HERE)] == [WARNING]
+    (late,) = kci.judge_temporary([keys(end=NOW)], NOW, HERE)
     assert late.level is WRONG
     assert "kci credentials issue" in late.remedy
-    (absent,) = kci.judge_temporary([keys(end=None, problem="there is none", remedy="put it")], NOW)
+    (absent,) = kci.judge_temporary([keys(end=None, problem="there is none", remedy="put it")], NOW, HERE)
     assert (absent.level, absent.text, absent.remedy) == (WRONG, "ConfigMap a: there is none", "put it")
 
 
 def test_one_place_with_good_keys_is_enough():
-    found = kci.judge_temporary([keys(end=NOW), keys("Secret b")], NOW)
+    found = kci.judge_temporary([keys(end=NOW), keys("Secret b")], NOW, HERE)
     assert [one.level for one in found] == [WARNING, WELL]
 
 
@@ -111,7 +113,7 @@ def networks(**more):
     ],
 )
 def test_the_subnet_is_told(seen, level, has):
-    found = kci.judge_subnet(seen)
+    found = kci.judge_subnet(seen, HERE)
     assert found.level is level
     assert has in f"{found.text} | {found.remedy}"
 
@@ -126,6 +128,6 @@ def test_the_subnet_is_told(seen, level, has):
     ],
 )
 def test_security_groups_are_told(seen, level, has):
-    (found,) = kci.judge_security_groups(seen)
+    (found,) = kci.judge_security_groups(seen, HERE)
     assert found.level is level
     assert has in f"{found.text} | {found.remedy}"

@@ -3,7 +3,9 @@
 import pytest
 
 from kci.doctor.findings import finding, machine
+from kci.stack import settings, typed
 
+HERE = typed.USUAL
 WELL, WARNING, WRONG = finding.Level.WELL, finding.Level.WARNING, finding.Level.WRONG
 ALL_ON = frozenset({"cpu", "memory", "pids", "cpuset"})
 
@@ -20,13 +22,14 @@ def said(one):
     return f"{one.text} | {one.remedy}"
 
 
-def judge_cgroups(seen, own=True, handler="auto"):
-    return machine.judge_cgroups(seen, own_containerd=own, handler=handler)
+def judge_cgroups(seen, own=True, handler=settings.Runtime.AUTO):
+    asked = settings.Settings(cri_endpoint="" if own else "/run/containerd.sock", runtime=handler)
+    return machine.judge_cgroups(seen, typed.Place(asked))
 
 
 CASES = [
-    (machine.judge_privileges(0), WELL, "root"),
-    (machine.judge_privileges(1000), WRONG, "sudo kci doctor"),
+    (machine.judge_privileges(0, HERE), WELL, "root"),
+    (machine.judge_privileges(1000, HERE), WRONG, "sudo kci doctor"),
     (machine.judge_tools({}), WELL, "are there"),
     (
         machine.judge_tools({"ip": "iproute2", "nsenter": "util-linux"}),
@@ -37,7 +40,7 @@ CASES = [
     (judge_cgroups(cgroups(1)), WELL, "version 1"),
     (judge_cgroups(cgroups(1, 2)), WELL, "see version 1 alone"),
     (judge_cgroups(cgroups(1, 2), own=False), WARNING, "--runtime runc"),
-    (judge_cgroups(cgroups(1, 2), own=False, handler="runc"), WELL, "1 and 2"),
+    (judge_cgroups(cgroups(1, 2), own=False, handler=settings.Runtime.RUNC), WELL, "1 and 2"),
     (judge_cgroups(cgroups()), WRONG, "mount -t cgroup2"),
     (judge_cgroups(cgroups(2, writable=False)), WRONG, "remount,rw"),
     (judge_cgroups(cgroups(2, on=frozenset({"cpu", "pids"}))), WRONG, "cgroup_enable=memory"),
@@ -70,10 +73,14 @@ CASES = [
     (machine.judge_clock(machine.Clock(2026, is_synchronized=True)), WELL, "kept right"),
     (machine.judge_clock(machine.Clock(2026, is_synchronized=False)), WARNING, "timedatectl set-ntp true"),
     (machine.judge_clock(machine.Clock(1970, is_synchronized=True)), WRONG, "the clock says 1970"),
-    (machine.judge_ranges("", pods="10.88.0.0/16", services="10.152.0.0/16"), WELL, "services 10.152"),
-    (machine.judge_ranges("", pods="10.88.0.0/16", services=""), WELL, "in the way of pods 10.88.0.0/16"),
+    (machine.judge_ranges("", HERE, pods="10.88.0.0/16", services="10.152.0.0/16"), WELL, "services 10.152"),
     (
-        machine.judge_ranges("cannot use the pod range: taken; choose another", pods="", services=""),
+        machine.judge_ranges("", HERE, pods="10.88.0.0/16", services=""),
+        WELL,
+        "in the way of pods 10.88.0.0/16",
+    ),
+    (
+        machine.judge_ranges("cannot use the pod range: taken; choose another", HERE, pods="", services=""),
         WRONG,
         "taken | choose another",
     ),

@@ -6,8 +6,10 @@ import pytest
 
 from kci.doctor.findings import dns, finding, node
 from kci.kube import models
+from kci.stack import typed
 from kci.vnode import node as nodes
 
+HERE = typed.USUAL
 WELL, WARNING, WRONG = finding.Level.WELL, finding.Level.WARNING, finding.Level.WRONG
 UNSEEN = finding.Level.UNSEEN
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
@@ -48,7 +50,7 @@ def make_node(*conditions, labels=None, taints=(), unschedulable=False):
     ],
 )
 def test_a_node_is_told_by_its_conditions(seen, level, has):
-    (found,) = node.judge_node(seen, "vk", log=LOG)
+    (found,) = node.judge_node(seen, "vk", HERE, log=LOG)
     assert found.level is level
     assert has in f"{found.text} | {found.remedy}"
 
@@ -85,9 +87,9 @@ def settings(*taints):
 
 def test_taints_that_are_not_as_told_come_with_the_command_that_sets_them():
     taint = nodes.DEFAULT_TAINT
-    assert node.judge_taints(make_node(taints=[taint]), settings(taint)).level is WELL
-    assert "no taint of its own" in node.judge_taints(make_node(), settings()).text
-    found = node.judge_taints(make_node(), settings(taint))
+    assert node.judge_taints(make_node(taints=[taint]), settings(taint), HERE).level is WELL
+    assert "no taint of its own" in node.judge_taints(make_node(), settings(), HERE).text
+    found = node.judge_taints(make_node(), settings(taint), HERE)
     assert found.level is WARNING
     assert found.remedy == (
         "kubectl taint node vk --overwrite virtual-kubelet.io/provider=kingsoftcloud:NoSchedule"
@@ -106,14 +108,14 @@ def test_taints_that_are_not_as_told_come_with_the_command_that_sets_them():
     ],
 )
 def test_the_way_of_the_api_server_to_the_kubelet_api_is_told(answer, problem, level, has):
-    found = node.judge_proxy(answer, problem, "vk", log=LOG)
+    found = node.judge_proxy(answer, problem, "vk", HERE, log=LOG)
     assert found.level is level
     assert has in f"{found.text} | {found.remedy}"
 
 
 def judge_served(names=("vk", "10.0.0.1"), end=NOW + DAY, *, is_of_cluster=True):
     served = node.Served(frozenset(names), end, is_of_cluster)
-    return node.judge_served(served, expected=("vk", "10.0.0.1"), now=NOW)
+    return node.judge_served(served, HERE, expected=("vk", "10.0.0.1"), now=NOW)
 
 
 def test_the_certificate_of_the_kubelet_api_is_told():
@@ -123,7 +125,7 @@ def test_the_certificate_of_the_kubelet_api_is_told():
     found = judge_served(("vk",), is_of_cluster=False)
     assert [one.level for one in found] == [WRONG, WARNING]
     assert "is not for 10.0.0.1" in found[0].text
-    assert node.judge_unserved("10.0.0.1:10250", "no TLS").level is WRONG
+    assert node.judge_unserved("10.0.0.1:10250", "no TLS", HERE).level is WRONG
 
 
 def test_what_the_node_is_told_wrongly_is_told_one_by_one():
@@ -134,7 +136,9 @@ def test_what_the_node_is_told_wrongly_is_told_one_by_one():
 
 
 def judge_reply(*, is_here=True, **told):
-    return dns.judge_reply(dns.Reply("10.0.0.10", **told), name="kubernetes.default.svc.x", is_here=is_here)
+    return dns.judge_reply(
+        dns.Reply("10.0.0.10", **told), HERE, name="kubernetes.default.svc.x", is_here=is_here
+    )
 
 
 def test_the_clusters_dns_is_told():
@@ -145,5 +149,5 @@ def test_the_clusters_dns_is_told():
     assert judge_reply(problem="no answer in time", is_here=False).level is UNSEEN
     assert judge_reply(code=3).level is WRONG
     assert "--cluster-domain" in judge_reply(answers=0).text
-    assert dns.judge_none().level is WARNING
+    assert dns.judge_none(HERE).level is WARNING
     assert "KCI_KUBE_PROXY=true" in dns.judge_cluster_ip("10.0.0.10").remedy

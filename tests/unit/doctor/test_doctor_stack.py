@@ -6,12 +6,13 @@ import ipaddress
 import pytest
 
 from kci.doctor.findings import finding, stack
-from kci.stack import record
+from kci.stack import record, settings, typed
 
 WELL, WARNING, WRONG = finding.Level.WELL, finding.Level.WARNING, finding.Level.WRONG
 UNSEEN = finding.Level.UNSEEN
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
+HERE = typed.USUAL
 PROCESS = record.ProcessId(pid=17, start_ticks=1)
 
 
@@ -37,7 +38,7 @@ READY = state(record.StackState.READY)
     ],
 )
 def test_who_holds_a_state_folder_is_told(seen, level, has):
-    found = stack.judge_supervisor(stack.Supervisor(*seen), state_dir="/s")
+    found = stack.judge_supervisor(stack.Supervisor(*seen), typed.Place(settings.Settings(state_dir="/s")))
     assert found.level is level
     assert has in f"{found.text} | {found.remedy}"
 
@@ -61,7 +62,7 @@ def part(process=PROCESS, **more):
     ],
 )
 def test_a_program_that_does_not_do_its_work_is_told_with_its_log(seen, level, has):
-    found = stack.judge_part(stack.Part(*seen))
+    found = stack.judge_part(stack.Part(*seen), HERE)
     assert found.level is level
     assert has in f"{found.text} | {found.remedy}"
 
@@ -71,18 +72,19 @@ def certificate(name, begin=NOW - DAY, end=NOW + 200 * DAY, problem=""):
 
 
 def test_certificates_are_told_one_by_one_where_they_are_not_well():
-    assert stack.judge_certificates([], NOW)[0].level is UNSEEN
-    (well,) = stack.judge_certificates([certificate("a"), certificate("b", end=NOW + 60 * DAY)], NOW)
+    assert stack.judge_certificates([], NOW, HERE)[0].level is UNSEEN
+    (well,) = stack.judge_certificates([certificate("a"), certificate("b", end=NOW + 60 * DAY)], NOW, HERE)
     assert (well.level, well.text) == (WELL, "2 certificates, the first ends on 2026-07-31")
     found = stack.judge_certificates(
         [
             certificate("well"),
             certificate("ended", end=NOW),
-            certificate("soon", end=NOW + 29 * DAY),
+            certificate("soon", NOW - 300 * DAY, NOW + 29 * DAY),
             certificate("early", begin=NOW + DAY),
             certificate("broken", None, None, "no PEM"),
         ],
         NOW,
+        HERE,
     )
     assert [one.level for one in found] == [WRONG, WARNING, WRONG, WRONG]
     assert "kci down && kci up" in found[0].remedy
@@ -90,11 +92,19 @@ def test_certificates_are_told_one_by_one_where_they_are_not_well():
     assert "no PEM" in found[3].text
 
 
+def test_a_short_life_is_told_once_a_start_would_renew_it():
+    for age, level in ((10, WELL), (20, WARNING)):
+        begin = NOW - age * DAY
+        (found,) = stack.judge_certificates([certificate("a", begin, begin + 30 * DAY)], NOW, HERE)
+        assert found.level is level
+
+
 def test_missing_addresses_routes_and_forwarding_are_told_with_the_command_that_brings_them_back():
-    (well,) = stack.judge_links(stack.Links("kci-1", "10.88.0.1", has_gateway=True, forwards=True))
+    (well,) = stack.judge_links(stack.Links("kci-1", "10.88.0.1", has_gateway=True, forwards=True), HERE)
     assert well.level is WELL
     found = stack.judge_links(
-        stack.Links("kci-1", "10.88.0.1", has_gateway=False, forwards=False, unguarded=("10.88.0.0/16",))
+        stack.Links("kci-1", "10.88.0.1", has_gateway=False, forwards=False, unguarded=("10.88.0.0/16",)),
+        HERE,
     )
     assert [one.level for one in found] == [WRONG] * 3
     assert [one.remedy for one in found[1:]] == [
@@ -105,8 +115,8 @@ def test_missing_addresses_routes_and_forwarding_are_told_with_the_command_that_
 
 def test_a_subnet_that_the_machine_has_by_now_is_told():
     taken = [ipaddress.IPv4Network("10.9.0.0/16")]
-    assert [one.level for one in stack.judge_reserved([("a", "10.8.0.0/24")], taken)] == [WELL]
-    (found,) = stack.judge_reserved([("a", "10.8.0.0/24"), ("b", "10.9.1.0/24")], taken)
+    assert [one.level for one in stack.judge_reserved([("a", "10.8.0.0/24")], taken, HERE)] == [WELL]
+    (found,) = stack.judge_reserved([("a", "10.8.0.0/24"), ("b", "10.9.1.0/24")], taken, HERE)
     assert found.level is WRONG
     assert "the subnet b (10.9.1.0/24) overlaps 10.9.0.0/16" in found.text
     assert "kci subnet delete b" in found.remedy
@@ -121,6 +131,6 @@ def test_a_subnet_that_the_machine_has_by_now_is_told():
     ],
 )
 def test_the_store_is_one_services(exists, locked, level, has):
-    found = stack.judge_store(stack.Store(exists, locked))
+    found = stack.judge_store(stack.Store(exists, locked), HERE)
     assert found.level is level
     assert has in f"{found.text} | {found.remedy}"

@@ -84,6 +84,16 @@ def test_an_operators_file_may_name_files_beside_it(tmp_path):
         config.load(tmp_path / "none")
 
 
+def test_a_file_that_is_no_kubeconfig_is_named_with_what_to_do(tmp_path):
+    file = tmp_path / "kubeconfig"
+    file.write_text("apiVersion: [v1")
+    with pytest.raises(errors.KubeconfigError) as told:
+        config.load(file)
+    assert str(told.value) == (
+        f"cannot read a kubeconfig: it is no YAML; get it anew from where it came (in {file})"
+    )
+
+
 def test_outside_a_pod_there_is_no_cluster():
     with pytest.raises(errors.KubeconfigError, match="not in a pod"):
         config.in_cluster({})

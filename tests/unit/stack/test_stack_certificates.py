@@ -1,10 +1,17 @@
 import datetime
+import pathlib
 import stat
+import tempfile
 
+import hypothesis
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kci.stack import certificates
+from kci.kube import signing_requests
+from kci.stack import certificates, node
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 LEAVES = certificates.plan_leaves(
@@ -88,3 +95,43 @@ def test_a_damaged_key_is_replaced_with_its_certificate(tmp_path):
     certificates.ensure(tmp_path, LEAVES, NOW)
     key = certificates.load_key(certificates.key_path(tmp_path, "admin").read_bytes())
     assert key.public_key() == load(tmp_path, "admin").public_key()
+
+
+CLIENT = signing_requests.plan("vk", "10.88.0.1")[0]
+GAPS = st.lists(st.timedeltas(datetime.timedelta(0), certificates.START_EVERY), max_size=30)
+
+
+def issued_by_cluster(folder, now):
+    """As kube-controller-manager issues it: for a year."""
+    ca = load(folder, "ca")
+    key = certificates.load_key(certificates.key_path(folder, "ca").read_bytes())
+    leaf = certificates.Leaf("client", "ca", CLIENT.user, signing_requests.GROUP, client=True)
+    issued = certificates.issue(leaf, certificates.Issuer(ca, key), now)
+    return signing_requests.Pair(
+        issued.certificate.public_bytes(serialization.Encoding.PEM), certificates.key_pem(issued.key)
+    )
+
+
+@hypothesis.settings(max_examples=20)
+@given(gaps=GAPS)
+def test_no_certificate_ends_between_two_starts_at_the_documented_interval(gaps):
+    """Over years, so that authorities are renewed as well; the node's own included."""
+    now, own = NOW, None
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for gap in (*gaps, datetime.timedelta(0)):
+            certificates.ensure(folder, LEAVES[:1], now)
+            ca_pem = certificates.certificate_path(folder, "ca").read_bytes()
+            if own is None or not signing_requests.is_kept(own, CLIENT, ca_pem, now, renew_at=node.RENEW_AT):
+                own = issued_by_cluster(folder, now)
+            kept = [x509.load_pem_x509_certificate(file.read_bytes()) for file in folder.glob("*.crt")]
+            kept.append(x509.load_pem_x509_certificate(own.certificate_pem))
+            assert min(one.not_valid_after_utc for one in kept) >= now + certificates.START_EVERY
+            now += gap
+
+
+def test_the_interval_is_the_documented_one():
+    page = pathlib.Path(__file__).parents[3] / "docs" / "operations.md"
+    days = certificates.START_EVERY.days
+    assert f"started at least every {days} days" in page.read_text()
+    assert f"from {days} days before their end" in page.read_text()

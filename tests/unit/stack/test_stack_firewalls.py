@@ -1,9 +1,11 @@
-from kci.stack import otherfirewalls, trial
+import re
+
+from kci.stack import otherfirewalls, settings, trial, typed
 
 
-def plan(*chains, legacy_tables=()):
+def plan(*chains, legacy_tables=(), place=typed.USUAL):
     return otherfirewalls.plan_warnings(
-        chains, firewalld=(), legacy_tables=legacy_tables, bridge="kci-abcdef"
+        chains, firewalld=(), legacy_tables=legacy_tables, bridge="kci-abcdef", place=place
     )
 
 
@@ -18,6 +20,16 @@ def test_rules_of_iptables_are_opened_by_iptables():
     (told,) = plan(chain)
     assert "`iptables -I INPUT -i kv+ -j ACCEPT` lets it pass" in told
     assert "-o kv+" not in told
+
+
+def test_what_drops_pods_traffic_in_a_network_namespace_is_opened_there():
+    place = typed.Place(settings.Settings(netns="n1"))
+    nft = otherfirewalls.Chain("inet", "filter", "forward", "forward", "drop")
+    iptables = otherfirewalls.Chain("ip", "filter", "INPUT", "input", "drop")
+    told = plan(nft, iptables, legacy_tables=("filter",), place=place)
+    typed_by_user = [text for one in told for text in re.findall(r"`([^`]+)`", one)]
+    assert len(typed_by_user) == 5
+    assert all(one.startswith("nsenter --net=/run/netns/n1 ") for one in typed_by_user)
 
 
 def test_a_module_that_would_be_loaded_is_known(tmp_path):

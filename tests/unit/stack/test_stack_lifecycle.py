@@ -34,6 +34,15 @@ def test_a_stack_that_runs_is_found_and_other_settings_are_noticed(running):
     assert other.differs
 
 
+def test_of_a_stack_that_was_killed_it_is_told_what_to_type_about_it(where):
+    record.write(where.state, board.new_state("run", None, record.ProcessId(pid=2**22, start_ticks=1)))
+    told = lifecycle.read(where.root)
+    assert f"`kci up --state-dir {where.root}` brings the stack back" in told.failure
+    assert f"`kci down --state-dir {where.root}` cleans up" in told.failure
+    where.launch.write_text("damaged")
+    assert lifecycle.read(where.root).failure == told.failure
+
+
 def test_the_state_of_a_stack_that_runs_is_not_removed(running):
     with pytest.raises(errors.RunningError, match="runs in it"):
         lifecycle.purge(running.root)

@@ -24,7 +24,6 @@ from kci.stack import (
     parts,
     preparation,
     programs,
-    publicimages,
     record,
     settings,
 )
@@ -280,13 +279,6 @@ def test_names_on_the_machine_differ_between_stacks_and_fit_a_link():
     one, other = layout.Layout(pathlib.Path("/a")), layout.Layout(pathlib.Path("/b"))
     assert one.bridge != other.bridge
     assert len(one.bridge) < 16
-
-
-async def test_without_a_way_out_public_registries_are_not_even_asked():
-    is_local, _ = await publicimages.decide(settings.Images.AUTO, has_default_route=False)
-    assert is_local
-    is_local, _ = await publicimages.decide(settings.Images.PUBLIC, has_default_route=False)
-    assert not is_local
 
 
 def test_the_control_plane_is_built_to_know_its_version():

@@ -43,6 +43,27 @@ def test_a_damaged_file_is_never_taken_for_a_new_folder(where):
         record.read_choices(where)
 
 
+def test_a_damaged_account_of_the_supervisor_says_how_to_stop_the_stack(where):
+    where.state.write_text('{"run_id": ')
+    with pytest.raises(errors.StackError, match=r"damaged; stop the stack by `kill \$\(fuser .*/lock\)`"):
+        record.read_state(where)
+    where.state.write_text('{"run_id": 1}')
+    with pytest.raises(errors.StackError, match="with the kci that started it"):
+        record.read_state(where)
+
+
+def test_a_damaged_identity_is_not_made_anew_and_not_quoted(where):
+    where.identity.write_text('{"secret_key": hunter2')
+    with pytest.raises(errors.StackError, match=r"damaged; restore it") as told:
+        record.read_or_make_identity(where)
+    assert "hunter2" not in str(told.value)
+
+
+def test_a_damaged_wish_to_end_keeps_the_node(where):
+    where.down_request.write_text("")
+    assert record.read_down_request(where).keep_node
+
+
 def test_somebody_elses_folder_is_not_taken_over(where):
     (where.root / "letters").write_text("dear")
     with pytest.raises(errors.StackError, match="not empty and not a stack's"):

@@ -56,6 +56,19 @@ def test_a_store_follows_an_image_of_our_own_code(tmp_path):
     assert workshop.builds == 2
 
 
+def test_a_store_holds_nothing_of_images_that_were_replaced(tmp_path):
+    workshop = Workshop(is_followed=True)
+    other = oci.build([oci.file("other", "1")], oci.Process(), architecture="amd64")
+    layout.Layout(tmp_path / "store").add("c.example/other:1", other, source="other")
+    for version in ("1.0", "1.1", "1.2"):
+        workshop.version = version
+        store = workshop.ensure(tmp_path / "store", tmp_path / "cache")
+    images = [store.read(name) for name in store.references()]
+    assert len(images) == 3
+    named = {blob.digest.removeprefix("sha256:") for image in images for blob in image.blobs}
+    assert {path.name for path in (tmp_path / "store" / "blobs" / "sha256").iterdir()} == named
+
+
 def test_the_nodes_image_is_only_for_who_asks_for_it():
     assert catalogue.NODE not in catalogue.recipes(public_is_local=True)
     assert catalogue.NODE in catalogue.recipes(public_is_local=False, node_image=True)

@@ -23,9 +23,10 @@ class Facts:
     events: tuple[models.Event, ...] = ()
     # The pod's; None: it is bound to none, or the node is gone.
     node: models.Node | None = None
-    # All virtual ones, for a pod that is bound to none.
-    nodes: tuple[models.Node, ...] = ()
-    # Signing requests for certificates of that node that nobody has decided on.
+    # All virtual ones, for a pod that is bound to none; None: they could not be listed.
+    nodes: tuple[models.Node, ...] | None = ()
+    # Signing requests that nobody has decided on: of that node, or those virtual ones; where there is no
+    # virtual one, of nodes that are not in the cluster yet.
     requests: tuple[models.CertificateSigningRequest, ...] = ()
     # Whether the KCI service was asked for the pod's group.
     is_service_known: bool = False

@@ -69,24 +69,16 @@ async def _about(client: kube.Client, pod: models.Pod) -> facts.Facts:
         ),
     )
     node: models.Node | None = None
-    nodes: tuple[models.Node, ...] = ()
+    nodes: tuple[models.Node, ...] | None = ()
     if node_name:
-        try:
-            node = await client.get(resources.NODES, node_name)
-        except kube_errors.NotFoundError:
-            node = None
-        except kube_errors.KubeError as error:
-            unknown.append(f"the node {node_name} could not be looked at: {error}")
+        node = await _node(unknown, client, node_name)
     else:
         listed = await _told(
             unknown,
             "virtual nodes",
             client.list_all(resources.NODES, label_selector=f"{facts.VIRTUAL_LABEL}={facts.VIRTUAL}"),
         )
-        nodes = listed.items if listed else ()
-    requests = await _told(
-        unknown, "signing requests", client.list_all(resources.CERTIFICATE_SIGNING_REQUESTS)
-    )
+        nodes = listed.items if listed else None
     found = sorted(events.items if events else (), key=lambda event: facts.moment_s(event) or 0.0)
     return facts.Facts(
         pod=pod,
@@ -94,15 +86,49 @@ async def _about(client: kube.Client, pod: models.Pod) -> facts.Facts:
         events=tuple(found),
         node=node,
         nodes=nodes,
-        requests=tuple(
-            one
-            for one in (requests.items if requests else ())
-            if signing_requests.is_of_node(one, pod.spec.node_name)
-            and signing_requests.outlook(one)[0] is signing_requests.Outlook.WAITS
-        ),
+        requests=await _requests(unknown, client, node_name, nodes),
         logs=await _logs(client, pod),
         unknown=tuple(unknown),
     )
+
+
+async def _node(unknown: list[str], client: kube.Client, name: str) -> models.Node | None:
+    try:
+        return await client.get(resources.NODES, name)
+    except kube_errors.NotFoundError:
+        return None
+    except kube_errors.KubeError as error:
+        unknown.append(f"the node {name} could not be looked at: {error}")
+        return None
+
+
+async def _requests(
+    unknown: list[str], client: kube.Client, node_name: str, nodes: tuple[models.Node, ...] | None
+) -> tuple[models.CertificateSigningRequest, ...]:
+    """Those that wait, of the nodes that the pod is on or may come to."""
+    listed = await _told(unknown, "signing requests", client.list_all(resources.CERTIFICATE_SIGNING_REQUESTS))
+    waiting = [
+        (name, one)
+        for one in (listed.items if listed else ())
+        if (name := signing_requests.node_of(one))
+        and signing_requests.outlook(one)[0] is signing_requests.Outlook.WAITS
+    ]
+    wanted = {node_name} if node_name else {node.metadata.name for node in nodes or ()}
+    if nodes == () and not node_name:
+        # The virtual node may be one that waits for its identity.
+        wanted = {name for name in {name for name, _ in waiting} if await _is_absent(client, name)}
+    return tuple(one for name, one in waiting if name in wanted)
+
+
+async def _is_absent(client: kube.Client, node_name: str) -> bool:
+    try:
+        _ = await client.get(resources.NODES, node_name)
+    except kube_errors.NotFoundError:
+        return True
+    except kube_errors.KubeError:
+        # Then it was not told that there is no virtual node, either.
+        return False
+    return False
 
 
 async def _told(unknown: list[str], what: str, question: Awaitable[T]) -> T | None:

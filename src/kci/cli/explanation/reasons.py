@@ -95,13 +95,13 @@ def _unbound(known: facts.Facts) -> Iterator[Finding]:
             "No scheduler has looked at the pod yet.",
             "look whether kube-scheduler runs, and whether spec.schedulerName names one that does",
         )
-    if not known.nodes:
+    if known.nodes == () and not known.requests:
         yield Finding(
             "NoVirtualNode",
             "The cluster has no virtual node.",
             "start one (`kci up`, or the Deployment of virtual-kubelet), and look at its log if it runs",
         )
-    for node in known.nodes:
+    for node in known.nodes or ():
         yield from _unready_node(node)
     yield from _waiting_requests(known)
 
@@ -117,7 +117,10 @@ def _scheduling_remedy(message: str) -> str:
     if "node affinity/selector" in message or "node selector" in message:
         found.append("check nodeSelector and affinity: virtual nodes have the label type=virtual-kubelet")
     if "Insufficient" in message or "Too many pods" in message:
-        found.append("ask for less, or raise the node's capacity (--cpu, --memory, --pods)")
+        found.append(
+            "ask for less, or raise the node's capacity (`capacity` in the file of virtual-kubelet's "
+            "--provider-config)"
+        )
     if "unschedulable" in message:
         found.append("uncordon the node: kubectl uncordon NODE")
     if "persistentvolumeclaim" in message or "volume" in message:
@@ -168,15 +171,18 @@ def _unready_node(node: models.Node) -> Iterator[Finding]:
 
 def _waiting_requests(known: facts.Facts) -> Iterator[Finding]:
     for request in known.requests:
-        name = request.metadata.name
+        name, node_name = request.metadata.name, signing_requests.node_of(request)
         is_identity = request.spec.signer_name == signing_requests.CLIENT_SIGNER
         lacks = "has no identity" if is_identity else "answers neither kubectl logs nor kubectl exec"
+        is_absent = not known.pod.spec.node_name and not known.nodes
+        begin = "The cluster has no virtual node, and the" if is_absent else "The"
+        sender = "its account" if is_absent else "the node itself or its account"
         yield Finding(
             "CertificateWaits",
-            f"The signing request {name} for this node, sent by {request.spec.username} "
+            f"{begin} signing request {name} for the node {node_name}, sent by {request.spec.username} "
             f"({request.spec.signer_name}), waits for somebody to approve it; until then the node {lacks}.",
-            f"see with kubectl describe csr {name} that the node itself or its account sent it; only then: "
-            f"kubectl certificate approve {name}",
+            f"see with kubectl describe csr {name} that {node_name} is a virtual node of yours and that "
+            f"{sender} sent it; only then: kubectl certificate approve {name}",
         )
 
 

@@ -24,6 +24,7 @@ from kci.stack import (
     record,
     settings,
     trial,
+    typed,
 )
 
 _UNSYNCHRONIZED = 0x40
@@ -134,8 +135,8 @@ def clock() -> findings.Clock:
     return findings.Clock(now.year, is_synchronized=not seen.status & _UNSYNCHRONIZED)
 
 
-def firewalls(where: layout.Layout) -> tuple[str, ...]:
-    return otherfirewalls.find_warnings(where.bridge)
+def firewalls(where: layout.Layout, place: typed.Place) -> tuple[str, ...]:
+    return otherfirewalls.find_warnings(where.bridge, place)
 
 
 def ranges(where: layout.Layout, asked: settings.Settings) -> tuple[str, str, str]:
@@ -149,16 +150,11 @@ def ranges(where: layout.Layout, asked: settings.Settings) -> tuple[str, str, st
             routes=links.list_routes(),
             bridge=where.bridge,
             link_group=linkgroups.number_of(where.bridge),
-            kept=kept_ranges(kept) if kept else None,
+            kept=preparation.kept_ranges(kept) if kept else None,
         )
     except errors.StackError as error:
         return str(error), "", ""
     return "", str(found.pods), str(found.services or "")
-
-
-def kept_ranges(kept: record.Choices) -> addresses.Ranges:
-    services = addresses.Network(kept.service_cidr) if kept.service_cidr else None
-    return addresses.Ranges(pods=addresses.Network(kept.pod_cidr), services=services)
 
 
 def resolvers(asked: settings.Settings, gateway: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from cryptography import x509
 from kci.doctor.findings import finding
 from kci.kube import access, models, signing_requests
 from kci.provider import service_access
+from kci.stack import typed
 
 EXPIRES_SOON = datetime.timedelta(days=14)
 
@@ -190,11 +191,13 @@ def judge_rights(user: str, denied: Sequence[Right], count: int, *, remedy: str)
     return [finding.wrong(f"{user} may not {right}", remedy) for right in denied]
 
 
-def judge_services(user: str, *, may: bool, is_needed: bool) -> finding.Finding:
+def judge_services(user: str, place: typed.Place, *, may: bool, is_needed: bool) -> finding.Finding:
     if may:
         return finding.well(f"{user} may read the EndpointSlices of Services")
     name = service_access.binding(user)["metadata"]["name"]
-    remedy = f"kubectl create clusterrolebinding {name} --clusterrole={service_access.ROLE} --user={user}"
+    remedy = place.inside(
+        f"kubectl create clusterrolebinding {name} --clusterrole={service_access.ROLE} --user={user}"
+    )
     text = f"{user} is not bound to {service_access.ROLE}, so pods do not reach ClusterIP services"
     if is_needed:
         return finding.wrong(text, remedy)
@@ -210,7 +213,7 @@ def judge_absence(account: ServiceAccount) -> finding.Finding:
 
 
 def judge_requests(
-    seen: Iterable[models.CertificateSigningRequest], node_name: str, account: str
+    seen: Iterable[models.CertificateSigningRequest], node_name: str, account: str, place: typed.Place
 ) -> list[finding.Finding]:
     """Signing requests of this node that wait, or came to nothing. Whoever else than the node and its account
     asks in its name is somebody to be warned of.
@@ -218,22 +221,23 @@ def judge_requests(
     known = {account, signing_requests.user_of(node_name)}
     found, count = [], 0
     for one in seen:
-        if not signing_requests.is_of_node(one, node_name):
+        if signing_requests.node_of(one) != node_name:
             continue
         count += 1
         name, signer = one.metadata.name, one.spec.signer_name
+        look = place.inside(f"kubectl describe csr {name}")
         outlook, why = signing_requests.outlook(one)
         if one.spec.username not in known:
             if outlook in {signing_requests.Outlook.WAITS, signing_requests.Outlook.APPROVED}:
-                found.append(_warn_of_stranger(one, known))
+                found.append(_warn_of_stranger(one, known, look))
             continue
         match outlook:
             case signing_requests.Outlook.WAITS:
                 text = f"the request {name} of {one.spec.username} for {signer} waits for approval"
                 # Typed as it stands it approves nothing: somebody looks first.
                 remedy = (
-                    f"kubectl describe csr {name}; then, if subject and names are the node's alone, approve "
-                    f"it: kubectl certificate approve {name}"
+                    f"{look}; then, if subject and names are the node's alone, approve it: "
+                    f"{place.inside(f'kubectl certificate approve {name}')}"
                 )
                 found.append(finding.wrong(text, remedy))
             case signing_requests.Outlook.APPROVED:
@@ -248,7 +252,8 @@ def judge_requests(
                 found.append(
                     finding.warning(
                         f"the request {name} for {signer} was refused ({why})",
-                        f"kubectl delete csr {name}; the node asks again, approve that one",
+                        f"{place.inside(f'kubectl delete csr {name}')}; the node asks again, approve that "
+                        "one",
                     )
                 )
             case signing_requests.Outlook.ISSUED:
@@ -258,12 +263,14 @@ def judge_requests(
     ]
 
 
-def _warn_of_stranger(seen: models.CertificateSigningRequest, known: Collection[str]) -> finding.Finding:
+def _warn_of_stranger(
+    seen: models.CertificateSigningRequest, known: Collection[str], look: str
+) -> finding.Finding:
     name = seen.metadata.name
     return finding.warning(
         f"somebody else asks in the node's name: {seen.spec.username} sent the request {name} for "
         f"{seen.spec.signer_name}, and not {' or '.join(sorted(known))}",
-        f"do not approve it, look who that is: kubectl describe csr {name}",
+        f"do not approve it, look who that is: {look}",
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from kci.doctor.findings import finding
+from kci.stack import typed
 
 NO_ERROR = 0
+_FIND = "kubectl -n kube-system get service kube-dns"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Reply:
     problem: str = ""
 
 
-def judge_reply(seen: Reply, *, name: str, is_here: bool) -> finding.Finding:
+def judge_reply(seen: Reply, place: typed.Place, *, name: str, is_here: bool) -> finding.Finding:
     """`is_here`: what pods reach is reached from here as well."""
     if seen.problem:
         if not is_here:
@@ -32,15 +34,15 @@ def judge_reply(seen: Reply, *, name: str, is_here: bool) -> finding.Finding:
         return finding.wrong(
             f"the DNS server {seen.address} does not know {name}: it is no DNS of this cluster, or "
             "--cluster-domain is wrong",
-            "kubectl -n kube-system get service kube-dns, and correct --cluster-dns and --cluster-domain",
+            f"{place.inside(_FIND)}, and correct --cluster-dns and --cluster-domain",
         )
     return finding.well(f"the cluster DNS {seen.address} knows {name}")
 
 
-def judge_none() -> finding.Finding:
+def judge_none(place: typed.Place) -> finding.Finding:
     return finding.warning(
         "--cluster-dns is not given: pods with dnsPolicy ClusterFirst do not know the cluster's names",
-        "give it the address of the cluster's DNS: kubectl -n kube-system get service kube-dns",
+        f"give it the address of the cluster's DNS: {place.inside(_FIND)}",
     )
 
 

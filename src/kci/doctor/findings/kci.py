@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from kci.client import errors
 from kci.contract import errors as catalogue
 from kci.doctor.findings import finding
+from kci.stack import typed
 
 ADDRESSES_LOW = 8
 ENDS_SOON = datetime.timedelta(minutes=5)
@@ -59,7 +60,9 @@ def judge_keys(problem: errors.KciError | None, *, region: str) -> finding.Findi
     )
 
 
-def judge_temporary(seen: Sequence[TemporaryKeys], now: datetime.datetime) -> list[finding.Finding]:
+def judge_temporary(
+    seen: Sequence[TemporaryKeys], now: datetime.datetime, place: typed.Place
+) -> list[finding.Finding]:
     """Of several places one with good keys is enough."""
     good = [one for one in seen if not one.problem and (one.end is None or now < one.end)]
     found = []
@@ -69,7 +72,8 @@ def judge_temporary(seen: Sequence[TemporaryKeys], now: datetime.datetime) -> li
         elif one.end is not None and now >= one.end:
             text = f"the keys of {one.place} ended at {one.end:%Y-%m-%d %H:%M:%S} UTC"
             remedy = (
-                "see why whoever renews them does not; of a stack: kci credentials issue | kubectl apply -f -"
+                "see why whoever renews them does not; of a stack: "
+                f"{place.kci('credentials issue')} | {place.inside('kubectl apply -f -')}"
             )
         elif one.end is not None and one.end - now < ENDS_SOON:
             text = f"the keys of {one.place} end at {one.end:%H:%M:%S} UTC"
@@ -82,22 +86,21 @@ def judge_temporary(seen: Sequence[TemporaryKeys], now: datetime.datetime) -> li
     return found
 
 
-def judge_subnet(seen: Networks) -> finding.Finding:
+def judge_subnet(seen: Networks, place: typed.Place) -> finding.Finding:
+    create = place.kci("subnet create --cidr CIDR")
     if not seen.subnet_id:
         return finding.warning(
             "KCI_SUBNET_ID is not set: pods whose annotation names no subnet are refused",
-            "set it to one of kci subnets",
+            f"set it to one of {place.kci('subnets')}",
         )
     if not seen.has_subnet:
         return finding.wrong(
             f"the service has no subnet {seen.subnet_id}, which KCI_SUBNET_ID names",
-            "set it to one of kci subnets, or make one: kci subnet create --cidr CIDR",
+            f"set it to one of {place.kci('subnets')}, or make one: {create}",
         )
     free = seen.free_addresses
     if free is not None and free < ADDRESSES_LOW:
-        remedy = (
-            "delete pods, or make a larger subnet and name it by KCI_SUBNET_ID: kci subnet create --cidr CIDR"
-        )
+        remedy = f"delete pods, or make a larger subnet and name it by KCI_SUBNET_ID: {create}"
         text = f"the subnet {seen.subnet_id} has {free} free addresses"
         return finding.warning(text, remedy) if free else finding.wrong(text, remedy)
     return finding.well(
@@ -105,12 +108,13 @@ def judge_subnet(seen: Networks) -> finding.Finding:
     )
 
 
-def judge_security_groups(seen: Networks) -> list[finding.Finding]:
+def judge_security_groups(seen: Networks, place: typed.Place) -> list[finding.Finding]:
+    listed = place.kci("security-groups")
     if not seen.security_group_ids:
         return [
             finding.warning(
                 "KCI_SECURITY_GROUP_IDS is not set: pods whose annotation names none are refused",
-                "set it to one to three of kci security-groups",
+                f"set it to one to three of {listed}",
             )
         ]
     vpcs = dict(seen.group_vpcs)
@@ -120,7 +124,7 @@ def judge_security_groups(seen: Networks) -> list[finding.Finding]:
             found.append(
                 finding.wrong(
                     f"the service has no security group {one}, which KCI_SECURITY_GROUP_IDS names",
-                    "set it to one to three of kci security-groups, or make one: kci security-group create",
+                    f"set it to one to three of {listed}, or make one: {place.kci('security-group create')}",
                 )
             )
         elif seen.has_subnet and vpcs[one] != seen.subnet_vpc:
@@ -128,7 +132,7 @@ def judge_security_groups(seen: Networks) -> list[finding.Finding]:
                 finding.wrong(
                     f"the security group {one} is of the VPC {vpcs[one]}, the subnet {seen.subnet_id} of "
                     f"{seen.subnet_vpc}",
-                    "name a subnet and security groups of one VPC: kci subnets, kci security-groups",
+                    f"name a subnet and security groups of one VPC: {place.kci('subnets')}, {listed}",
                 )
             )
     return found or [finding.well(f"security groups are there: {', '.join(seen.security_group_ids)}")]

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from kci.doctor.findings import finding
+from kci.stack import settings, typed
 
 MEMORY_LOW_MIB, MEMORY_NONE_MIB = 1024, 100
 SPACE_LOW, INODES_LOW = 0.10, 0.05
@@ -69,10 +70,12 @@ class Clock:
     is_synchronized: bool
 
 
-def judge_privileges(uid: int) -> finding.Finding:
+def judge_privileges(uid: int, place: typed.Place) -> finding.Finding:
     if uid == 0:
         return finding.well("we are root")
-    return finding.wrong("we are not root, and much of a stack only root may see", "sudo kci doctor")
+    return finding.wrong(
+        "we are not root, and much of a stack only root may see", f"sudo {place.kci('doctor')}"
+    )
 
 
 def judge_tools(missing: Mapping[str, str]) -> finding.Finding:
@@ -95,7 +98,7 @@ def judge_kernel(problem: str, lacks: Iterable[str]) -> list[finding.Finding]:
     return found or [finding.well("nftables and queues have all that pods' networks need")]
 
 
-def judge_cgroups(seen: Cgroups, *, own_containerd: bool, handler: str) -> finding.Finding:
+def judge_cgroups(seen: Cgroups, place: typed.Place) -> finding.Finding:
     if not seen.versions:
         return finding.wrong("no cgroups are mounted", "mount -t cgroup2 none /sys/fs/cgroup")
     if not seen.is_writable:
@@ -110,11 +113,11 @@ def judge_cgroups(seen: Cgroups, *, own_containerd: bool, handler: str) -> findi
             f'echo "{" ".join(f"+{name}" for name in missing)}" > /sys/fs/cgroup/cgroup.subtree_control',
         )
     if len(seen.versions) > 1:
-        if not own_containerd and handler != "runc":
+        if not place.asked.own_containerd and place.asked.runtime is not settings.Runtime.RUNC:
             return finding.warning(
                 "cgroups of version 1 and 2 are both mounted, and crun in a containerd that is not ours "
                 "refuses that",
-                "kci up --runtime runc, or umount /sys/fs/cgroup/unified",
+                f"{place.up} --runtime runc, or umount /sys/fs/cgroup/unified",
             )
         return finding.well("cgroups of version 1 and 2; containers of our containerd see version 1 alone")
     return finding.well(f"cgroups of version {min(seen.versions)}")
@@ -215,8 +218,8 @@ def judge_firewalls(warnings: Iterable[str]) -> list[finding.Finding]:
     return found or [finding.well("no other firewall drops pods' traffic")]
 
 
-def judge_ranges(problem: str, *, pods: str, services: str) -> finding.Finding:
+def judge_ranges(problem: str, place: typed.Place, *, pods: str, services: str) -> finding.Finding:
     if problem:
-        return finding.of_sentence(finding.Level.WRONG, problem, otherwise="kci up --pod-cidr CIDR")
+        return finding.of_sentence(finding.Level.WRONG, problem, otherwise=f"{place.up} --pod-cidr CIDR")
     taken = f"pods {pods}" + (f", services {services}" if services else "")
     return finding.well(f"no route of the machine is in the way of {taken}")

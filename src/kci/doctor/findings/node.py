@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from kci.doctor.findings import finding
 from kci.kube import models
+from kci.stack import typed
 from kci.vnode import node as nodes
 
 # When the control plane takes a node for gone: kubelet's Lease, and node-monitor-grace-period (1.36).
 LEASE_S = 40.0
 READY = "Ready"
-_SERVING = "kubectl get csr; kubectl certificate approve NAME (of kubernetes.io/kubelet-serving)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +42,15 @@ def judge_settings(problems: Sequence[str], warnings: Sequence[str]) -> list[fin
     return found or [finding.well("what the virtual node is told is in order")]
 
 
-def judge_node(seen: models.Node | None, node_name: str, *, log: str) -> list[finding.Finding]:
+def judge_node(
+    seen: models.Node | None, node_name: str, place: typed.Place, *, log: str
+) -> list[finding.Finding]:
     if seen is None:
         return [
             finding.wrong(
                 f"there is no node {node_name}: the virtual node does not run, waits for its identity, or "
                 "has another name",
-                f"kubectl get csr; {log}",
+                f"{place.inside('kubectl get csr')}; {log}",
             )
         ]
     if not nodes.is_ours(seen):
@@ -67,7 +69,8 @@ def judge_node(seen: models.Node | None, node_name: str, *, log: str) -> list[fi
     if seen.spec.unschedulable:
         found.append(
             finding.warning(
-                f"the node {node_name} takes no new pods (cordoned)", f"kubectl uncordon {node_name}"
+                f"the node {node_name} takes no new pods (cordoned)",
+                place.inside(f"kubectl uncordon {node_name}"),
             )
         )
     version = seen.status.node_info.get("kubeletVersion", "")
@@ -109,17 +112,19 @@ def judge_lease(
     return finding.well(f"{holder} renewed the Lease {max(age_s, 0):.0f} s ago")
 
 
-def judge_taints(seen: models.Node, settings: nodes.NodeSettings) -> finding.Finding:
+def judge_taints(seen: models.Node, settings: nodes.NodeSettings, place: typed.Place) -> finding.Finding:
     warning = nodes.taint_warning(settings, seen)
     if warning:
         what, _, remedy = warning.partition("; an administrator does it with: ")
-        return finding.warning(what, remedy)
+        return finding.warning(what, place.inside(remedy))
     if not settings.taints:
         return finding.well("the node has no taint of its own, as it was told")
     return finding.well(f"the node has its taint {', '.join(one.key for one in settings.taints)}")
 
 
-def judge_proxy(answer: str, problem: str, node_name: str, *, log: str) -> finding.Finding:
+def judge_proxy(
+    answer: str, problem: str, node_name: str, place: typed.Place, *, log: str
+) -> finding.Finding:
     """The API server's way to the kubelet API: the answer of /healthz, or why there is none."""
     if not problem:
         if answer.strip() == "ok":
@@ -133,10 +138,7 @@ def judge_proxy(answer: str, problem: str, node_name: str, *, log: str) -> findi
         f"{problem}"
     )
     if "x509" in problem or "tls:" in problem or "certificate" in problem:
-        return finding.wrong(
-            text,
-            _SERVING,
-        )
+        return finding.wrong(text, _approve_serving(place))
     if "nauthorized" in problem:
         return finding.wrong(
             text, "give the node the CA of the API server's client certificate: --client-ca-file"
@@ -148,18 +150,24 @@ def judge_proxy(answer: str, problem: str, node_name: str, *, log: str) -> findi
     )
 
 
-def judge_unserved(place: str, problem: str) -> finding.Finding:
+def judge_unserved(address: str, problem: str, place: typed.Place) -> finding.Finding:
     return finding.wrong(
-        f"the kubelet API {place} has no certificate yet, or is something else: {problem}",
-        _SERVING,
+        f"the kubelet API {address} has no certificate yet, or is something else: {problem}",
+        _approve_serving(place),
     )
 
 
-def judge_served(seen: Served, *, expected: Sequence[str], now: datetime.datetime) -> list[finding.Finding]:
+def _approve_serving(place: typed.Place) -> str:
+    look, approve = place.inside("kubectl get csr"), place.inside("kubectl certificate approve NAME")
+    return f"{look}; {approve} (of kubernetes.io/kubelet-serving)"
+
+
+def judge_served(
+    seen: Served, place: typed.Place, *, expected: Sequence[str], now: datetime.datetime
+) -> list[finding.Finding]:
     """`expected`: the node's address and name."""
-    renew = (
-        "kubectl get csr; kubectl certificate approve the node's next request, or give --tls-cert-file anew"
-    )
+    look, approve = place.inside("kubectl get csr"), place.inside("kubectl certificate approve")
+    renew = f"{look}; {approve} the node's next request, or give --tls-cert-file anew"
     if now >= seen.end:
         return [finding.wrong(f"the kubelet API's certificate ended on {seen.end:%Y-%m-%d %H:%M} UTC", renew)]
     found = []

@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 
 from kci.doctor.findings import finding
-from kci.stack import links, record
+from kci.stack import links, record, typed
 
 EXPIRES_SOON = datetime.timedelta(days=30)
 
@@ -71,38 +71,37 @@ def is_up(seen: Supervisor) -> bool:
 _DOWN = (record.StackState.STOPPED, record.StackState.FAILED)
 
 
-def judge_supervisor(seen: Supervisor, *, state_dir: str) -> finding.Finding:
-    option = f" --state-dir {state_dir}"
-    state = seen.state
+def judge_supervisor(seen: Supervisor, place: typed.Place) -> finding.Finding:
+    state_dir, state = place.asked.state_dir, seen.state
     if not seen.is_alive and seen.is_locked:
         return finding.wrong(
             f"somebody holds the lock of {state_dir}, and no supervisor of it lives",
             f"wait until the other kci has ended, or find it: fuser -v {state_dir}/lock",
         )
     if state is None:
-        return finding.unseen(f"no stack was started in {state_dir} (kci up{option})")
+        return finding.unseen(f"no stack was started in {state_dir} ({place.up})")
     if state.state is record.StackState.STOPPED:
-        return finding.unseen(f"the stack of {state_dir} is stopped (kci up{option})")
+        return finding.unseen(f"the stack of {state_dir} is stopped ({place.up})")
     if state.state is record.StackState.FAILED:
-        return finding.wrong(f"the stack failed: {state.failure}", f"kci status{option}, then kci up{option}")
+        return finding.wrong(f"the stack failed: {state.failure}", f"{place.kci('status')}, then {place.up}")
     if not seen.is_alive:
         return finding.wrong(
             "the stack's supervisor was killed",
-            f"kci up{option} brings the stack back; kci down{option} cleans up",
+            f"{place.up} brings the stack back; {place.kci('down')} cleans up",
         )
     if not seen.is_locked:
         return finding.wrong(
             f"the supervisor lives and does not hold the lock of {state_dir}: a second one may start",
-            f"kci down{option} && kci up{option}",
+            place.again,
         )
     if state.state is not record.StackState.READY:
-        return finding.warning(f"the stack is {state.state}", f"wait, and look at kci status{option}")
+        return finding.warning(f"the stack is {state.state}", f"wait, and look at {place.kci('status')}")
     return finding.well(f"the stack of {state_dir} is ready")
 
 
-def judge_part(seen: Part) -> finding.Finding:
+def judge_part(seen: Part, place: typed.Place) -> finding.Finding:
     told = seen.told
-    log = f"see why: tail {told.log_file}" if told.log_file else "see why: kci status"
+    log = f"see why: tail {told.log_file}" if told.log_file else f"see why: {place.kci('status')}"
     if told.process is None or not seen.is_alive:
         return finding.wrong(f"{told.name} does not run: {told.detail or told.state}", log)
     if seen.is_paused:
@@ -118,9 +117,11 @@ def judge_part(seen: Part) -> finding.Finding:
     return finding.well(f"{told.name} runs and answers{again}")
 
 
-def judge_certificates(seen: Iterable[Certificate], now: datetime.datetime) -> list[finding.Finding]:
+def judge_certificates(
+    seen: Iterable[Certificate], now: datetime.datetime, place: typed.Place
+) -> list[finding.Finding]:
     certificates = list(seen)
-    renew = "kci down && kci up: the start makes those anew that end soon"
+    renew = f"{place.again}: the start makes those anew that end soon"
     found, ends = [], []
     for one in certificates:
         if one.end is None or one.begin is None:
@@ -134,7 +135,8 @@ def judge_certificates(seen: Iterable[Certificate], now: datetime.datetime) -> l
                     "timedatectl set-ntp true",
                 )
             )
-        elif one.end - now < EXPIRES_SOON:
+        # A start makes what a given cluster issued for less anew from half of its life.
+        elif one.end - now < min(EXPIRES_SOON, (one.end - one.begin) / 2):
             found.append(finding.warning(f"{one.file} ends on {one.end:%Y-%m-%d}", renew))
         else:
             ends.append(one.end)
@@ -143,22 +145,25 @@ def judge_certificates(seen: Iterable[Certificate], now: datetime.datetime) -> l
     return [finding.well(f"{len(ends)} certificates, the first ends on {min(ends):%Y-%m-%d}")]
 
 
-def judge_links(seen: Links) -> list[finding.Finding]:
-    again = "kci down && kci up"
+def judge_links(seen: Links, place: typed.Place) -> list[finding.Finding]:
     found = []
     if not seen.has_gateway:
-        found.append(finding.wrong(f"the link {seen.bridge} does not have the address {seen.gateway}", again))
+        found.append(
+            finding.wrong(f"the link {seen.bridge} does not have the address {seen.gateway}", place.again)
+        )
     if not seen.forwards:
         found.append(
             finding.wrong(
                 "net.ipv4.ip_forward is 0, so pods reach nothing beyond the machine",
-                "sysctl -w net.ipv4.ip_forward=1",
+                place.inside("sysctl -w net.ipv4.ip_forward=1"),
             )
         )
     found += [
         finding.wrong(
             f"the unreachable route of {network} is gone: packets to unused addresses leave the machine",
-            f"ip route add unreachable {network} metric {links.UNREACHABLE_PRIORITY} proto static",
+            place.inside(
+                f"ip route add unreachable {network} metric {links.UNREACHABLE_PRIORITY} proto static"
+            ),
         )
         for network in seen.unguarded
     ]
@@ -168,7 +173,7 @@ def judge_links(seen: Links) -> list[finding.Finding]:
 
 
 def judge_reserved(
-    subnets: Iterable[tuple[str, str]], reserved: Sequence[ipaddress.IPv4Network]
+    subnets: Iterable[tuple[str, str]], reserved: Sequence[ipaddress.IPv4Network], place: typed.Place
 ) -> list[finding.Finding]:
     """Subnets (id, CIDR) that others of the machine's networks have by now."""
     found = []
@@ -178,13 +183,13 @@ def judge_reserved(
             found.append(
                 finding.wrong(
                     f"the subnet {name} ({text}) overlaps {clash}, which a network of the machine has",
-                    f"remove that route, or make another subnet and: kci subnet delete {name}",
+                    f"remove that route, or make another subnet and: {place.kci(f'subnet delete {name}')}",
                 )
             )
     return found or [finding.well("no subnet overlaps a network of the machine")]
 
 
-def judge_store(seen: Store) -> finding.Finding:
+def judge_store(seen: Store, place: typed.Place) -> finding.Finding:
     if not seen.exists:
         return finding.wrong(
             "the KCI service has no database", "put a backup back (docs/how-to/back-up-the-service.md)"
@@ -192,6 +197,6 @@ def judge_store(seen: Store) -> finding.Finding:
     if not seen.is_locked:
         return finding.wrong(
             "no program holds the lock of the KCI service's database: a second service could open it",
-            "see why the service does not: kci status",
+            f"see why the service does not: {place.kci('status')}",
         )
     return finding.well("one service holds the database")

@@ -117,6 +117,7 @@ def ensure_store(
             image = _cached(recipe, source, cache_dir / "images", progress)
             for reference in recipe.references:
                 store.add(reference, image, source=source)
+        store.remove_superseded()
 
 
 def architecture() -> str:

@@ -66,6 +66,20 @@ class Layout:
         files.write_atomic(self._folder / "oci-layout", MARKER, mode=0o644)
         files.write_atomic(self._folder / "index.json", msgspec.json.encode(index), mode=0o644)
 
+    def remove_superseded(self) -> None:
+        """Remove blobs that no image here is made of any more; who is pulling one asks again."""
+        named = set()
+        for found in self.references().values():
+            named.add(found.digest)
+            path = self.blob_path(found.digest)
+            if path is not None:
+                manifest = msgspec.json.decode(path.read_bytes(), type=oci.Manifest)
+                named |= {part.digest for part in (manifest.config, *manifest.layers)}
+        kept = {self._path(digest) for digest in named}
+        for path in self._path("").iterdir():
+            if path not in kept:
+                path.unlink()
+
     def read(self, reference: str) -> oci.Image | None:
         """The whole image; None if it is not here or one of its blobs is missing."""
         found = self.references().get(reference)
