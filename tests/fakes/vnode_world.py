@@ -5,6 +5,7 @@ a pod that nobody wants, the removal of one that somebody does, a pod failed whi
 """
 
 import asyncio
+import collections
 import dataclasses
 import datetime
 
@@ -12,6 +13,9 @@ import msgspec
 
 from kci.kube import errors, models, reflector
 from kci.vnode import pods, provider
+
+# Nobody has reason to look at one pod so often within a second.
+SPINNING = 200
 
 
 def pod(uid, *, name="web", namespace="default", **status):
@@ -187,7 +191,8 @@ class Cloud:
         self.outcomes = []
         # Creates for these fail, whatever else happens.
         self.failing_uids = set()
-        self.created, self.removed, self.listings = [], [], 0
+        self.created, self.removed, self.listings, self.refusals_asked = [], [], 0, 0
+        self._looks = collections.Counter()
         self._watched = watched
         self._made = {}
         self._watchers = []
@@ -242,6 +247,10 @@ class Cloud:
     # -- provider.Provider
 
     def refusals(self, target):
+        self.refusals_asked += 1
+        # On a loop whose time jumps, who never pauses would never let time pass.
+        self._looks[target.uid, int(self._now_s())] += 1
+        assert self._looks[target.uid, int(self._now_s())] < SPINNING, f"{target.uid} is looked at for ever"
         if "refuse" in target.metadata.annotations:
             return [provider.Refusal("NotSupported", target.metadata.annotations["refuse"])]
         return []

@@ -56,9 +56,10 @@ class Create:
 
 @dataclasses.dataclass(frozen=True)
 class Refuse:
-    """Keep the pod Pending and say why."""
+    """Keep the pod Pending and say why; without a time only a change of the pod can help."""
 
     refusal: provider.Refusal
+    until_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,16 +89,28 @@ Action = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """What the provider refused: not asked again before `until_s` for a pod with this fingerprint."""
+
+    refusal: provider.Refusal
+    fingerprint: bytes
+    until_s: float
+
+
 def plan(
     pod: models.Pod | None,
     known: knowledge.Known,
     *,
     pod_is_gone: bool,
     refusals: Sequence[provider.Refusal],
+    refused: Refused | None,
     retry_at_s: float,
     now_s: float,
 ) -> Action:
-    """The next step. `pod_is_gone` says that a missing pod is known to be deleted, not just not listed."""
+    """The next step. `pod_is_gone` says that a missing pod is known to be deleted, not just not listed;
+    `refusals` is what is wrong with the pod whomever one asks, `refused` what the provider said of it.
+    """
     if pod is None:
         ended = _end(known, now_s)
         if ended is None:
@@ -114,7 +127,7 @@ def plan(
         case knowledge.Belief.UNKNOWN:
             return _look(known, now_s)
         case knowledge.Belief.ABSENT:
-            return _start(pod, known, refusals=refusals, retry_at_s=retry_at_s, now_s=now_s)
+            return _start(pod, known, refusals=refusals, refused=refused, retry_at_s=retry_at_s, now_s=now_s)
 
 
 def _start(
@@ -122,6 +135,7 @@ def _start(
     known: knowledge.Known,
     *,
     refusals: Sequence[provider.Refusal],
+    refused: Refused | None,
     retry_at_s: float,
     now_s: float,
 ) -> Action:
@@ -129,6 +143,8 @@ def _start(
         return Fail(provider.Refusal("InstanceLost", "the instance that ran this pod is gone"))
     if refusals:
         return Refuse(refusals[0] if len(refusals) == 1 else _joined(refusals))
+    if refused is not None and now_s < refused.until_s and refused.fingerprint == fingerprint(pod):
+        return Refuse(refused.refusal, refused.until_s)
     return Wait(retry_at_s) if now_s < retry_at_s else Create()
 
 

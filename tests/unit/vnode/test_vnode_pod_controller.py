@@ -80,6 +80,18 @@ def test_what_the_provider_refuses_is_tried_again_with_back_off_as_a_user_may_ma
     assert reason(world, "a") == ""
 
 
+def test_a_pod_that_is_wrong_by_itself_is_left_alone_whatever_the_provider_said_of_it_before(world):
+    world.cloud.outcomes = ["refuse"]
+    world.cluster.bind("a")
+    world.pass_time(1)
+    world.cluster.annotate("a", refuse="no")
+    world.pass_time(1)
+    looks = world.cloud.refusals_asked
+    world.pass_time(60)
+    assert (reason(world, "a"), world.cloud.refusals_asked - looks) == ("NotSupported", 0)
+    assert world.cloud.created == ["a"]
+
+
 def test_a_refused_pod_that_is_deleted_goes_at_once(world):
     world.cluster.bind("a")
     world.cluster.annotate("a", refuse="no")

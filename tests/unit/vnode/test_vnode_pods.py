@@ -18,6 +18,7 @@ DEAD = provider.Instance(
 )
 REFUSAL = provider.Refusal("NotSupported", "spec.hostNetwork: use a pod network")
 WANTED = vnode_world.pod("u")
+LACKED = provider.Refusal("InvalidParameterValue", "no such subnet")
 
 
 def changed(*, deleting=False, **status):
@@ -29,15 +30,20 @@ def changed(*, deleting=False, **status):
     )
 
 
-def planned(pod, belief, *instances, gone=False, refusals=(), retry_at_s=0.0, **known):
+def planned(pod, belief, *instances, gone=False, refusals=(), refused=None, retry_at_s=0.0, **known):
     return pods.plan(
         pod,
         knowledge.Known(belief, tuple(instances), **known),
         pod_is_gone=gone,
         refusals=refusals,
+        refused=refused,
         retry_at_s=retry_at_s,
         now_s=100.0,
     )
+
+
+def refused(until_s, fingerprint=None):
+    return pods.Refused(LACKED, fingerprint or pods.fingerprint(WANTED), until_s)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +52,11 @@ def planned(pod, belief, *instances, gone=False, refusals=(), retry_at_s=0.0, **
         (planned(WANTED, ABSENT), pods.Create()),
         (planned(WANTED, ABSENT, retry_at_s=101.0), pods.Wait(101.0)),
         (planned(WANTED, ABSENT, refusals=[REFUSAL]), pods.Refuse(REFUSAL)),
+        (planned(WANTED, ABSENT, refused=refused(110.0)), pods.Refuse(LACKED, 110.0)),
+        (planned(WANTED, ABSENT, refused=refused(100.0)), pods.Create()),
+        (planned(WANTED, ABSENT, refused=refused(110.0, b"another")), pods.Create()),
+        # Waiting does not help against what is wrong with the pod itself.
+        (planned(WANTED, ABSENT, refusals=[REFUSAL], refused=refused(110.0)), pods.Refuse(REFUSAL)),
         (planned(WANTED, UNKNOWN), pods.Look()),
         (planned(WANTED, UNKNOWN, look_at_s=105.0), pods.Wait(105.0)),
         (planned(WANTED, UNKNOWN, look_at_s=100.0), pods.Look()),
