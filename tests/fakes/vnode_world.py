@@ -1,7 +1,8 @@
 """Doubles of the two sides of the pod controller: a cluster with pods, and a cloud with instances.
 
 Both hold the truth, and assert what must never happen: a second instance for a UID, an instance for
-a pod that nobody wants, the removal of one that somebody does, a pod failed while it runs.
+a pod that nobody wants, the removal of one that somebody does, a pod failed while it runs or removed before
+it has ended.
 """
 
 import asyncio
@@ -35,6 +36,8 @@ class Cluster:
         self.synced = asyncio.Event()
         self.listener = None
         self.events = []
+        # As they were when they went.
+        self.removed = {}
         self.list_fails = False
         # So many lists are empty though they should not be.
         self.lies = 0
@@ -59,13 +62,16 @@ class Cluster:
         self._change(uid, lambda meta: {"annotations": {**meta.annotations, **annotations}})
 
     def show_running(self, uid):
+        self.show(uid, "Running")
+
+    def show(self, uid, phase):
         """What runs the pod tells its status."""
         found = self.pods[uid]
-        status = msgspec.structs.replace(found.status, phase="Running", start_time="2026-01-01T00:00:00Z")
+        status = msgspec.structs.replace(found.status, phase=phase, start_time="2026-01-01T00:00:00Z")
         self.store(msgspec.structs.replace(found, status=status))
 
     def force_delete(self, uid):
-        gone = self.pods.pop(uid)
+        gone = self.removed[uid] = self.pods.pop(uid)
         self.copy.pop(uid, None)
         self._tell(reflector.ChangeKind.DELETED, gone)
 
@@ -137,6 +143,9 @@ class Cluster:
         deleted = self.pods[target.uid].metadata.deletion_timestamp is not None
         self.must(deleted, f"{target.uid} was removed though nobody deleted it")
         self.must(not self.cloud.exists(target.uid), f"{target.uid} was removed before its instance")
+        # Else whoever keeps it by a finalizer until it has ended keeps it for ever.
+        ended = self.pods[target.uid].status.phase in pods.TERMINAL_PHASES
+        self.must(ended, f"{target.uid} was removed in phase {self.pods[target.uid].status.phase}")
         self.force_delete(target.uid)
 
     async def list_pod_uids(self):

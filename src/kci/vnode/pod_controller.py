@@ -259,7 +259,7 @@ class PodController:
                 if until_s is not None:
                     self._queue.add_after(pod.uid, max(0.0, until_s - self._now_s()))
             case pods.Fail(refusal):
-                if await self._patch_status(pod, pods.failed_patch(pod, refusal, now)):
+                if await self._patch_status(pod, pods.failed_patch(pod, refusal, now)) and refusal:
                     self._warn(pod, "pod failed", refusal)
             case pods.ClearStatus():
                 await self._patch_status(pod, pods.cleared_patch(pod))

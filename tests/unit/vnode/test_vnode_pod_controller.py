@@ -99,6 +99,22 @@ def test_a_refused_pod_that_is_deleted_goes_at_once(world):
     world.cluster.ask_deletion("a")
     world.pass_time(0.01)
     assert world.cluster.pods == {}
+    # And not before all can see that it has ended: a Job may wait for that. To its owner that is no news.
+    last = world.cluster.removed["a"].status
+    assert (last.phase, last.reason, last.message) == ("Failed", "NotSupported", "no")
+    assert world.cluster.events == [("a", "NotSupported")]
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_what_ran_a_pod_has_the_last_word_on_how_it_ended(world, phase):
+    world.cluster.bind("a")
+    world.pass_time(1)
+    world.cluster.show("a", phase)
+    world.cluster.ask_deletion("a")
+    version = world.cluster.pods["a"].metadata.resource_version
+    world.pass_time(0.02)
+    assert world.cluster.pods == {}
+    assert world.cluster.removed["a"].metadata.resource_version == version
 
 
 def test_a_create_that_always_fails_is_tried_for_ever_and_said_on_the_pod(world):
