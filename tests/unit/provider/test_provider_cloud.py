@@ -136,6 +136,22 @@ def test_polls_are_quick_after_a_change_was_asked_for_and_slow_otherwise(jump):
     assert all(gap <= 5 for gap in young)
 
 
+def test_a_change_asked_for_in_a_steady_pause_is_looked_for_soon(jump):
+    kci = Kci(lists=[[]])
+
+    async def main():
+        watched = watcher.Watcher(kci, cluster_id="c1", node_name="vn")
+        async with contextlib.aclosing(watched.changes(by_stream=False)) as changes:
+            await anext(changes)
+            # The steady pause is 15 s at least.
+            asyncio.get_running_loop().call_later(5, watched.expect_change)
+            await anext(changes)
+
+    jump(main())
+    first_s, second_s = kci.asked_at_s
+    assert 5 <= second_s - first_s <= 5 + watcher.YOUNG_POLL_S[1]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "new"),
     [
