@@ -404,6 +404,12 @@ class PodController:
 
     # ---- for the kubelet API -------------------------------------------------------------------
 
+    def all_pods(self) -> Mapping[str, models.Pod]:
+        """NotLeaderError before they are known: what was not seen yet would be told as what is not there."""
+        if not self._synced.is_set():
+            raise leadership.NotLeaderError("cannot say anything of the node's pods: they are not listed yet")
+        return self._pods
+
     def instance_of(self, uid: models.PodUid) -> provider.Instance | None:
         """The instance that runs this pod, as far as is known."""
         found = self._known(uid).instances

@@ -7,7 +7,7 @@ import pathlib
 
 import aiohttp
 import pytest
-from fakes import kubelet_api, kubelet_peers, vnode_world
+from fakes import kubelet_api, kubelet_peers, vnode_process, vnode_world
 
 from kci.kit import channels
 from kci.kube import models
@@ -113,6 +113,23 @@ async def test_a_copy_that_does_not_act_says_nothing_of_pods(api, method, path):
     async with api.admin() as session, session.request(method, path) as response:
         assert response.status == 503
         assert "does not hold its Lease" in await response.text()
+
+
+@pytest.mark.parametrize(
+    ("user", "path"), [("admin", "/pods"), ("admin", LOGS), ("watcher", "/stats/summary")]
+)
+async def test_a_copy_that_has_not_listed_its_pods_yet_says_nothing_of_them(api, user, path):
+    cluster = vnode_world.Cluster()
+    controller = vnode_process.make(cluster, vnode_world.Cloud(cluster, asyncio.get_running_loop().time))
+    api.pods.all = controller.all_pods
+    async with api.session(user=user) as session:
+        async with session.get(path) as response:
+            assert response.status == 503
+            assert "not listed yet" in await response.text()
+        cluster.bind("u")
+        cluster.synced.set()
+        async with session.get(path) as response:
+            assert response.status == 200
 
 
 async def test_a_certificate_of_another_authority_is_no_certificate(api, tmp_path):
