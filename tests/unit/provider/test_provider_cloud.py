@@ -172,18 +172,32 @@ def test_following_by_asking_again_shows_each_line_once(before, after, new):
 
 def test_a_log_is_followed_through_trouble_until_the_container_is_gone(jump):
     kci = Kci(log=["a\nb\n", errors.UnreachableError("x"), "b\nc\n", errors.NotFoundError("gone")])
+    assert jump(followed(kci, lambda: False)) == b"a\nb\nc\n"
 
-    async def main():
-        options = models.PodLogOptions(follow=True)
-        return [chunk async for chunk in await streams.open_log_tail(kci, "g", "c", options)]
 
-    assert b"".join(jump(main())) == b"a\nb\nc\n"
+async def followed(kci, has_ended):
+    options = models.PodLogOptions(follow=True)
+    chunks = await streams.open_log_tail(kci, "g", "c", options, has_ended=has_ended)
+    return b"".join([chunk async for chunk in chunks])
+
+
+def test_a_log_is_followed_to_the_last_line_of_a_container_that_ends(jump):
+    ends = iter((False, False, True))
+    kci = Kci(log=["a\n", "a\n", "a\nb\n", "a\nb\nlast\n", errors.InvalidError("nobody asks any more")])
+    assert jump(followed(kci, lambda: next(ends))) == b"a\nb\nlast\n"
+
+
+def test_only_a_newline_ends_a_line_of_a_log(jump):
+    odd = "10%\r20%\r\n\n\u2028\x0c\x85end\n"
+    kci = Kci(log=["", odd, odd + "next\n"])
+    ends = iter((False, True))
+    assert jump(followed(kci, lambda: next(ends))) == (odd + "next\n").encode()
 
 
 @pytest.mark.parametrize("asked", [{"previous": True}, {"timestamps": True}, {"since_seconds": 5}])
 async def test_what_kcis_log_call_cannot_do_is_refused(asked):
     with pytest.raises(provider.RefusedError, match="cannot show"):
-        await streams.open_log_tail(Kci(), "g", "c", models.PodLogOptions(**asked))
+        await streams.open_log_tail(Kci(), "g", "c", models.PodLogOptions(**asked), has_ended=lambda: False)
 
 
 async def test_a_log_stream_that_nobody_reads_is_closed_at_once():

@@ -239,6 +239,41 @@ async def test_a_followed_log_flows_at_once_and_ends_when_the_reader_leaves(api)
         await asyncio.wait_for(api.streams.closed.wait(), 5)
 
 
+RUNS = models.ContainerState(running=models.ContainerStateRunning())
+WAITS = models.ContainerState(waiting=models.ContainerStateWaiting(reason="CrashLoopBackOff"))
+ENDED = models.ContainerState(terminated=models.ContainerStateTerminated(exit_code=0))
+
+
+@pytest.mark.parametrize(
+    ("pod", "ended"),
+    [
+        (None, True),
+        (vnode_world.pod("u"), False),
+        (vnode_world.pod("u", container_statuses=(models.ContainerStatus(name="c", state=WAITS),)), False),
+        (vnode_world.pod("u", container_statuses=(models.ContainerStatus(name="c", state=ENDED),)), True),
+        (
+            vnode_world.pod(
+                "u", container_statuses=(models.ContainerStatus(name="c", state=WAITS, last_state=ENDED),)
+            ),
+            True,
+        ),
+        (
+            vnode_world.pod(
+                "u", container_statuses=(models.ContainerStatus(name="c", state=RUNS, last_state=ENDED),)
+            ),
+            False,
+        ),
+    ],
+)
+async def test_who_follows_a_log_learns_when_its_container_has_ended(api, pod, ended):
+    api.streams.endless = True
+    async with api.admin() as session, session.get(f"{LOGS}?follow=true") as response:
+        assert await response.content.readexactly(8) == b"one\ntwo\n"
+        assert not api.streams.has_ended()
+        api.pods.objects = {} if pod is None else {"u": pod}
+        assert api.streams.has_ended() is ended
+
+
 async def test_a_silent_log_is_open_before_its_first_line(api):
     api.streams.endless, api.streams.chunks = True, []
     async with api.admin() as session, asyncio.timeout(5), session.get(LOGS + "?follow=true") as response:
