@@ -35,8 +35,9 @@ BRAKE_PAUSE_S = 5.0
 # A failing create is shown on the pod after so many failures: a short blip needs nobody's attention.
 FAILURES_TO_SHOW = 5
 NOT_LEADER_PAUSE_S = 1.0
-# While the provider is away, or nobody knows what became of a call: it may be back any moment, and who asks
-# too often is stopped before anything is sent. Longer delays are for what one pod was told.
+# While the provider is away or lets nobody in, or nobody knows what became of a call: that may be over any
+# moment, and who asks too often is stopped before anything is sent. Longer delays are for what one pod was
+# told.
 AWAY_PAUSE_S = 15.0
 # What the provider refused it may grant later, when its user has made what was missing there.
 REFUSED = backoffs.Backoff(initial_s=10.0, cap_s=300.0)

@@ -40,7 +40,9 @@ class TryLaterError(ProviderError):
 
 
 class UnavailableError(TryLaterError):
-    """As TryLaterError, and no other request would do better: the provider itself is away or overloaded."""
+    """As TryLaterError, and no other request would do better: the provider is away or overloaded, or lets
+    nobody of ours in.
+    """
 
 
 class OutcomeUnknownError(ProviderError):

@@ -425,7 +425,8 @@ async def test_a_log_stream_that_cannot_be_opened_is_an_error_and_not_an_empty_l
     [
         (errors.NotFoundError("x"), provider.NotFoundError),
         (errors.InvalidError("x", code="InvalidParameterValue"), provider.RefusedError),
-        (errors.RefusedError("x"), provider.TryLaterError),
+        (errors.RefusedError("x"), provider.UnavailableError),
+        (errors.MissingCredentialsError("x"), provider.UnavailableError),
         (errors.ConflictError("x", code="InsufficientAddresses"), provider.TryLaterError),
         (errors.ConflictError("x", code="IdempotentParameterMismatch"), provider.OutcomeUnknownError),
         (errors.TryLaterError("x"), provider.UnavailableError),
