@@ -318,6 +318,30 @@ def test_a_pod_that_cannot_run_as_asked_stays_pending_and_says_why(line, name, s
     line.kubectl("delete", "pod", name, "--timeout=20s")
 
 
+def test_a_job_lets_its_pod_go_that_was_deleted_before_it_ran(line):
+    """Such a Job holds its pods by a finalizer until they have ended."""
+    refused = pod("held", IDLE, hostNetwork=True, restartPolicy="Never")
+    template = {"metadata": refused["metadata"], "spec": refused["spec"]}
+    disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    spec = {"backoffLimit": 6, "podFailurePolicy": {"rules": [disrupted]}, "template": template}
+    line.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "held"}, "spec": spec})
+
+    def pods():
+        return line.get("pods", "-l", "job-name=held")["items"]
+
+    (first,) = eventually(
+        lambda: [one for one in pods() if one["status"].get("reason")], what="the refused pod"
+    )
+    assert first["status"]["phase"] == "Pending"
+    line.kubectl("delete", "pod", first["metadata"]["name"], "--wait=false")
+    eventually(
+        lambda: first["metadata"]["uid"] not in {one["metadata"]["uid"] for one in pods()},
+        what="the deleted pod gone",
+    )
+    line.kubectl("delete", "job", "held", "--timeout=20s")
+    eventually(lambda: not pods(), what="the Job's pods gone")
+
+
 def test_an_image_that_is_not_there_is_named(line):
     line.apply(pod("no-image", container={"image": "registry.local/no/such:1"}))
     waiting = eventually(

@@ -62,8 +62,8 @@ class Streams:
         self.closed = asyncio.Event()
         self.exec = None
 
-    async def open_log(self, target, options):
-        self.target, self.options = target, options
+    async def open_log(self, target, options, *, has_ended):
+        self.target, self.options, self.has_ended = target, options, has_ended
         if self.log_error:
             raise self.log_error
         return self._log()

@@ -1,10 +1,12 @@
 """Doubles of the two sides of the pod controller: a cluster with pods, and a cloud with instances.
 
 Both hold the truth, and assert what must never happen: a second instance for a UID, an instance for
-a pod that nobody wants, the removal of one that somebody does, a pod failed while it runs.
+a pod that nobody wants, the removal of one that somebody does, a pod failed while it runs or removed before
+it has ended.
 """
 
 import asyncio
+import collections
 import dataclasses
 import datetime
 
@@ -12,6 +14,9 @@ import msgspec
 
 from kci.kube import errors, models, reflector
 from kci.vnode import pods, provider
+
+# Nobody has reason to look at one pod so often within a second.
+SPINNING = 200
 
 
 def pod(uid, *, name="web", namespace="default", **status):
@@ -31,6 +36,8 @@ class Cluster:
         self.synced = asyncio.Event()
         self.listener = None
         self.events = []
+        # As they were when they went.
+        self.removed = {}
         self.list_fails = False
         # So many lists are empty though they should not be.
         self.lies = 0
@@ -55,13 +62,16 @@ class Cluster:
         self._change(uid, lambda meta: {"annotations": {**meta.annotations, **annotations}})
 
     def show_running(self, uid):
+        self.show(uid, "Running")
+
+    def show(self, uid, phase):
         """What runs the pod tells its status."""
         found = self.pods[uid]
-        status = msgspec.structs.replace(found.status, phase="Running", start_time="2026-01-01T00:00:00Z")
+        status = msgspec.structs.replace(found.status, phase=phase, start_time="2026-01-01T00:00:00Z")
         self.store(msgspec.structs.replace(found, status=status))
 
     def force_delete(self, uid):
-        gone = self.pods.pop(uid)
+        gone = self.removed[uid] = self.pods.pop(uid)
         self.copy.pop(uid, None)
         self._tell(reflector.ChangeKind.DELETED, gone)
 
@@ -133,6 +143,9 @@ class Cluster:
         deleted = self.pods[target.uid].metadata.deletion_timestamp is not None
         self.must(deleted, f"{target.uid} was removed though nobody deleted it")
         self.must(not self.cloud.exists(target.uid), f"{target.uid} was removed before its instance")
+        # Else whoever keeps it by a finalizer until it has ended keeps it for ever.
+        ended = self.pods[target.uid].status.phase in pods.TERMINAL_PHASES
+        self.must(ended, f"{target.uid} was removed in phase {self.pods[target.uid].status.phase}")
         self.force_delete(target.uid)
 
     async def list_pod_uids(self):
@@ -187,7 +200,8 @@ class Cloud:
         self.outcomes = []
         # Creates for these fail, whatever else happens.
         self.failing_uids = set()
-        self.created, self.removed, self.listings = [], [], 0
+        self.created, self.removed, self.listings, self.refusals_asked = [], [], 0, 0
+        self._looks = collections.Counter()
         self._watched = watched
         self._made = {}
         self._watchers = []
@@ -242,6 +256,10 @@ class Cloud:
     # -- provider.Provider
 
     def refusals(self, target):
+        self.refusals_asked += 1
+        # On a loop whose time jumps, who never pauses would never let time pass.
+        self._looks[target.uid, int(self._now_s())] += 1
+        assert self._looks[target.uid, int(self._now_s())] < SPINNING, f"{target.uid} is looked at for ever"
         if "refuse" in target.metadata.annotations:
             return [provider.Refusal("NotSupported", target.metadata.annotations["refuse"])]
         return []

@@ -142,9 +142,9 @@ BUGS = (
         (
             Edit(
                 "vnode/pods.py",
-                "        return _end(known, now_s) or RemoveObject()\n",
+                "        return _end(known, now_s) or _let_go(pod)\n",
                 '        if pod.status.phase != "Running":\n            return RemoveObject()\n'
-                "        return _end(known, now_s) or RemoveObject()\n",
+                "        return _end(known, now_s) or _let_go(pod)\n",
             ),
         ),
     ),

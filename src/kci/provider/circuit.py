@@ -1,11 +1,13 @@
-"""Keeps calls from an endpoint that is down: all wait while one at a time looks whether it is back. Pure.
+"""Keeps calls from an endpoint that is down or lets us not in: all wait while one at a time looks whether
+that is over. Pure.
 
     closed ──FAILURES_TO_OPEN in a row──► open ──any answer──► closed
                                           │  ▲
                                           └──┘ one probe each interval, from 1 s to 5 s
 
 Whoever meets it open is told when to come again, spread over an interval, so that the endpoint is not met
-by all at once when it is back. An answer that is an error is an answer; "try later" is none.
+by all at once when it is back. An answer that is an error is an answer; "try later" is none, nor is one that
+refuses keys, clock or rights, as it would any call.
 """
 
 from __future__ import annotations

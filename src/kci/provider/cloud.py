@@ -218,12 +218,14 @@ class KingsoftCloud:
     # ---- streams -------------------------------------------------------------------------------
 
     async def open_log(
-        self, target: provider.Target, options: models.PodLogOptions
+        self, target: provider.Target, options: models.PodLogOptions, *, has_ended: Callable[[], bool]
     ) -> AsyncGenerator[bytes, None]:
         prepared = await self._wait_prepared()
-        can_stream = prepared.capabilities.has(capabilities.LOG_STREAM)
-        opener = streams.open_log_stream if can_stream else streams.open_log_tail
-        return await opener(self._client, ids.GroupId(target.instance_id), target.container, options)
+        group_id, container = ids.GroupId(target.instance_id), target.container
+        if prepared.capabilities.has(capabilities.LOG_STREAM):
+            # The service knows itself when there is nothing more to come.
+            return await streams.open_log_stream(self._client, group_id, container, options)
+        return await streams.open_log_tail(self._client, group_id, container, options, has_ended=has_ended)
 
     async def open_exec(self, target: provider.Target, options: models.PodExecOptions) -> provider.ExecStream:
         return await streams.open_exec(

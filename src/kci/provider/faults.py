@@ -20,9 +20,13 @@ def translated() -> Iterator[None]:
         raise to_provider_error(error) from error
 
 
+def reason_of(error: errors.KciError) -> reasons.Code:
+    """What it is called on a pod."""
+    return reasons.of_error(error.code or type(error).__name__.removesuffix("Error"))
+
+
 def to_provider_error(error: errors.KciError) -> provider.ProviderError:
-    reason = reasons.of_error(error.code or type(error).__name__.removesuffix("Error"))
-    message = str(error)
+    reason, message = reason_of(error), str(error)
     match error:
         case errors.NotFoundError():
             return provider.NotFoundError(message)
@@ -31,8 +35,11 @@ def to_provider_error(error: errors.KciError) -> provider.ProviderError:
         case errors.ConflictError() if error.code == catalogue.IDEMPOTENT_PARAMETER_MISMATCH.code:
             # There is a group for this pod already, from before our settings changed: it will be found.
             return provider.OutcomeUnknownError(message)
-        case errors.RefusedError() | errors.ConflictError():
-            # Keys, clocks, rights and quotas are put right by people while we wait.
+        case errors.RefusedError():
+            # Keys, clocks and rights are every call's: once somebody has put them right all go on.
+            return provider.UnavailableError(reason, message)
+        case errors.ConflictError():
+            # Quotas and addresses are this request's.
             return provider.TryLaterError(reason, message)
         case errors.TryLaterError():
             return provider.UnavailableError(reason, message, retry_after_s=error.retry_after_s)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from kci.client import errors
 from kci.contract import capabilities, groups, ids, packages
-from kci.provider import circuit
+from kci.provider import circuit, faults
 from kci.vnode import provider
 
 
@@ -42,6 +42,8 @@ class GuardedApi:
     def __init__(self, api: Api) -> None:
         self._api = api
         self._circuit = circuit.Circuit()
+        # Why the last call that failed did.
+        self._refused: errors.RefusedError | None = None
 
     async def create_container_group(self, request: groups.CreateContainerGroup) -> ids.GroupId:
         with self._call():
@@ -79,24 +81,34 @@ class GuardedApi:
     def _call(self) -> Iterator[None]:
         wait_s = self._circuit.ask(_now_s())
         if wait_s > 0:
-            raise provider.UnavailableError(
-                "KciUnavailable",
-                "cannot reach the container instance service, which did not answer several times",
-                retry_after_s=wait_s,
-            )
+            raise self._unavailable(wait_s)
         try:
             yield
-        except errors.TryLaterError as error:
-            self._circuit.failed(_now_s(), retry_after_s=error.retry_after_s)
-            raise
-        except errors.UnreachableError:
-            self._circuit.failed(_now_s())
+        except (errors.TryLaterError, errors.UnreachableError, errors.RefusedError) as error:
+            self._refused = error if isinstance(error, errors.RefusedError) else None
+            retry_after_s = error.retry_after_s if isinstance(error, errors.TryLaterError) else 0.0
+            self._circuit.failed(_now_s(), retry_after_s=retry_after_s)
             raise
         except errors.KciError:
             self._circuit.answered()
             raise
         else:
             self._circuit.answered()
+
+    def _unavailable(self, wait_s: float) -> provider.UnavailableError:
+        """In the same words for all who wait, so that their pods say the same until it is over."""
+        if self._refused is None:
+            text = "cannot reach the container instance service, which did not answer several times"
+            return provider.UnavailableError("KciUnavailable", text, retry_after_s=wait_s)
+        reason = faults.reason_of(self._refused)
+        if isinstance(self._refused, errors.MissingCredentialsError):
+            text = str(self._refused)
+        else:
+            text = (
+                f"cannot use the container instance service, which refuses this node's calls ({reason}): "
+                "correct its keys, what they may do, or its clock"
+            )
+        return provider.UnavailableError(reason, text, retry_after_s=wait_s)
 
 
 def _now_s() -> float:

@@ -299,7 +299,7 @@ class _Pods:
         self._term = term
 
     def all(self) -> Mapping[str, models.Pod]:
-        return self._current().reflector.objects
+        return self._current().controller.all_pods()
 
     def instance_of(self, uid: models.PodUid) -> provider.Instance | None:
         return self._current().controller.instance_of(uid)

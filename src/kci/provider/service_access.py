@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
 import structlog
 
 from kci.kit import backoff as backoffs
+from kci.kube import access, errors, resources
 from kci.kube import client as clients
 from kci.kube import config as configs
-from kci.kube import errors, resources
 
 log = structlog.get_logger(__name__)
 
 ROLE = "system:node-proxier"
 BACKOFF = backoffs.Backoff(initial_s=1.0, cap_s=60.0, jitter=0.3)
-_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-_SELVES = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+LISTING = access.Attributes(
+    verb="list", group=resources.ENDPOINT_SLICES.group, resource=resources.ENDPOINT_SLICES.plural
+)
 
 
-async def ensure(client: clients.Client, handed_on: configs.ClusterConfig, *, is_needed: bool) -> None:
+async def ensure(
+    client: clients.Client,
+    handed_on: configs.ClusterConfig,
+    *,
+    is_needed: bool,
+    backoff: backoffs.Backoff = BACKOFF,
+) -> None:
     """Once it is settled whether the identity that is handed on may read Services. If it may not and neither
     may we let it: a warning where pods need it (`is_needed`) unless they say otherwise.
     """
@@ -36,16 +42,16 @@ async def ensure(client: clients.Client, handed_on: configs.ClusterConfig, *, is
             return
         except errors.KubeError as error:
             failures += 1
-            delay_s = BACKOFF.delay_s(failures)
+            delay_s = backoff.delay_s(failures)
             log.info("right to Services not found out", next_try_s=round(delay_s, 2), error=str(error))
             await asyncio.sleep(delay_s)
 
 
 async def _ensure(client: clients.Client, handed_on: configs.ClusterConfig, *, is_needed: bool) -> None:
     async with clients.Client(handed_on) as theirs:
-        if await _may_list(theirs):
+        if await theirs.review_own_access(LISTING):
             return
-        user = await _name_of(theirs)
+        user = (await theirs.review_self()).name
     try:
         _ = await client.create(resources.CLUSTER_ROLE_BINDINGS, binding(user))
         log.info("instances may read Services now", user=user, role=ROLE)
@@ -74,40 +80,3 @@ def _told(user: str) -> dict[str, str]:
     name = binding(user)["metadata"]["name"]
     remedy = f"kubectl create clusterrolebinding {name} --clusterrole={ROLE} --user={user}"
     return {"user": user, "remedy": remedy}
-
-
-async def _may_list(client: clients.Client) -> bool:
-    asked = {"group": resources.ENDPOINT_SLICES.group, "resource": resources.ENDPOINT_SLICES.plural}
-    body = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": {**asked, "verb": "list"}},
-    }
-    answer = await client.request("POST", _REVIEWS, body=body)
-    return msgspec.json.decode(answer, type=_AccessReview).status.allowed
-
-
-async def _name_of(client: clients.Client) -> str:
-    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-    answer = await client.request("POST", _SELVES, body=body)
-    return msgspec.json.decode(answer, type=_SelfReview).status.user_info.username
-
-
-class _Access(msgspec.Struct):
-    allowed: bool = False
-
-
-class _AccessReview(msgspec.Struct):
-    status: _Access
-
-
-class _UserInfo(msgspec.Struct):
-    username: str
-
-
-class _Self(msgspec.Struct, rename="camel"):
-    user_info: _UserInfo
-
-
-class _SelfReview(msgspec.Struct):
-    status: _Self

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 import aiohttp
@@ -94,9 +94,14 @@ async def _translated(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[byt
 
 
 async def open_log_tail(
-    api: Api, group_id: ids.GroupId, container: str, options: models.PodLogOptions
+    api: Api,
+    group_id: ids.GroupId,
+    container: str,
+    options: models.PodLogOptions,
+    *,
+    has_ended: Callable[[], bool],
 ) -> AsyncGenerator[bytes, None]:
-    """KCI's own log call, asked again and again to follow."""
+    """KCI's own log call, asked again and again to follow, and once more when the container has ended."""
     _check_tail_options(options)
     tail = groups.MAX_TAIL_LINES if options.tail_lines is None else options.tail_lines
     with faults.translated():
@@ -104,7 +109,8 @@ async def open_log_tail(
         content = await api.describe_container_log(
             group_id, container, max(1, min(tail, groups.MAX_TAIL_LINES))
         )
-    return _tail(api, group_id, container, content.splitlines(), tail=tail, follow=options.follow)
+    shown = _lines(content)
+    return _followed(api, group_id, container, shown, tail=tail, follow=options.follow, has_ended=has_ended)
 
 
 def _check_tail_options(options: models.PodLogOptions) -> None:
@@ -120,12 +126,21 @@ def _check_tail_options(options: models.PodLogOptions) -> None:
             )
 
 
-async def _tail(
-    api: Api, group_id: ids.GroupId, container: str, lines: list[str], *, tail: int, follow: bool
+async def _followed(
+    api: Api,
+    group_id: ids.GroupId,
+    container: str,
+    lines: Sequence[str],
+    *,
+    tail: int,
+    follow: bool,
+    has_ended: Callable[[], bool],
 ) -> AsyncGenerator[bytes, None]:
     if tail > 0:
         yield _joined(lines)
     while follow:
+        # Before the pause and the question, so that its last lines are in the answer.
+        is_last = has_ended()
         await asyncio.sleep(FOLLOW_POLL_S)
         try:
             content = await api.describe_container_log(group_id, container, groups.MAX_TAIL_LINES)
@@ -135,9 +150,11 @@ async def _tail(
             if isinstance(error, errors.UnreachableError | errors.TryLaterError):
                 continue
             raise faults.to_provider_error(error) from error
-        newest = content.splitlines()
+        newest = _lines(content)
         yield _joined(new_lines(lines, newest))
         lines = newest
+        if is_last:
+            return
 
 
 def new_lines(before: Sequence[str], after: Sequence[str]) -> Sequence[str]:
@@ -153,6 +170,11 @@ def new_lines(before: Sequence[str], after: Sequence[str]) -> Sequence[str]:
         if list(after[start + 1 - length : start + 1]) == list(before[len(before) - length :]):
             return after[start + 1 :]
     return after
+
+
+def _lines(content: str) -> list[str]:
+    """Ended by a newline and by nothing else that Python takes for a line's end."""
+    return content.removesuffix("\n").split("\n") if content else []
 
 
 def _joined(lines: Sequence[str]) -> bytes:

@@ -113,7 +113,7 @@ class Watcher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(random.uniform(low_s, high_s)):  # noqa: S311  (spreads load)
                     await self._hurry.wait()
-                    await asyncio.sleep(low_s)
+                    await asyncio.sleep(YOUNG_POLL_S[0])
             self._hurry.clear()
 
     def _ours(self, found: list[groups.ContainerGroup]) -> list[provider.Instance]:

@@ -1,4 +1,5 @@
-"""The query of /containerLogs read as the kubelet reads it, and what it answers when there is no log. Pure.
+"""The query of /containerLogs read as the kubelet reads it, what it answers when there is no log, and when
+what is followed has ended. Pure.
 
 Source: kubernetes pkg/kubelet/server/server.go getContainerLogs, pkg/apis/core/validation
 ValidatePodLogOptions, pkg/kubelet/kubelet_pods.go validateContainerLogStatus (1.36.3). Differs: `stream`
@@ -10,7 +11,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 
-from kci.kube import models
+from kci.kube import models, status
 
 
 class BadQueryError(Exception):
@@ -86,15 +87,14 @@ def _time(value: str | None) -> str | None:
 def why_no_log(pod: models.Pod, container: str, *, previous: bool) -> str:
     """The kubelet's words for a container that has no log yet."""
     where = f'container "{container}" in pod "{pod.metadata.name}"'
-    statuses = pod.status.all_containers
-    status = next((status for status in statuses if status.name == container), None)
+    found = _status(pod, container)
     if previous:
         return f'previous terminated container "{container}" in pod "{pod.metadata.name}" not found'
-    if status is None:
+    if found is None:
         return f"{where} is not available"
-    if status.state.terminated is not None or status.last_state.terminated is not None:
+    if found.state.terminated is not None or found.last_state.terminated is not None:
         return f"{where} is terminated"
-    waiting = status.state.waiting
+    waiting = found.state.waiting
     if waiting is None:
         return f"{where} is waiting to start - no logs yet"
     match waiting.reason:
@@ -104,3 +104,19 @@ def why_no_log(pod: models.Pod, container: str, *, previous: bool) -> str:
             return f"{where} is waiting to start: trying and failing to pull image"
         case _:
             return f"{where} is waiting to start: {waiting.reason}"
+
+
+def has_ended(pod: models.Pod | None, container: str) -> bool:
+    """Whether nothing more comes from what runs in the container now: a kubelet follows no log beyond a
+    container's end, whatever is started after it. One whose first start is not told yet may well run.
+    """
+    if pod is None or pod.status.phase in status.TERMINAL_PHASES:
+        return True
+    found = _status(pod, container)
+    if found is None or found.state.running is not None:
+        return False
+    return found.state.terminated is not None or found.last_state.terminated is not None
+
+
+def _status(pod: models.Pod, container: str) -> models.ContainerStatus | None:
+    return next((found for found in pod.status.all_containers if found.name == container), None)

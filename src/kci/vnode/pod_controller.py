@@ -35,8 +35,9 @@ BRAKE_PAUSE_S = 5.0
 # A failing create is shown on the pod after so many failures: a short blip needs nobody's attention.
 FAILURES_TO_SHOW = 5
 NOT_LEADER_PAUSE_S = 1.0
-# While the provider is away, or nobody knows what became of a call: it may be back any moment, and who asks
-# too often is stopped before anything is sent. Longer delays are for what one pod was told.
+# While the provider is away or lets nobody in, or nobody knows what became of a call: that may be over any
+# moment, and who asks too often is stopped before anything is sent. Longer delays are for what one pod was
+# told.
 AWAY_PAUSE_S = 15.0
 # What the provider refused it may grant later, when its user has made what was missing there.
 REFUSED = backoffs.Backoff(initial_s=10.0, cap_s=300.0)
@@ -49,11 +50,9 @@ class _History:
     failures: int = 0
     removal_failures: int = 0
     retry_at_s: float = 0.0
-    # By the provider, how often in a row, and until when it is not asked again for the same pod.
-    refused: provider.Refusal | None = None
-    refused_fingerprint: bytes = b""
+    # By the provider, and how often in a row.
+    refused: pods.Refused | None = None
     refusals: int = 0
-    refused_until_s: float = 0.0
 
 
 class PodController:
@@ -231,26 +230,23 @@ class PodController:
         history, known = self._history.get(uid, _History()), self._known(uid)
         refusals: list[provider.Refusal] = []
         if pod is not None and known.belief is knowledge.Belief.ABSENT:
-            refusals = self._refusals(pod, history)
+            refusals = self._refusals(pod)
         return pods.plan(
             pod,
             known,
             pod_is_gone=uid in self._gone,
             refusals=refusals,
+            refused=history.refused,
             retry_at_s=history.retry_at_s,
             now_s=self._now_s(),
         )
 
-    def _refusals(self, pod: models.Pod, history: _History) -> list[provider.Refusal]:
+    def _refusals(self, pod: models.Pod) -> list[provider.Refusal]:
         found = [
             provider.Refusal(refusal.reason, refusal.message, refusal.field)
             for refusal in admission.refusals(pod)
         ]
-        found += self._provider.refusals(pod)
-        if not found and history.refused and self._now_s() < history.refused_until_s:
-            is_same = history.refused_fingerprint == pods.fingerprint(pod)
-            found = [history.refused] if is_same else []
-        return found
+        return [*found, *self._provider.refusals(pod)]
 
     async def _act_on_pod(self, pod: models.Pod, action: pods.Action) -> None:
         now = self._clock.now()
@@ -259,13 +255,12 @@ class PodController:
                 await self._create(pod)
             case pods.RemoveObject():
                 await self._remove_object(pod)
-            case pods.Refuse(refusal):
+            case pods.Refuse(refusal, until_s):
                 await self._say(pod, refusal)
-                history = self._history.get(pod.uid)
-                if history is not None and history.refused is not None:
-                    self._queue.add_after(pod.uid, max(0.0, history.refused_until_s - self._now_s()))
+                if until_s is not None:
+                    self._queue.add_after(pod.uid, max(0.0, until_s - self._now_s()))
             case pods.Fail(refusal):
-                if await self._patch_status(pod, pods.failed_patch(pod, refusal, now)):
+                if await self._patch_status(pod, pods.failed_patch(pod, refusal, now)) and refusal:
                     self._warn(pod, "pod failed", refusal)
             case pods.ClearStatus():
                 await self._patch_status(pod, pods.cleared_patch(pod))
@@ -286,10 +281,12 @@ class PodController:
         except provider.RefusedError as error:
             self._knowledge.settle_not_created(pod.uid)
             history = self._history.setdefault(pod.uid, _History())
-            history.refused = provider.Refusal(error.reason, str(error))
-            history.refused_fingerprint = pods.fingerprint(pod)
             history.refusals += 1
-            history.refused_until_s = self._now_s() + REFUSED.delay_s(history.refusals)
+            history.refused = pods.Refused(
+                provider.Refusal(error.reason, str(error)),
+                pods.fingerprint(pod),
+                self._now_s() + REFUSED.delay_s(history.refusals),
+            )
             self._queue.add(pod.uid)
         except provider.TryLaterError as error:
             self._knowledge.settle_not_created(pod.uid)
@@ -407,6 +404,12 @@ class PodController:
         return len(self._queue)
 
     # ---- for the kubelet API -------------------------------------------------------------------
+
+    def all_pods(self) -> Mapping[str, models.Pod]:
+        """NotLeaderError before they are known: what was not seen yet would be told as what is not there."""
+        if not self._synced.is_set():
+            raise leadership.NotLeaderError("cannot say anything of the node's pods: they are not listed yet")
+        return self._pods
 
     def instance_of(self, uid: models.PodUid) -> provider.Instance | None:
         """The instance that runs this pod, as far as is known."""

@@ -1,9 +1,10 @@
 """What to do about a pod next: from the pod, what is known of its instance, and what was tried. Pure.
 
 The virtual node writes a pod's status only while nothing runs it: refused, waiting for a create, or
-when its instance failed to come up or was lost. All other status comes from what runs the pod.
+when its instance failed to come up or was lost, or its pod is to go and nobody said how it ended. All
+other status comes from what runs the pod.
 
-    deleting:  instance there ─► remove it ─► absence confirmed ─► remove the object
+    deleting:  instance there ─► remove it ─► absence confirmed ─► ended for all to see ─► remove the object
     wanted:    absent ─► create (or refuse) ─► there: nothing more to do
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 import msgspec
 
 from kci.kit import clock
-from kci.kube import models
+from kci.kube import models, reasons
 from kci.vnode import knowledge, provider
 
 # Written only while nothing runs the pod; gone again once something does.
@@ -56,16 +57,17 @@ class Create:
 
 @dataclasses.dataclass(frozen=True)
 class Refuse:
-    """Keep the pod Pending and say why."""
+    """Keep the pod Pending and say why; without a time only a change of the pod can help."""
 
     refusal: provider.Refusal
+    until_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Fail:
-    """End the pod: nothing runs it, and nothing will."""
+    """End the pod: nothing runs it, and nothing will. Without a reason it ends because it was deleted."""
 
-    refusal: provider.Refusal
+    refusal: provider.Refusal | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,16 +90,28 @@ Action = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """What the provider refused: not asked again before `until_s` for a pod with this fingerprint."""
+
+    refusal: provider.Refusal
+    fingerprint: bytes
+    until_s: float
+
+
 def plan(
     pod: models.Pod | None,
     known: knowledge.Known,
     *,
     pod_is_gone: bool,
     refusals: Sequence[provider.Refusal],
+    refused: Refused | None,
     retry_at_s: float,
     now_s: float,
 ) -> Action:
-    """The next step. `pod_is_gone` says that a missing pod is known to be deleted, not just not listed."""
+    """The next step. `pod_is_gone` says that a missing pod is known to be deleted, not just not listed;
+    `refusals` is what is wrong with the pod whomever one asks, `refused` what the provider said of it.
+    """
     if pod is None:
         ended = _end(known, now_s)
         if ended is None:
@@ -105,7 +119,7 @@ def plan(
         # Missing is not deleted: such an instance is left to the sweep, which asks the API server again.
         return ended if pod_is_gone or isinstance(ended, Look | Wait) else Nothing()
     if pod.metadata.deletion_timestamp is not None:
-        return _end(known, now_s) or RemoveObject()
+        return _end(known, now_s) or _let_go(pod)
     if pod.status.phase in TERMINAL_PHASES:
         return Nothing()
     match known.belief:
@@ -114,7 +128,7 @@ def plan(
         case knowledge.Belief.UNKNOWN:
             return _look(known, now_s)
         case knowledge.Belief.ABSENT:
-            return _start(pod, known, refusals=refusals, retry_at_s=retry_at_s, now_s=now_s)
+            return _start(pod, known, refusals=refusals, refused=refused, retry_at_s=retry_at_s, now_s=now_s)
 
 
 def _start(
@@ -122,6 +136,7 @@ def _start(
     known: knowledge.Known,
     *,
     refusals: Sequence[provider.Refusal],
+    refused: Refused | None,
     retry_at_s: float,
     now_s: float,
 ) -> Action:
@@ -129,6 +144,8 @@ def _start(
         return Fail(provider.Refusal("InstanceLost", "the instance that ran this pod is gone"))
     if refusals:
         return Refuse(refusals[0] if len(refusals) == 1 else _joined(refusals))
+    if refused is not None and now_s < refused.until_s and refused.fingerprint == fingerprint(pod):
+        return Refuse(refused.refusal, refused.until_s)
     return Wait(retry_at_s) if now_s < retry_at_s else Create()
 
 
@@ -146,6 +163,13 @@ def _end(known: knowledge.Known, now_s: float) -> Action | None:
             return _look(known, now_s)
         case knowledge.Belief.PRESENT:
             return _remove(known, known.instances, now_s)
+
+
+def _let_go(pod: models.Pod) -> Action:
+    """No pod goes in another phase than a terminal one, as with a kubelet: whoever holds the object by a
+    finalizer may wait for that (the Job controller does).
+    """
+    return RemoveObject() if pod.status.phase in TERMINAL_PHASES else Fail()
 
 
 def _keep(pod: models.Pod, known: knowledge.Known, now_s: float) -> Action:
@@ -203,28 +227,61 @@ def refused_patch(
             "phase": "Pending",
             "reason": refusal.reason,
             "message": refusal.message,
-            "conditions": [_condition(CONDITION, refusal, now)],
+            "conditions": [_condition(CONDITION, refusal.reason, refusal.message, now)],
         },
     )
 
 
-def failed_patch(pod: models.Pod, refusal: provider.Refusal, now: datetime.datetime) -> dict[str, Any]:
-    """Failed, and not ready; a container of which no end is known ended with what made its pod fail."""
-    conditions = [_condition(kind, refusal, now) for kind in ("Ready", "ContainersReady")]
+def failed_patch(pod: models.Pod, refusal: provider.Refusal | None, now: datetime.datetime) -> dict[str, Any]:
+    """Failed, and not ready; of a container that had its turn and of which no end is known nobody saw it.
+    Without a refusal the pod keeps what it says of why.
+    """
+    why: tuple[reasons.Reason | reasons.OfCondition, str] = (
+        ("PodFailed", "") if refusal is None else (refusal.reason, refusal.message)
+    )
     status: dict[str, Any] = {
         "phase": "Failed",
-        "reason": refusal.reason,
-        "message": refusal.message,
-        "conditions": conditions,
+        "conditions": [_condition(kind, *why, now) for kind in ("Ready", "ContainersReady")],
     }
-    for field, statuses in (
-        ("containerStatuses", pod.status.container_statuses),
-        ("initContainerStatuses", pod.status.init_container_statuses),
-    ):
-        if statuses:
-            # A patch replaces these lists whole.
-            status[field] = [models.to_json_types(_ended(one, now)) for one in statuses]
-    return _patch(pod, status)
+    if refusal is not None:
+        status |= {"reason": refusal.reason, "message": refusal.message}
+    init, turns = len(pod.status.init_container_statuses), _turns(pod)
+    ended = [
+        models.to_json_types(_ended(one, now) if number < turns else one)
+        for number, one in enumerate(pod.status.all_containers)
+    ]
+    # A patch replaces these lists whole.
+    lists = {"initContainerStatuses": ended[:init], "containerStatuses": ended[init:]}
+    return _patch(pod, status | {field: found for field, found in lists.items() if found})
+
+
+def _turns(pod: models.Pod) -> int:
+    """How many containers, init containers first, had their turn: later ones wait for ever (a kubelet's
+    TerminatePod, hasPodInitialized and initializedContainers).
+    """
+    init, others = pod.status.init_container_statuses, pod.status.container_statuses
+    is_initialized = (
+        not pod.spec.init_containers
+        or any(_has_begun(status) for status in others)
+        or (bool(init) and _is_done(pod, init[-1]))
+    )
+    if is_initialized:
+        return len(init) + len(others)
+    # Somebody was to begin: the first, if none of them did.
+    begun = [number for number, status in enumerate(init, start=1) if _has_begun(status)]
+    return min(len(init), max(begun, default=1))
+
+
+def _has_begun(status: models.ContainerStatus) -> bool:
+    return status.state.waiting is None or status.last_state.terminated is not None
+
+
+def _is_done(pod: models.Pod, last: models.ContainerStatus) -> bool:
+    """Whether containers could begin after this init container."""
+    if any(container.is_sidecar and container.name == last.name for container in pod.spec.init_containers):
+        return last.state.running is not None and bool(last.started)
+    ends = (last.state.terminated, last.last_state.terminated)
+    return any(end is not None and end.exit_code == 0 for end in ends)
 
 
 def _ended(status: models.ContainerStatus, now: datetime.datetime) -> models.ContainerStatus:
@@ -260,12 +317,14 @@ def _patch(pod: models.Pod, status: dict[str, Any]) -> dict[str, Any]:
     return {"metadata": metadata, "status": status}
 
 
-def _condition(kind: str, refusal: provider.Refusal, now: datetime.datetime) -> dict[str, Any]:
+def _condition(
+    kind: str, reason: reasons.Reason | reasons.OfCondition, message: str, now: datetime.datetime
+) -> dict[str, Any]:
     return {
         "type": kind,
         "status": "False",
-        "reason": refusal.reason,
-        "message": refusal.message,
+        "reason": reason,
+        "message": message,
         "lastTransitionTime": clock.to_rfc3339(now),
     }
 

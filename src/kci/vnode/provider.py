@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import NewType, Protocol
 
 from kci.kube import models, reasons
@@ -40,7 +40,9 @@ class TryLaterError(ProviderError):
 
 
 class UnavailableError(TryLaterError):
-    """As TryLaterError, and no other request would do better: the provider itself is away or overloaded."""
+    """As TryLaterError, and no other request would do better: the provider is away or overloaded, or lets
+    nobody of ours in.
+    """
 
 
 class OutcomeUnknownError(ProviderError):
@@ -171,8 +173,12 @@ class PodTarget:
 class LogProvider(Protocol):
     """Can show a container's log."""
 
-    async def open_log(self, target: Target, options: models.PodLogOptions) -> AsyncGenerator[bytes, None]:
-        """The log's bytes as they come. Errors that can be known at once are raised here, not later."""
+    async def open_log(
+        self, target: Target, options: models.PodLogOptions, *, has_ended: Callable[[], bool]
+    ) -> AsyncGenerator[bytes, None]:
+        """The log's bytes as they come. Errors that can be known at once are raised here, not later.
+        `has_ended` says whether the container's end is known by now: what follows a log ends with it.
+        """
         ...
 
 

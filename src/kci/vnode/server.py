@@ -168,7 +168,9 @@ class Server:
         try:
             with self._sessions.open("logs", pod, user=user, remote=remote, container=container):
                 sockets.keep_alive(request.get_extra_info("socket"))
-                chunks = await self._streams.open_log(target, options)
+                chunks = await self._streams.open_log(
+                    target, options, has_ended=lambda: self._has_ended(target)
+                )
                 return await _send_log(request, chunks, limit_bytes=options.limit_bytes)
         except provider.NotFoundError:
             return web.Response(status=400, text=why_not)
@@ -176,6 +178,14 @@ class Server:
             return _refusal(error)
         except sessions.TooManyError as error:
             return web.Response(status=429, text=str(error))
+
+    def _has_ended(self, target: provider.Target) -> bool:
+        try:
+            pod = self._pods.all().get(target.pod.uid)
+        except leadership.NotLeaderError:
+            # Another copy knows; a stream that flows is left alone.
+            return False
+        return log_options.has_ended(pod, target.container)
 
     def _target(self, pod: models.Pod, container: str) -> provider.Target | None:
         instance = self._pods.instance_of(pod.uid)

@@ -136,6 +136,22 @@ def test_polls_are_quick_after_a_change_was_asked_for_and_slow_otherwise(jump):
     assert all(gap <= 5 for gap in young)
 
 
+def test_a_change_asked_for_in_a_steady_pause_is_looked_for_soon(jump):
+    kci = Kci(lists=[[]])
+
+    async def main():
+        watched = watcher.Watcher(kci, cluster_id="c1", node_name="vn")
+        async with contextlib.aclosing(watched.changes(by_stream=False)) as changes:
+            await anext(changes)
+            # The steady pause is 15 s at least.
+            asyncio.get_running_loop().call_later(5, watched.expect_change)
+            await anext(changes)
+
+    jump(main())
+    first_s, second_s = kci.asked_at_s
+    assert 5 <= second_s - first_s <= 5 + watcher.YOUNG_POLL_S[1]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "new"),
     [
@@ -156,18 +172,32 @@ def test_following_by_asking_again_shows_each_line_once(before, after, new):
 
 def test_a_log_is_followed_through_trouble_until_the_container_is_gone(jump):
     kci = Kci(log=["a\nb\n", errors.UnreachableError("x"), "b\nc\n", errors.NotFoundError("gone")])
+    assert jump(followed(kci, lambda: False)) == b"a\nb\nc\n"
 
-    async def main():
-        options = models.PodLogOptions(follow=True)
-        return [chunk async for chunk in await streams.open_log_tail(kci, "g", "c", options)]
 
-    assert b"".join(jump(main())) == b"a\nb\nc\n"
+async def followed(kci, has_ended):
+    options = models.PodLogOptions(follow=True)
+    chunks = await streams.open_log_tail(kci, "g", "c", options, has_ended=has_ended)
+    return b"".join([chunk async for chunk in chunks])
+
+
+def test_a_log_is_followed_to_the_last_line_of_a_container_that_ends(jump):
+    ends = iter((False, False, True))
+    kci = Kci(log=["a\n", "a\n", "a\nb\n", "a\nb\nlast\n", errors.InvalidError("nobody asks any more")])
+    assert jump(followed(kci, lambda: next(ends))) == b"a\nb\nlast\n"
+
+
+def test_only_a_newline_ends_a_line_of_a_log(jump):
+    odd = "10%\r20%\r\n\n\u2028\x0c\x85end\n"
+    kci = Kci(log=["", odd, odd + "next\n"])
+    ends = iter((False, True))
+    assert jump(followed(kci, lambda: next(ends))) == (odd + "next\n").encode()
 
 
 @pytest.mark.parametrize("asked", [{"previous": True}, {"timestamps": True}, {"since_seconds": 5}])
 async def test_what_kcis_log_call_cannot_do_is_refused(asked):
     with pytest.raises(provider.RefusedError, match="cannot show"):
-        await streams.open_log_tail(Kci(), "g", "c", models.PodLogOptions(**asked))
+        await streams.open_log_tail(Kci(), "g", "c", models.PodLogOptions(**asked), has_ended=lambda: False)
 
 
 async def test_a_log_stream_that_nobody_reads_is_closed_at_once():
@@ -395,7 +425,8 @@ async def test_a_log_stream_that_cannot_be_opened_is_an_error_and_not_an_empty_l
     [
         (errors.NotFoundError("x"), provider.NotFoundError),
         (errors.InvalidError("x", code="InvalidParameterValue"), provider.RefusedError),
-        (errors.RefusedError("x"), provider.TryLaterError),
+        (errors.RefusedError("x"), provider.UnavailableError),
+        (errors.MissingCredentialsError("x"), provider.UnavailableError),
         (errors.ConflictError("x", code="InsufficientAddresses"), provider.TryLaterError),
         (errors.ConflictError("x", code="IdempotentParameterMismatch"), provider.OutcomeUnknownError),
         (errors.TryLaterError("x"), provider.UnavailableError),

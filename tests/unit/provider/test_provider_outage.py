@@ -1,4 +1,5 @@
-"""KCI is away for ten minutes: few calls meanwhile, everything done soon after, and no rush (R11).
+"""KCI is away for ten minutes, or lets nobody in: few calls meanwhile, everything done soon after, and no
+rush (R11).
 
 The node is Ready all the time, and its heartbeat comes as if nothing were.
 """
@@ -44,6 +45,10 @@ class Kci:
                 raise errors.UnreachableError("no answer in time")
             case "throttled":
                 raise errors.TryLaterError("slow down", retry_after_s=20.0)
+            case "keys refused":
+                raise errors.RefusedError(f"cannot {name}: no such key", code="SignatureDoesNotMatch")
+            case "no keys":
+                raise errors.MissingCredentialsError("cannot sign calls to KCI: there are no keys")
             case "broken":
                 raise errors.UnreachableError("it failed", code="InternalError")
             case _:
@@ -225,8 +230,12 @@ def counted(calls, since_s, *names):
     return [(at_s, name) for at_s, name in calls if at_s >= since_s and name in names]
 
 
+# What all pods say that wait, whether they were told so or their calls were not sent.
+TOLD = {"keys refused": {"SignatureDoesNotMatch"}, "no keys": {"MissingCredentials"}}
+
+
 @pytest.mark.requirement("R11")
-@pytest.mark.parametrize("how", ["refused", "silent", "throttled", "broken"])
+@pytest.mark.parametrize("how", ["refused", "silent", "throttled", "broken", "keys refused", "no keys"])
 def test_ten_minutes_without_the_service(how):
     async def script(world):
         kci, now_s = world.kci, world.loop.time
@@ -249,6 +258,7 @@ def test_ten_minutes_without_the_service(how):
         seconds = collections.Counter(int(at_s) for at_s in meanwhile)
         assert max(seconds.values()) == 1
         assert world.cluster.pods["new00"].status.phase == "Pending"
+        assert how not in TOLD or {world.cluster.pods[name].status.reason for name in new} == TOLD[how]
 
         kci.away, back_s = None, now_s()
         await asyncio.sleep(60)

@@ -80,6 +80,18 @@ def test_what_the_provider_refuses_is_tried_again_with_back_off_as_a_user_may_ma
     assert reason(world, "a") == ""
 
 
+def test_a_pod_that_is_wrong_by_itself_is_left_alone_whatever_the_provider_said_of_it_before(world):
+    world.cloud.outcomes = ["refuse"]
+    world.cluster.bind("a")
+    world.pass_time(1)
+    world.cluster.annotate("a", refuse="no")
+    world.pass_time(1)
+    looks = world.cloud.refusals_asked
+    world.pass_time(60)
+    assert (reason(world, "a"), world.cloud.refusals_asked - looks) == ("NotSupported", 0)
+    assert world.cloud.created == ["a"]
+
+
 def test_a_refused_pod_that_is_deleted_goes_at_once(world):
     world.cluster.bind("a")
     world.cluster.annotate("a", refuse="no")
@@ -87,6 +99,22 @@ def test_a_refused_pod_that_is_deleted_goes_at_once(world):
     world.cluster.ask_deletion("a")
     world.pass_time(0.01)
     assert world.cluster.pods == {}
+    # And not before all can see that it has ended: a Job may wait for that. To its owner that is no news.
+    last = world.cluster.removed["a"].status
+    assert (last.phase, last.reason, last.message) == ("Failed", "NotSupported", "no")
+    assert world.cluster.events == [("a", "NotSupported")]
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_what_ran_a_pod_has_the_last_word_on_how_it_ended(world, phase):
+    world.cluster.bind("a")
+    world.pass_time(1)
+    world.cluster.show("a", phase)
+    world.cluster.ask_deletion("a")
+    version = world.cluster.pods["a"].metadata.resource_version
+    world.pass_time(0.02)
+    assert world.cluster.pods == {}
+    assert world.cluster.removed["a"].metadata.resource_version == version
 
 
 def test_a_create_that_always_fails_is_tried_for_ever_and_said_on_the_pod(world):

@@ -18,6 +18,7 @@ DEAD = provider.Instance(
 )
 REFUSAL = provider.Refusal("NotSupported", "spec.hostNetwork: use a pod network")
 WANTED = vnode_world.pod("u")
+LACKED = provider.Refusal("InvalidParameterValue", "no such subnet")
 
 
 def changed(*, deleting=False, **status):
@@ -29,15 +30,20 @@ def changed(*, deleting=False, **status):
     )
 
 
-def planned(pod, belief, *instances, gone=False, refusals=(), retry_at_s=0.0, **known):
+def planned(pod, belief, *instances, gone=False, refusals=(), refused=None, retry_at_s=0.0, **known):
     return pods.plan(
         pod,
         knowledge.Known(belief, tuple(instances), **known),
         pod_is_gone=gone,
         refusals=refusals,
+        refused=refused,
         retry_at_s=retry_at_s,
         now_s=100.0,
     )
+
+
+def refused(until_s, fingerprint=None):
+    return pods.Refused(LACKED, fingerprint or pods.fingerprint(WANTED), until_s)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +52,11 @@ def planned(pod, belief, *instances, gone=False, refusals=(), retry_at_s=0.0, **
         (planned(WANTED, ABSENT), pods.Create()),
         (planned(WANTED, ABSENT, retry_at_s=101.0), pods.Wait(101.0)),
         (planned(WANTED, ABSENT, refusals=[REFUSAL]), pods.Refuse(REFUSAL)),
+        (planned(WANTED, ABSENT, refused=refused(110.0)), pods.Refuse(LACKED, 110.0)),
+        (planned(WANTED, ABSENT, refused=refused(100.0)), pods.Create()),
+        (planned(WANTED, ABSENT, refused=refused(110.0, b"another")), pods.Create()),
+        # Waiting does not help against what is wrong with the pod itself.
+        (planned(WANTED, ABSENT, refusals=[REFUSAL], refused=refused(110.0)), pods.Refuse(REFUSAL)),
         (planned(WANTED, UNKNOWN), pods.Look()),
         (planned(WANTED, UNKNOWN, look_at_s=105.0), pods.Wait(105.0)),
         (planned(WANTED, UNKNOWN, look_at_s=100.0), pods.Look()),
@@ -95,10 +106,15 @@ def test_a_pod_whose_instance_is_certainly_lost_fails_and_is_not_created_again(k
             pods.Look(),
         ),
         (planned(changed(deleting=True), UNKNOWN), pods.Look()),
-        (planned(changed(deleting=True), ABSENT), pods.RemoveObject()),
+        # Nobody said how it ended, and somebody may wait for that.
+        (planned(changed(deleting=True), ABSENT), pods.Fail()),
+        (planned(changed(deleting=True, phase="Running"), ABSENT, existed=True), pods.Fail()),
+        (planned(changed(deleting=True, phase="Failed"), ABSENT), pods.RemoveObject()),
+        (planned(changed(deleting=True, phase="Succeeded"), ABSENT), pods.RemoveObject()),
         (planned(changed(deleting=True, phase="Failed"), PRESENT, ONE), pods.RemoveInstances((ONE.id,))),
         # A refused pod never had an instance.
-        (planned(changed(deleting=True), ABSENT, refusals=[REFUSAL]), pods.RemoveObject()),
+        (planned(changed(deleting=True), ABSENT, refusals=[REFUSAL]), pods.Fail()),
+        (planned(changed(deleting=True, phase="Failed"), ABSENT, refusals=[REFUSAL]), pods.RemoveObject()),
     ],
     ids=str,
 )
@@ -166,6 +182,63 @@ def test_a_lost_pod_shows_no_container_as_running_or_ready():
     assert (end["startedAt"], end["finishedAt"]) == ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z")
     assert kept["state"]["terminated"]["exitCode"] == 3
     assert "containerStatuses" not in pods.failed_patch(WANTED, REFUSAL, NOW)["status"]
+
+
+def test_a_pod_that_is_deleted_before_it_ran_ends_and_keeps_what_it_says_of_why():
+    waiting = models.ContainerStatus(
+        name="c", state=models.ContainerState(waiting=models.ContainerStateWaiting(reason="ErrImagePull"))
+    )
+    deleted = changed(deleting=True, reason=REFUSAL.reason, message="x", container_statuses=(waiting,))
+    status = pods.failed_patch(deleted, None, NOW)["status"]
+    assert (status["phase"], status.keys() & {"reason", "message"}) == ("Failed", set())
+    assert {(one["type"], one["status"], one["reason"]) for one in status["conditions"]} == {
+        ("Ready", "False", "PodFailed"),
+        ("ContainersReady", "False", "PodFailed"),
+    }
+    (told,) = status["containerStatuses"]
+    assert told["state"]["terminated"]["reason"] == "ContainerStatusUnknown"
+
+
+WAITS = models.ContainerState(waiting=models.ContainerStateWaiting(reason="PodInitializing"))
+RUNS = models.ContainerState(running=models.ContainerStateRunning(started_at="2026-01-01T00:00:00Z"))
+SUCCEEDED = models.ContainerState(terminated=models.ContainerStateTerminated(exit_code=0))
+BROKE = models.ContainerState(terminated=models.ContainerStateTerminated(exit_code=1))
+
+
+@pytest.mark.parametrize(
+    ("init", "main", "sidecar", "left_waiting"),
+    [
+        ([], WAITS, False, ["c"]),
+        ([WAITS, WAITS], WAITS, False, ["i1", "c"]),
+        ([SUCCEEDED, RUNS], WAITS, False, ["c"]),
+        ([SUCCEEDED, BROKE], WAITS, False, ["c"]),
+        ([SUCCEEDED, SUCCEEDED], WAITS, False, []),
+        ([SUCCEEDED, RUNS], WAITS, True, []),
+        ([SUCCEEDED, SUCCEEDED], RUNS, False, []),
+    ],
+)
+def test_of_a_pod_cut_off_within_its_start_only_what_had_its_turn_has_ended(
+    init, main, sidecar, left_waiting
+):
+    policy = "Always" if sidecar else None
+    spec = msgspec.structs.replace(
+        WANTED.spec,
+        init_containers=(
+            models.Container(name="i0"),
+            models.Container(name="i1", restart_policy=policy),
+        ),
+    )
+    begun = changed(
+        init_container_statuses=tuple(
+            models.ContainerStatus(name=f"i{number}", state=state, started=True)
+            for number, state in enumerate(init)
+        ),
+        container_statuses=(models.ContainerStatus(name="c", state=main),),
+    )
+    status = pods.failed_patch(msgspec.structs.replace(begun, spec=spec), REFUSAL, NOW)["status"]
+    told = [*status.get("initContainerStatuses", ()), *status["containerStatuses"]]
+    assert [one["name"] for one in told if one["state"].get("waiting")] == left_waiting
+    assert [one["name"] for one in told if one["state"].get("running")] == []
 
 
 class TestKnowledge:

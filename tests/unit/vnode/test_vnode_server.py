@@ -8,7 +8,7 @@ import urllib.parse
 
 import aiohttp
 import pytest
-from fakes import kubelet_api, kubelet_peers, vnode_world
+from fakes import kubelet_api, kubelet_peers, vnode_process, vnode_world
 
 from kci.kit import channels
 from kci.kube import models
@@ -116,6 +116,23 @@ async def test_a_copy_that_does_not_act_says_nothing_of_pods(api, method, path):
         assert "does not hold its Lease" in await response.text()
 
 
+@pytest.mark.parametrize(
+    ("user", "path"), [("admin", "/pods"), ("admin", LOGS), ("watcher", "/stats/summary")]
+)
+async def test_a_copy_that_has_not_listed_its_pods_yet_says_nothing_of_them(api, user, path):
+    cluster = vnode_world.Cluster()
+    controller = vnode_process.make(cluster, vnode_world.Cloud(cluster, asyncio.get_running_loop().time))
+    api.pods.all = controller.all_pods
+    async with api.session(user=user) as session:
+        async with session.get(path) as response:
+            assert response.status == 503
+            assert "not listed yet" in await response.text()
+        cluster.bind("u")
+        cluster.synced.set()
+        async with session.get(path) as response:
+            assert response.status == 200
+
+
 async def test_a_certificate_of_another_authority_is_no_certificate(api, tmp_path):
     foreign = kubelet_peers.Authority(tmp_path, "front-proxy-ca").issue("admin")
     context = api.certificates.client_context(foreign)
@@ -221,6 +238,41 @@ async def test_a_followed_log_flows_at_once_and_ends_when_the_reader_leaves(api)
             assert await asyncio.wait_for(response.content.readline(), 5) == b"one\n"
             assert not api.streams.closed.is_set()
         await asyncio.wait_for(api.streams.closed.wait(), 5)
+
+
+RUNS = models.ContainerState(running=models.ContainerStateRunning())
+WAITS = models.ContainerState(waiting=models.ContainerStateWaiting(reason="CrashLoopBackOff"))
+ENDED = models.ContainerState(terminated=models.ContainerStateTerminated(exit_code=0))
+
+
+@pytest.mark.parametrize(
+    ("pod", "ended"),
+    [
+        (None, True),
+        (vnode_world.pod("u"), False),
+        (vnode_world.pod("u", container_statuses=(models.ContainerStatus(name="c", state=WAITS),)), False),
+        (vnode_world.pod("u", container_statuses=(models.ContainerStatus(name="c", state=ENDED),)), True),
+        (
+            vnode_world.pod(
+                "u", container_statuses=(models.ContainerStatus(name="c", state=WAITS, last_state=ENDED),)
+            ),
+            True,
+        ),
+        (
+            vnode_world.pod(
+                "u", container_statuses=(models.ContainerStatus(name="c", state=RUNS, last_state=ENDED),)
+            ),
+            False,
+        ),
+    ],
+)
+async def test_who_follows_a_log_learns_when_its_container_has_ended(api, pod, ended):
+    api.streams.endless = True
+    async with api.admin() as session, session.get(f"{LOGS}?follow=true") as response:
+        assert await response.content.readexactly(8) == b"one\ntwo\n"
+        assert not api.streams.has_ended()
+        api.pods.objects = {} if pod is None else {"u": pod}
+        assert api.streams.has_ended() is ended
 
 
 async def test_a_silent_log_is_open_before_its_first_line(api):

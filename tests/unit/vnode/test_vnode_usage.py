@@ -89,13 +89,25 @@ def test_a_pod_that_one_sample_misses_is_not_counted_twice():
     assert three.node_cpu_core_ns == 501 * S
 
 
-@given(st.lists(st.dictionaries(st.sampled_from("uvw"), st.integers(0, 100)), max_size=10))
+def test_a_pod_that_the_node_does_not_know_is_counted_once():
+    one = sample(pod_usage("w", cpu_s=3600))
+    two = sample(pod_usage("w", 10, cpu_s=3601), at_s=10, before=one)
+    three = sample(pod_usage("w", 20, cpu_s=3602), at_s=20, before=two)
+    assert [now.node_cpu_core_ns for now in (one, two, three)] == [3600 * S, 3601 * S, 3602 * S]
+
+
+UIDS = st.sampled_from("uvw")
+
+
+@given(st.lists(st.tuples(st.dictionaries(UIDS, st.integers(0, 100)), st.sets(UIDS)), max_size=10))
 def test_the_nodes_counter_never_goes_back_and_never_counts_more_than_was_used(readings):
     before, used = None, 0
     last = {}
-    for number, reading in enumerate(readings):
+    for number, (reading, known) in enumerate(readings):
         pods = [pod_usage(uid, number, cpu_s) for uid, cpu_s in reading.items()]
-        now = sample(*pods, at_s=number, before=before, known="uvw")
+        now = sample(*pods, at_s=number, before=before, known=known)
+        # One that is neither known nor found has gone: who comes by that name later is counted anew.
+        last = {uid: cpu_s for uid, cpu_s in last.items() if uid in known or uid in reading}
         for uid, cpu_s in reading.items():
             used += cpu_s - last.get(uid, 0) if cpu_s >= last.get(uid, 0) else cpu_s
             last[uid] = cpu_s

@@ -35,8 +35,9 @@ def next_sample(
     time_ns: int,
     known: Collection[models.PodUid],
 ) -> Sample:
-    """`known` are the pods that the node has."""
-    counted = {} if before is None else {uid: of for uid, of in before.counted.items() if uid in known}
+    """`known` are the pods that the node has; it may lack some of those found, for a moment or for good."""
+    kept = {*known, *(pod.pod_uid for pod in found)}
+    counted = {} if before is None else {uid: of for uid, of in before.counted.items() if uid in kept}
     total = 0 if before is None else before.node_cpu_core_ns
     for pod in found:
         now, then = pod.usage.cpu_core_ns, counted.get(pod.pod_uid, 0)
