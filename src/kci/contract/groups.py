@@ -124,16 +124,11 @@ class NotHonoured(Parameters, frozen=True):
     name unless it is empty.
     """
 
-    # Machines of a certain kind, and what they cost.
-    instance_type: Text = ""
-    instance_family: Text = ""
-    spot_strategy: Text = ""
     gpu: Annotated[float, msgspec.Meta(ge=0, le=256)] = 0
     advance_settings: dict[str, object] = {}
     data_disk: tuple[dict[str, object], ...] = ()
     eip_allocation_id: Text = ""
     multi_eip_allocation_id: tuple[Text, ...] = ()
-    auto_match_image_cache: bool = False
     image_cache_id: Text = ""
     klog_enabled: bool = False
     host_pid: bool = msgspec.field(default=False, name="HostPID")
@@ -159,6 +154,12 @@ class CreateContainerGroup(NotHonoured, frozen=True):
     security_group_id: Annotated[tuple[Text, ...], msgspec.Meta(max_length=3)] = ()
     kci_type: Literal["RBKCI"] = "RBKCI"
     charge_type: Literal["HourlyInstantSettlement", "Spot"] = "HourlyInstantSettlement"
+    # On which machine, at what price, from which cache: here machines are of one kind and cost nothing, and
+    # images that were pulled once are kept. So these are taken and choose nothing.
+    instance_type: Text = ""
+    instance_family: Text = ""
+    spot_strategy: Literal["SpotAsPriceGo", ""] = ""
+    auto_match_image_cache: bool = False
     project_id: Int = 0
     # Cores and GB, up to three decimals; 0 leaves the choice to the service.
     cpu: Cores = 0

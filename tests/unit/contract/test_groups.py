@@ -82,15 +82,11 @@ def test_a_broken_rule_is_named_by_its_parameter(changes, code, parameter):
 
 # One value of each, as an SDK sends it.
 NOT_HONOURED = {
-    "InstanceType": "N3.4B",
-    "InstanceFamily": "S6,X7",
-    "SpotStrategy": "SpotAsPriceGo",
     "Gpu": "1.0",
     "AdvanceSettings.SystemDisk.Type": "SSD3.0",
     "DataDisk.0.Type": "EHDD",
     "EipAllocationId": ID,
     "MultiEipAllocationId.0": ID,
-    "AutoMatchImageCache": "True",
     "ImageCacheId": ID,
     "KlogEnabled": "true",
     "HostPID": "true",
@@ -124,12 +120,21 @@ def test_none_of_it_asks_for_anything_where_it_is_empty():
     }
     empty = {
         "Gpu": "0.0",
-        "AutoMatchImageCache": "False",
         "KlogEnabled": "false",
         "HostPID": "0",
-        "InstanceType": "",
     }
     groups.check_create(_sent(**empty))
+
+
+def test_what_chooses_among_kingsofts_machines_prices_and_caches_is_taken_where_there_is_one_of_each():
+    choices = {
+        "InstanceType": "N3.4B",
+        "InstanceFamily": "S6,X7",
+        "ChargeType": "Spot",
+        "SpotStrategy": "SpotAsPriceGo",
+        "AutoMatchImageCache": "True",
+    }
+    groups.check_create(_sent(**choices))
 
 
 def test_each_parameter_of_kingsofts_own_sdk_is_known():
