@@ -51,11 +51,11 @@ def _top(
     if version:
         typer.echo(f"kci {kci.__version__}")
         raise typer.Exit
-    # Standard output is for answers alone.
-    logs.configure("error")
 
 
 def main() -> None:
+    # Standard output is for answers alone.
+    logs.configure("error")
     try:
         app()
     except errors.UserError as error:
