@@ -203,7 +203,9 @@ class BothWrite(stateful.RuleBasedStateMachine):
         self.runner.run(self.exit(code))
 
     async def exit(self, code):
-        self.it.runtime.exit("app", code)
+        # It may have been stopped just now.
+        if any(one.phase.name == "RUNNING" for one in self.containers()):
+            self.it.runtime.exit("app", code)
 
     @stateful.rule(seconds=st.sampled_from([0.01, 1, 20, 90]))
     def time_passes(self, seconds):
