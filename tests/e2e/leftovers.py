@@ -8,6 +8,9 @@ import tempfile
 
 from kci.stack import layout
 
+# What of the integration tests may be there meanwhile; stacks have other names.
+_TEST_NAMESPACE, _TEST_FOLDERS = "kci-test-", "/pytest-of-"
+
 
 def _lines(*argv: str) -> frozenset[str]:
     return frozenset(subprocess.run(argv, capture_output=True, text=True, check=False).stdout.splitlines())
@@ -42,10 +45,12 @@ def cgroups() -> frozenset[str]:
 
 def machine(own: pathlib.Path) -> dict[str, frozenset[str]]:
     """Everything but processes, as seen from the machine's own namespaces, for the stack of this folder.
-    Other stacks of tests that are there just now come and go as they like.
+    Other stacks of tests that are there just now come and go as they like, and so do the namespaces, folders
+    and containerds of tests beside these.
     """
     others = [one for one in pathlib.Path(tempfile.gettempdir()).glob("kci-*") if one != own]
     marks = [mark for one in others for mark in (one.name, layout.Layout(one).tag)]
+    marks += [_TEST_NAMESPACE, _TEST_FOLDERS]
     found = {
         "mounts": frozenset(pathlib.Path("/proc/self/mountinfo").read_text().splitlines()),
         "network namespaces": frozenset(path.name for path in pathlib.Path("/run/netns").glob("*")),

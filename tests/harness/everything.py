@@ -12,8 +12,25 @@ import sessions
 
 from kci.kit import environment
 
+# Two lines, for tests of one come one after the other. What makes stacks of its own is with the second.
 SESSIONS = (
     sessions.Session("end to end"),
+    sessions.Session(
+        "stacks",
+        tuple(
+            f"tests/e2e/test_{name}.py"
+            for name in (
+                "guide_deployed",
+                "quick_start",
+                "rights",
+                "stack",
+                "logs",
+                "security_groups",
+                "services",
+                "top",
+            )
+        ),
+    ),
     sessions.Session("integration", ("tests/integration",)),
     sessions.Session("alone", ("tests/contract", "tests/unit")),
 )
@@ -23,7 +40,9 @@ def main(options: Sequence[str]) -> int:
     variables = {"KCI_SEED": str(secrets.randbits(32)), **environment.read()}
     with tempfile.TemporaryDirectory(prefix="kci-test-") as name:
         code, told = sessions.run(SESSIONS, options, variables, pathlib.Path(name))
-    if told and told.failed:
+    if told is None:
+        return code or sessions.FAILED
+    if told.failed:
         print("failed:", *told.failed, sep="\n  ")
     return code
 

@@ -131,7 +131,8 @@ def _wait(sessions: Sequence[subprocess.Popen[bytes]]) -> int:
     """The worst of pytest's exit codes. A second interrupt ends them at once."""
     ask_to_end = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return max(session.wait() for session in sessions)
+        # A signal that ended one is a negative number.
+        return max(abs(session.wait()) for session in sessions)
     except KeyboardInterrupt:
         print("interrupted: what runs now is ended, and what it told is shown", file=sys.stderr)
         for session in sessions:

@@ -163,7 +163,9 @@ class SetClock:
 @pytest.mark.requirement("R13")
 async def test_a_token_is_known_for_a_day_after_its_groups_deletion(tmp_path):
     wall = SetClock()
-    caller = accounts.Identity(service_world.ALICE.tenant_id, "AKALICE", "signature")
+    caller = accounts.Identity(
+        service_world.ALICE.tenant_id, "AKALICE", "signature", datetime.datetime.now(datetime.UTC)
+    )
     request = service_world.create_request(client_token="token")
     with database.open_database(tmp_path / "kci.db", service_world.KEY) as store:
         used = replays.Replays(store, wall, window_s=300)
@@ -171,15 +173,15 @@ async def test_a_token_is_known_for_a_day_after_its_groups_deletion(tmp_path):
             store, service_world.PLACE, changes.Feed(), wall, used, on_work=lambda _: None
         )
         await service_world.prepare(store)
-        made = await service.create(caller.tenant_id, request)
+        made = await service.create(caller, request)
         await service.delete(caller, made)
         await service.record(link.GroupReport(group_id=made, generation=0, phase=link.Phase.GONE))
         wall.moment += datetime.timedelta(hours=24)
         assert await service.remove_tombstones() == 0
-        assert await service.create(caller.tenant_id, request) == made
+        assert await service.create(caller, request) == made
         wall.moment += datetime.timedelta(seconds=1)
         assert await service.remove_tombstones() == 1
-        assert await service.create(caller.tenant_id, request) != made
+        assert await service.create(caller, request) != made
 
 
 # ---- captured bytes

@@ -15,7 +15,7 @@ from fakes import engine as engines
 from kci.client import errors
 from kci.contract import errors as contract_errors
 from kci.contract import groups as api
-from kci.kit import channels, tasks
+from kci.kit import channels, clock, tasks
 from kci.link import types as link
 from kci.service.app import accounts, streams
 
@@ -227,9 +227,8 @@ async def test_a_token_is_good_for_a_minute_and_few_may_wait(world, group_id):
     other = await world.alice.create_container_group(service_world.create_request(pod="web-1"))
 
     async def issue(number, group=group_id):
-        identity = accounts.Identity(
-            tenant_id=service_world.ALICE.tenant_id, access_key="AKALICE", signature=f"{number:064x}"
-        )
+        now = clock.SystemClock().now()
+        identity = accounts.Identity(service_world.ALICE.tenant_id, "AKALICE", f"{number:064x}", now)
         request = api.PortForwardContainerGroup(container_group_id=group, port=80)
         return await service.forward_port(identity, request)
 

@@ -145,7 +145,8 @@ class NotHonoured(Parameters, frozen=True):
 class CreateContainerGroup(NotHonoured, frozen=True):
     """Cluster mode: the pod itself is read from the cluster that `kube_config` leads to.
 
-    `kube_config` is a secret; it is left out of the repr.
+    `kube_config` is a secret; it is left out of the repr. By the order of the fields a stored call is known
+    again (domain/groups.py, fingerprint): a new one goes to the end.
     """
 
     container_group_name: Text = ""
@@ -154,12 +155,11 @@ class CreateContainerGroup(NotHonoured, frozen=True):
     security_group_id: Annotated[tuple[Text, ...], msgspec.Meta(max_length=3)] = ()
     kci_type: Literal["RBKCI"] = "RBKCI"
     charge_type: Literal["HourlyInstantSettlement", "Spot"] = "HourlyInstantSettlement"
-    # On which machine, at what price, from which cache: here machines are of one kind and cost nothing, and
-    # images that were pulled once are kept. So these are taken and choose nothing.
+    # On which machine, at what price, and from which cache below: here machines are of one kind and cost
+    # nothing, and images that were pulled once are kept. So these four are taken and choose nothing.
+    spot_strategy: Literal["SpotAsPriceGo", ""] = ""
     instance_type: Text = ""
     instance_family: Text = ""
-    spot_strategy: Literal["SpotAsPriceGo", ""] = ""
-    auto_match_image_cache: bool = False
     project_id: Int = 0
     # Cores and GB, up to three decimals; 0 leaves the choice to the service.
     cpu: Cores = 0
@@ -167,6 +167,7 @@ class CreateContainerGroup(NotHonoured, frozen=True):
     kube_config: Annotated[str, msgspec.Meta(max_length=_MAX_KUBECONFIG_LENGTH)] = ""
     retain_ip: bool = False
     retain_ip_hours: Annotated[int, msgspec.Meta(ge=0, le=8760)] = RETAIN_IP_HOURS
+    auto_match_image_cache: bool = False
     machine_dns_config: MachineDnsConfig | None = None
     # Names that the machine below knows beside those of its DNS.
     machine_host_aliase: Annotated[tuple[HostAlias, ...], msgspec.Meta(max_length=64)] = ()

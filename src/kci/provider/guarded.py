@@ -88,6 +88,8 @@ class GuardedApi:
             self._refused = error if isinstance(error, errors.RefusedError) else None
             retry_after_s = error.retry_after_s if isinstance(error, errors.TryLaterError) else 0.0
             self._circuit.failed(_now_s(), retry_after_s=retry_after_s)
+            if self._refused is not None and self._circuit.is_open:
+                raise self._unavailable(0.0) from error
             raise
         except errors.KciError:
             self._circuit.answered()

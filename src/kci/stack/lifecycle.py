@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from kci.kit import files
 from kci.stack import board, cgroups, containerd, errors, layout, processes, record, settings, typed
 
 POLL_INTERVAL_S = 0.1
@@ -66,7 +67,7 @@ def start(asked: settings.Settings, *, foreground: bool) -> Run:
             return Run(where, running.run_id, found=running.supervisor, differs=differs)
         run_id = secrets.token_hex(8)
         if where.launch.exists() and _is_left(where, record.read_state(where)):
-            where.launch.replace(where.launch_before)
+            files.write_atomic(where.launch_before, where.launch.read_bytes())
         record.write(where.launch, record.Launch(run_id=run_id, settings=asked))
         where.down_request.unlink(missing_ok=True)
         options = ("--end-with", str(os.getpid())) if foreground else ()
@@ -252,7 +253,7 @@ def _is_left(where: layout.Layout, state: record.State | None) -> bool:
     if state is None or state.boot_id != record.boot_id():
         return False
     programs = any(processes.is_alive(part.process) for part in state.parts)
-    return programs or bool(processes.find_shims(where.containerd_socket))
+    return programs or state.changes.has_pods or bool(processes.find_shims(where.containerd_socket))
 
 
 def _check_tools(asked: settings.Settings) -> None:

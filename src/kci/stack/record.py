@@ -108,6 +108,8 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     ip_forward_was: str = ""
     # A Node of ours may stand in a cluster that is not ours; that outlives a reboot.
     node_registered: bool = False
+    # Pods may run, whatever became of the programs.
+    has_pods: bool = False
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

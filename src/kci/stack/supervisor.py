@@ -121,6 +121,7 @@ class Supervisor:
             for ready in self._ready.values():
                 await ready.wait()
             took_s = round(loop.time() - begun, 2)
+            self._account.note_changes(has_pods=True)
             self._account.update(state=record.StackState.READY, started_in_s=took_s)
             self._was_ready = True
             await tasks.in_thread(record.forget_launch_before, self._where)
@@ -379,6 +380,7 @@ class Supervisor:
         )
         request = await tasks.in_thread(record.read_down_request, self._where)
         problems = await teardown.take_down(self._scene, self._account, keep_node=request.keep_node)
+        await tasks.in_thread(record.forget_launch_before, self._where)
         final = record.StackState.FAILED if failure or problems else record.StackState.STOPPED
         self._account.update(
             state=final,
@@ -478,7 +480,12 @@ def _enter(
     elif not any(namespaces.enter_mounts_of(process) for process in alive):
         namespaces.enter_new_mounts()
     return teardown.Scene(
-        where, asked, settings.read_machine(), outer_mounts, in_netns, takes_over=bool(alive)
+        where,
+        asked,
+        settings.read_machine(),
+        outer_mounts,
+        in_netns,
+        takes_over=bool(alive) or account.state.changes.has_pods,
     )
 
 

@@ -74,6 +74,20 @@ def test_sessions_run_beside_each_other_and_the_worst_of_them_counts(tmp_path, c
     assert shown.index("1 passed") < shown.index("said by other") < shown.index("requirements, all sessions")
 
 
+def test_a_session_that_a_signal_ends_has_failed(tmp_path):
+    (tmp_path / "test_dies.py").write_text(
+        "import os, signal\ndef test_dies(): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    code, told = sessions.run(
+        [sessions.Session("dies", (str(tmp_path / "test_dies.py"),))],
+        ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-p", "requirements"],
+        {**environment.read(), "PYTHONPATH": HARNESS},
+        tmp_path,
+    )
+    assert code == signal.SIGKILL
+    assert told.failed == []
+
+
 def test_a_session_of_no_tests_runs_what_no_other_runs():
     whole, part = sessions.Session("whole"), sessions.Session("part", ("tests/unit", "tests/x.py"))
     assert sessions.to_arguments(part, [whole, part]) == ("tests/unit", "tests/x.py")

@@ -2,12 +2,14 @@
 
 import ipaddress
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kci.contract import errors, groups, ids, packages
 from kci.service.domain import addresses, sizes, states
+from kci.service.domain import groups as stored
 
 
 def subnet(length=29, gateway=1):
@@ -102,3 +104,35 @@ def test_what_has_ended_stays_ended(seen):
         if ended is None and status in {states.Status.SUCCEEDED, states.Status.FAILED}:
             ended = status
     assert ended in {None, status}
+
+
+def test_a_stored_create_call_is_known_again_by_later_versions():
+    """Its fingerprint is kept; one that came out otherwise would refuse each repetition over an upgrade."""
+    asked = groups.CreateContainerGroup(
+        container_group_name="web",
+        subnet_id="s",
+        multi_subnet_id=("t",),
+        security_group_id=("g",),
+        charge_type="Spot",
+        spot_strategy="SpotAsPriceGo",
+        instance_type="N3.4B",
+        instance_family="S6,X7",
+        project_id=7,
+        cpu=2,
+        memory=4,
+        retain_ip=True,
+        retain_ip_hours=48,
+        auto_match_image_cache=True,
+        machine_dns_config=groups.MachineDnsConfig(name_server=("10.0.0.3",)),
+        machine_host_aliase=(groups.HostAlias(ip="10.0.0.9", hostname=("r",)),),
+        cluster_dns="10.0.0.2",
+        cluster_domain="c",
+        label=(groups.Label(key="pod-name", value="web"),),
+        kube_proxy=groups.KubeProxy(enabled=True),
+        container_spec=(groups.ContainerSpec(request_cpu=1),),
+        bandwidth=groups.Bandwidth(ingress=1),
+    )
+    kept = "6362d5ce4f7c15a0f8fd7307f885b421d0ea4d283fc856e59378a6cb44c3ca4e"
+    assert stored.fingerprint(asked) == kept
+    again = msgspec.structs.replace(asked, kube_config="renewed", client_token="t")
+    assert stored.fingerprint(again) == kept

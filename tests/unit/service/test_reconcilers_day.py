@@ -90,15 +90,15 @@ async def _day(path, chance, hours):
             while loop.time() < end_s:
                 await asyncio.sleep(chance.uniform(1, HOUR_S / 2))
                 engine.is_away = chance.random() < 0.7
+                identity = accounts.Identity(TENANT, "key", f"{chance.random()}", clock.SystemClock().now())
                 # One at least stays, so that there is something to forget.
                 if len(kept) > 1 and chance.random() < 0.4:
-                    identity = accounts.Identity(TENANT, "key", signature=f"{chance.random()}")
                     await service.delete(identity, kept.pop())
                 else:
                     request = service_world.create_request(
                         pod_uid=str(uuid.UUID(int=chance.getrandbits(128)))
                     )
-                    kept.add(await service.create(TENANT, request))
+                    kept.add(await service.create(identity, request))
             engine.is_away = False
             async with asyncio.timeout(120):
                 while (  # noqa: ASYNC110  (two sides are looked at; time jumps)

@@ -143,7 +143,7 @@ async def test_a_changed_value_of_a_network_is_seen_though_sqlite_does_not(made,
 async def test_a_changed_fingerprint_of_a_nodes_kubeconfig_is_seen_though_sqlite_does_not(made):
     with database.open_database(made, KEY) as store:
         group = await store.run(_insert_group)
-        await store.run(lambda session: kubeconfigs.update_newest(session, group, secret.Secret("newer")))
+        await store.run(lambda session: _give(session, group, "newer"))
     with contextlib.closing(sqlite3.connect(made)) as connection:
         connection.execute("UPDATE node_kubeconfigs SET fingerprint = ''")
         connection.commit()
@@ -153,10 +153,7 @@ async def test_a_changed_fingerprint_of_a_nodes_kubeconfig_is_seen_though_sqlite
 async def test_a_nodes_kubeconfig_is_written_when_it_is_another_and_goes_with_its_last_group(made):
     def work(session):
         group = _insert_group(session)
-        written = [
-            kubeconfigs.update_newest(session, group, secret.Secret(text))
-            for text in ("first", "first", "second", "second", "first")
-        ]
+        written = [_give(session, group, text) for text in ("first", "first", "second", "second", "first")]
         newest = kubeconfigs.get_newest(session, group).reveal()
         stored = session.connection.scalar(sa.select(schema.node_kubeconfigs.c.kubeconfig_sealed))
         kubeconfigs.remove_unused(session)
@@ -173,15 +170,31 @@ async def test_a_nodes_kubeconfig_is_written_when_it_is_another_and_goes_with_it
     assert b"first" not in stored
 
 
+async def test_of_two_calls_of_a_node_the_one_that_was_signed_last_counts_however_late_the_other_comes(made):
+    def work(session):
+        group = _insert_group(session)
+        given = [("first", 0), ("second", 60), ("first", 0), ("first", 59), ("third", 60)]
+        return [
+            _give(session, group, text, after_s=after_s) and kubeconfigs.get_newest(session, group).reveal()
+            for text, after_s in given
+        ]
+
+    with database.open_database(made, KEY) as store:
+        assert await store.run(work) == ["first", "second", False, False, "third"]
+
+
 async def test_a_group_that_names_no_node_shares_no_kubeconfig(made):
     def work(session):
         group = _insert_group(session, label=())
-        return kubeconfigs.update_newest(session, group, secret.Secret("newer")), kubeconfigs.get_newest(
-            session, group
-        )
+        return _give(session, group, "newer"), kubeconfigs.get_newest(session, group)
 
     with database.open_database(made, KEY) as store:
         assert await store.run(work) == (False, secret.Secret(""))
+
+
+def _give(session, group, text, *, after_s=0):
+    given_at = NOW + datetime.timedelta(seconds=after_s)
+    return kubeconfigs.update_newest(session, group, secret.Secret(text), given_at=given_at)
 
 
 def _insert_group(session, **asked):

@@ -23,9 +23,9 @@ from kci.service.store import groups as table
 
 KEY = service_world.KEY
 GROUPS = 12
-CALLER = accounts.Identity(service_world.ALICE.tenant_id, "AKALICE", "signature")
 FENCE = api.Fence(holder="c1/vk", epoch=7)
 NOW = clock.SystemClock().now()
+CALLER = accounts.Identity(service_world.ALICE.tenant_id, "AKALICE", "signature", NOW)
 NAMES = ("kci.db", "kci.db-wal", "kci.db.lock")
 
 
@@ -48,7 +48,7 @@ async def _fill(opened):
     )
     await service_world.prepare(opened)
     made = [
-        await service.create(CALLER.tenant_id, service_world.create_request(pod=f"web-{n}", fence=FENCE))
+        await service.create(CALLER, service_world.create_request(pod=f"web-{n}", fence=FENCE))
         for n in range(GROUPS)
     ]
     await service.delete(CALLER, made[0])
@@ -222,7 +222,7 @@ async def test_where_a_nodes_kubeconfig_does_not_open_its_groups_keep_their_own(
         await service_world.prepare(opened)
         for kubeconfig in ("first", "second"):
             request = service_world.create_request(kube_config=kubeconfig)
-            await service.create(CALLER.tenant_id, request)
+            await service.create(CALLER, request)
 
         async def wanted():
             found, _ = await service.wanted()

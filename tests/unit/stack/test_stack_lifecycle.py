@@ -43,6 +43,17 @@ def test_of_a_stack_that_was_killed_it_is_told_what_to_type_about_it(where):
     assert lifecycle.read(where.root).failure == told.failure
 
 
+def test_what_is_left_keeps_what_it_was_started_with_when_the_next_launch_cannot_be_written(where):
+    """As on a full disk."""
+    left = board.new_state("run", None, None)
+    record.write(where.state, msgspec.structs.replace(left, changes=record.Changes(has_pods=True)))
+    before = record.read_launch(where)
+    where.launch_before.mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        lifecycle.start(before.settings, foreground=False)
+    assert record.read_launch(where) == before
+
+
 def test_the_state_of_a_stack_that_runs_is_not_removed(running):
     with pytest.raises(errors.RunningError, match="runs in it"):
         lifecycle.purge(running.root)

@@ -107,6 +107,8 @@ async def test_a_part_that_cannot_be_started_again_is_tried_until_it_can(where, 
         program.symlink_to(sys.executable)
         await until(lambda: told().state is record.PartState.RUNNING)
     assert await processes.stop(told().process, 10.0)
+    # Else its transport would outlive the loop.
+    _ = await one._process.wait()
 
 
 async def test_an_account_that_cannot_be_written_ends_nothing_and_is_written_once_it_can(where, account):

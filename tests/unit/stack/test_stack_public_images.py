@@ -21,6 +21,7 @@ async def proxied(answer):
             writer.write(answer)
             await writer.drain()
         writer.close()
+        await writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:

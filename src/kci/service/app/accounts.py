@@ -53,6 +53,8 @@ class Identity:
     access_key: str
     # The request's own signature, by which a repetition of it is known.
     signature: str
+    # When it says that it was signed.
+    signed_at: datetime.datetime
     is_temporary: bool = False
 
 

@@ -65,11 +65,12 @@ class GroupService:
         """The sizes that there are."""
         return self._place.table
 
-    async def create(self, tenant_id: ids.TenantId, request: api.CreateContainerGroup) -> ids.GroupId:
-        """The new group's id, or that of the group which the same call made before. The kubeconfig of either
-        call serves all groups of the node from then on.
+    async def create(self, caller: accounts.Identity, request: api.CreateContainerGroup) -> ids.GroupId:
+        """The new group's id, or that of the group which the same call made before. Of the node's calls the
+        kubeconfig of the one that was signed last serves all its groups.
         """
         api.check_create(request)
+        tenant_id = caller.tenant_id
         group_id = ids.new_group_id()
         kubeconfig = secret.Secret(request.kube_config)
         bare = groups.to_stored(request)
@@ -83,7 +84,7 @@ class GroupService:
                 table.insert_group(session, group, kubeconfig)
                 crashpoints.reached("service.insert_group.after")
             crashpoints.reached("service.keep_kubeconfig.before")
-            is_newer = kubeconfigs_table.update_newest(session, group, kubeconfig)
+            is_newer = kubeconfigs_table.update_newest(session, group, kubeconfig, given_at=caller.signed_at)
             crashpoints.reached("service.keep_kubeconfig.after")
             return group, is_newer
 

@@ -23,7 +23,7 @@ class GroupActions:
         self._service = service
 
     async def create(self, caller: verification.Verified, request: api.CreateContainerGroup) -> api.Created:
-        return api.Created(container_group_id=await self._service.create(caller.identity.tenant_id, request))
+        return api.Created(container_group_id=await self._service.create(caller.identity, request))
 
     async def describe(
         self, caller: verification.Verified, request: api.DescribeContainerGroup

@@ -61,6 +61,7 @@ class Verifier:
                 tenant_id=account.tenant_id,
                 access_key=account.access_key,
                 signature=claim.signature,
+                signed_at=claim.timestamp,
                 is_temporary=account.is_temporary,
             ),
             region=self._region,

@@ -6,6 +6,8 @@ that name no node, and for those from before these rows were kept.
 
 from __future__ import annotations
 
+import datetime
+
 import sqlalchemy as sa
 
 from kci.kit import secret
@@ -24,18 +26,24 @@ def get_newest(session: database.Session, group: groups.Group) -> secret.Secret:
     return session.sealer.open(sealed, owner=_owner(group)) if sealed else secret.Secret("")
 
 
-def update_newest(session: database.Session, group: groups.Group, kubeconfig: secret.Secret) -> bool:
+def update_newest(
+    session: database.Session, group: groups.Group, kubeconfig: secret.Secret, *, given_at: datetime.datetime
+) -> bool:
     """Note that the group's node gave this one; whether it is another than before. The same one again, which
-    nearly every create brings, writes nothing and opens nothing.
+    nearly every create brings, writes nothing and opens nothing. One that was given before what is kept, by a
+    call that came late or once more, changes nothing.
     """
     if not (group.cluster_id and group.node_name):
         return False
     fingerprint = session.sealer.fingerprint(kubeconfig, owner=_owner(group))
-    known = sa.select(_KUBECONFIGS.c.fingerprint).where(*_of(group))
-    if session.connection.scalar(known) == fingerprint:
+    query = sa.select(_KUBECONFIGS.c.fingerprint, _KUBECONFIGS.c.given_at).where(*_of(group))
+    known = session.connection.execute(query).one_or_none()
+    given_at_s = int(given_at.timestamp())
+    if known is not None and (known.fingerprint == fingerprint or given_at_s < known.given_at):
         return False
     values = {
         "fingerprint": fingerprint,
+        "given_at": given_at_s,
         "kubeconfig_sealed": session.sealer.seal(kubeconfig, owner=_owner(group)),
     }
     changed = session.connection.execute(_KUBECONFIGS.update().where(*_of(group)).values(**values))

@@ -188,6 +188,8 @@ node_kubeconfigs = sa.Table(
     sa.Column("node_name", sa.String(63), primary_key=True),
     # Under the store's key: by it the same kubeconfig is known without opening the one that is kept.
     sa.Column("fingerprint", sa.String(64), nullable=False),
+    # When the call was signed that gave it, in seconds since 1970: a call may come late, or once more.
+    sa.Column("given_at", sa.Integer, nullable=False),
     sa.Column("kubeconfig_sealed", sa.LargeBinary, nullable=False),
     # Without the kubeconfig, as for groups.
     sa.Column("checksum", sa.String(32), nullable=False, server_default=""),

@@ -16,6 +16,7 @@ def upgrade() -> None:
         sa.Column("cluster_id", sa.String(63), primary_key=True),
         sa.Column("node_name", sa.String(63), primary_key=True),
         sa.Column("fingerprint", sa.String(64), nullable=False),
+        sa.Column("given_at", sa.Integer, nullable=False),
         sa.Column("kubeconfig_sealed", sa.LargeBinary, nullable=False),
         sa.Column("checksum", sa.String(32), nullable=False, server_default=""),
     )
