@@ -139,7 +139,6 @@ class NotHonoured(Parameters, frozen=True):
     image_registry_credential: tuple[dict[str, object], ...] = ()
     dns_config: dict[str, object] = {}
     host_aliase: tuple[dict[str, object], ...] = ()
-    restart_policy: Text = ""
 
 
 class CreateContainerGroup(NotHonoured, frozen=True):
@@ -180,6 +179,8 @@ class CreateContainerGroup(NotHonoured, frozen=True):
     client_token: Annotated[str, msgspec.Meta(max_length=64, pattern=r"\A[!-~]*\Z")] = ""
     bandwidth: Bandwidth | None = None
     fence: Fence | None = None
+    # Standalone mode's, which a caller may always fill: in cluster mode the pod says.
+    restart_policy: Literal["Always", "OnFailure", "Never", ""] = ""
 
     def label_value(self, key: str) -> str:
         return next((label.value for label in self.label if label.key == key), "")

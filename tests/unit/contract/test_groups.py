@@ -96,7 +96,6 @@ NOT_HONOURED = {
     "ImageRegistryCredential.0.Server": "registry.example",
     "DnsConfig.NameServer.0": "10.0.0.2",
     "HostAliase.0.Ip": "10.0.0.9",
-    "RestartPolicy": "Always",
 }
 
 
@@ -133,6 +132,7 @@ def test_what_chooses_among_kingsofts_machines_prices_and_caches_is_taken_where_
         "ChargeType": "Spot",
         "SpotStrategy": "SpotAsPriceGo",
         "AutoMatchImageCache": "True",
+        "RestartPolicy": "Always",
     }
     groups.check_create(_sent(**choices))
 

@@ -223,7 +223,7 @@ def test_a_create_that_has_to_wait_says_for_what(jump):
             return packages.STANDARD
 
         async def describe_capabilities(self):
-            raise errors.RefusedError("cannot DescribeCapabilities: no such key (InvalidAccessKey)")
+            raise errors.RefusedError("cannot DescribeCapabilities: no such key", code="InvalidAccessKey")
 
     async def find_kubeconfig():
         return secret.Secret("k")
@@ -238,7 +238,7 @@ def test_a_create_that_has_to_wait_says_for_what(jump):
         async with tasks.background("provider", made.run()):
             await made.create_instance(vnode_world.pod(UID))
 
-    with pytest.raises(provider.TryLaterError, match=r"yet: .*no such key \(InvalidAccessKey\)"):
+    with pytest.raises(provider.TryLaterError, match=r"yet: .*\(InvalidAccessKey\): correct its keys"):
         jump(main())
 
 

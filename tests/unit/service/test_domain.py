@@ -134,5 +134,5 @@ def test_a_stored_create_call_is_known_again_by_later_versions():
     )
     kept = "6362d5ce4f7c15a0f8fd7307f885b421d0ea4d283fc856e59378a6cb44c3ca4e"
     assert stored.fingerprint(asked) == kept
-    again = msgspec.structs.replace(asked, kube_config="renewed", client_token="t")
+    again = msgspec.structs.replace(asked, kube_config="renewed", client_token="t", restart_policy="Always")
     assert stored.fingerprint(again) == kept

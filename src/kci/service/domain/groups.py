@@ -88,9 +88,10 @@ class Group:
 
 def fingerprint(request: groups.CreateContainerGroup) -> str:
     """Equal for two create calls that ask for the same. The kubeconfig is left out: its certificate may
-    have been renewed between a call and its repetition. The fence says who asks, not for what.
+    have been renewed between a call and its repetition. The fence says who asks, not for what; the restart
+    policy says nothing here.
     """
-    asked = msgspec.structs.replace(request, kube_config="", client_token="", fence=None)
+    asked = msgspec.structs.replace(request, kube_config="", client_token="", fence=None, restart_policy="")
     return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()
 
 
