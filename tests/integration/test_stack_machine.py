@@ -80,6 +80,32 @@ def test_links_and_rules_of_pods_go_with_the_link_and_others_stay(netns):
     assert tables.split() == ["table", "inet", "kci-other-guard"]
 
 
+def test_a_stack_is_entered_where_its_supervisor_is_or_where_its_name_says(netns):
+    """Also one that was started inside a namespace whose name it was not told."""
+    code = f"""
+import os, sys, msgspec
+from kci.stack import board, namespaces, processes
+alive = processes.observe(int(sys.argv[1]))
+dead = msgspec.structs.replace(alive, start_ticks=alive.start_ticks - 1)
+state = board.new_state("run", None, alive if sys.argv[2] == "alive" else dead)
+if sys.argv[2] == "named":
+    state = msgspec.structs.replace(state, netns="{netns}")
+namespaces.enter_network_of_stack(state)
+print(os.readlink("/proc/self/ns/net"))
+"""
+    here = run("readlink", "/proc/self/ns/net").stdout
+    there = run("nsenter", f"--net=/run/netns/{netns}", "readlink", "/proc/self/ns/net").stdout
+    with subprocess.Popen(["nsenter", f"--net=/run/netns/{netns}", "sleep", "600"]) as sleeper:
+        try:
+            found = {
+                how: run(sys.executable, "-c", code, str(sleeper.pid), how).stdout
+                for how in ("alive", "named", "dead")
+            }
+        finally:
+            sleeper.kill()
+    assert found == {"alive": there, "named": there, "dead": here}
+
+
 def test_links_of_others_are_seen_once_ours_are_gone(netns):
     ask = "print(links.has_others_virtual_links())"
     inside(netns, "links.ensure('kci-test', ranges)")

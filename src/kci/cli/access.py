@@ -89,12 +89,10 @@ def find(state_dir: pathlib.Path | None, variables: Mapping[str, str]) -> Accoun
 
 
 def enter_network(state_dir: pathlib.Path) -> None:
-    """Go where that stack's addresses are, if it has a network namespace of its own. Before the first thread
-    of this process.
-    """
+    """Go where that stack's addresses are. Before the first thread of this process."""
     state = record.read_state(layout.Layout(state_dir))
-    if state is not None and state.netns and namespaces.has_netns(state.netns):
-        namespaces.enter_netns(state.netns)
+    if state is not None:
+        namespaces.enter_network_of_stack(state)
 
 
 def _to_account(values: Mapping[str, str], where: str) -> Account:

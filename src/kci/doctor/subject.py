@@ -210,8 +210,8 @@ def _without_cluster(found: Stack, why: str) -> Subject:
 
 
 def _enter(supervisor: findings.Supervisor) -> None:
-    if supervisor.state is not None and supervisor.state.supervisor is not None:
-        _ = namespaces.enter_network_of(supervisor.state.supervisor)
+    if supervisor.state is not None:
+        namespaces.enter_network_of_stack(supervisor.state)
 
 
 def _prepare(

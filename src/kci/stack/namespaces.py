@@ -67,6 +67,17 @@ def enter_network_of(process: record.ProcessId) -> bool:
     return _join(process, "net", CLONE_NEWNET)
 
 
+def enter_network_of_stack(state: record.State) -> None:
+    """Join the network namespace that a stack is in: its supervisor's, or of one that was killed the one that
+    has its name.
+    """
+    living = state.supervisor if processes.is_alive(state.supervisor) else None
+    if living is not None and enter_network_of(living):
+        return
+    if state.netns and has_netns(state.netns):
+        enter_netns(state.netns)
+
+
 def enter_mounts_of(process: record.ProcessId) -> bool:
     """Join the mount namespace of a process; False if it is gone meanwhile."""
     return _join(process, "mnt", CLONE_NEWNS)

@@ -83,7 +83,6 @@ class Supervisor:
         self._cluster_dns = ""
         self._begun = datetime.datetime.now(datetime.UTC)
         self._has_begun_anew = False
-        self._was_ready = False
 
     async def start(self, stop: asyncio.Event) -> int:
         """Run until `stop`; the exit code."""
@@ -99,7 +98,8 @@ class Supervisor:
                 failure = _first_failure(group)
             finally:
                 # Also when a bug ends it: nothing of what it started may be left that nobody watches.
-                if self._scene.takes_over and not self._was_ready and not stop.is_set():
+                was_ready = self._account.state.state is record.StackState.READY
+                if self._scene.takes_over and not was_ready and not stop.is_set():
                     problems = await self._leave(failure)
                 else:
                     problems = await self._go_down(failure)
@@ -123,7 +123,6 @@ class Supervisor:
             took_s = round(loop.time() - begun, 2)
             self._account.note_changes(has_pods=True)
             self._account.update(state=record.StackState.READY, started_in_s=took_s)
-            self._was_ready = True
             await tasks.in_thread(record.forget_launch_before, self._where)
             log.info("stack is ready", took_s=took_s)
 
